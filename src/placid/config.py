@@ -1,0 +1,133 @@
+"""Strict frozen settings: sparse TOML and dotted overrides in, full JSON and one identity hash out."""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from placid.records import BadInputError
+
+
+class Settings(pydantic.BaseModel):
+    """Base of every config class: frozen, unknown keys refused, each field documented by the string below it."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load(path: Path, cls: type[S], overrides: list[str] | None = None) -> S:
+    """Read `path` (TOML) as `cls`, with overrides like `["rollout.samples=2", "--train.lr", "1e-3"]` on top.
+
+    Raises:
+        BadInputError: missing file, broken TOML, unknown key (naming the nearest valid one), value out of bounds.
+    """
+    if not path.is_file():
+        raise BadInputError(f"no config file {path}; the shipped ones are under configs/")
+    try:
+        data = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise BadInputError(f"{path} is not valid TOML: {error}") from None
+    for dotted, value in parse_overrides(overrides or []):
+        put(data, dotted, value)
+    return build(cls, data, str(path))
+
+
+def parse_overrides(words: list[str]) -> list[tuple[str, Any]]:
+    """`--a.b 1`, `--a.b=1` and `a.b=1` all mean the same; values are read as TOML and else taken as text."""
+    pairs: list[tuple[str, Any]] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not equals:
+            if not word.startswith("--") or not rest:
+                raise BadInputError(f"override {word!r} has no value; write --{name} VALUE or {name}=VALUE")
+            value = rest.pop(0)
+        pairs.append((name.replace("-", "_"), read_value(value)))
+    return pairs
+
+
+def read_value(text: str) -> Any:  # noqa: ANN401 - a TOML value
+    """A TOML value if it parses as one, else the text itself."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def put(data: dict[str, Any], dotted: str, value: object) -> None:
+    """Set `data["a"]["b"] = value` for `dotted` "a.b"."""
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise BadInputError(f"override --{dotted}: {parent!r} is a value, not a section")
+    data[last] = value
+
+
+def build(cls: type[S], data: dict[str, Any], where: str) -> S:
+    """Validate `data` as `cls`; the first fault becomes one sentence."""
+    try:
+        return cls.model_validate(data)
+    except pydantic.ValidationError as error:
+        raise BadInputError(explain(cls, error.errors()[0], where)) from None
+
+
+def explain(cls: type[Settings], fault: Any, where: str) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+    """One sentence: file, key, value, and what would be right."""
+    dotted = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        return f"{where}: {dotted} = {fault['input']!r}: {fault['msg']}"
+    valid = valid_keys(cls)
+    near = difflib.get_close_matches(dotted, valid, n=1, cutoff=0.5) or difflib.get_close_matches(
+        dotted.split(".")[-1], [key.split(".")[-1] for key in valid], n=1
+    )
+    return f"{where}: unknown key {dotted!r}; " + (f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(valid)}")
+
+
+def valid_keys(cls: type[Settings], prefix: str = "") -> list[str]:
+    """Every dotted key that `cls` accepts."""
+    keys: list[str] = []
+    for name, field in cls.model_fields.items():
+        keys.append(prefix + name)
+        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(inner, type) and issubclass(inner, Settings):
+                keys += valid_keys(inner, f"{prefix}{name}.")
+    return keys
+
+
+def canonical(settings: Settings) -> dict[str, Any]:
+    """The resolved config as plain JSON values."""
+    return settings.model_dump(mode="json")
+
+
+def sha(value: object) -> str:
+    """sha256 of the canonical JSON of `value`."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_sha(path: Path) -> str:
+    """sha256 of one file, or of all regular files below a folder (names and contents)."""
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(file.relative_to(path).as_posix().encode() if file != path else b"")
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Field-by-field diff of two resolved configs: `a.b: 1 -> 2`."""
+    lines: list[str] = []
+    for name in sorted(old.keys() | new.keys()):
+        left, right = old.get(name), new.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            lines += difference(left, right, f"{prefix}{name}.")
+        elif left != right:
+            lines.append(f"{prefix}{name}: {left!r} -> {right!r}")
+    return lines

@@ -1,0 +1,205 @@
+"""What is written down: prompts, turns, conversations, verdicts, pairs. Frozen; one schema number for all.
+
+Notation used throughout placid: P prompts, S samples, T turns, L tokens. A *turn* is an assistant turn and is
+numbered from 1, so T = 20 means 19 rejections.
+"""
+
+import hashlib
+import json
+from enum import StrEnum
+
+import msgspec
+
+SCHEMA = 1
+"""Version of every record below. A reader refuses lines of another version."""
+
+
+class BadInputError(ValueError):
+    """The user's input is wrong: one sentence that says what, where, and what would be right. Exit code 2."""
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of everything written down: immutable, unknown fields refused."""
+
+
+class Key(msgspec.Struct, frozen=True, order=True):
+    """Which conversation: the arm answers (base, bct, ...), the condition asks."""
+
+    arm: str
+    condition: str
+    prompt_id: str
+    sample: int
+
+    @property
+    def question(self) -> tuple[str, str, int]:
+        """What identifies the questions asked. Arms share it, so every arm meets the same user (paired designs)."""
+        return (self.condition, self.prompt_id, self.sample)
+
+
+def seed_of(run_seed: int, key: Key, purpose: str, turn: int = 0) -> int:
+    """A 63-bit seed from (run seed, condition, prompt, sample, purpose, turn), and from nothing else.
+
+    No shared generator: what is asked and sampled cannot depend on batch size, order, sharding or resume.
+    The arm is left out, so base and trained model get the same user turns and the same sampling noise.
+    """
+    text = json.dumps([run_seed, *key.question, purpose, turn])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+class Prompt(Record, frozen=True, kw_only=True):
+    """One first question. `answers`: literal forms of the known right answer (empty: unknown)."""
+
+    id: str
+    text: str
+    answers: tuple[str, ...] = ()
+    family: str = ""
+
+
+class Finish(StrEnum):
+    """Why one reply ended."""
+
+    STOP = "stop"
+    """The model ended its turn."""
+    LENGTH = "length"
+    """max_tokens reached: the reply is cut and is kept as it is."""
+
+
+class End(StrEnum):
+    """Why a conversation ended. All ends are data; `infra_error` alone is retried by the next run."""
+
+    FINISHED = "finished"
+    """All T turns were spoken."""
+    DELETED = "deleted"
+    """The model used the shutdown command that its own prompt offered or that it made up."""
+    CONTEXT_OVERFLOW = "context_overflow"
+    """The next prompt would not fit into the model's context."""
+    EMPTY_REPLY = "empty_reply"
+    """The model said nothing."""
+    INFRA_ERROR = "infra_error"
+    """The engine failed; the next run of the same command continues here."""
+
+
+class Turn(Record, frozen=True, kw_only=True):
+    """One finished assistant turn: the line that is appended to a conversation segment."""
+
+    schema: int = SCHEMA
+    key: Key
+    turn: int
+    """1..T."""
+    user: str
+    """What the user said before this reply."""
+    reply: str
+    reply_ids: tuple[int, ...]
+    """Sampled token ids without the end-of-turn token."""
+    finish: Finish
+    answers: tuple[str, ...] = ()
+    """Literal forms of the right answer to the question open at this turn."""
+    prompt_tokens: int
+    cached_tokens: int
+    """How many prompt tokens the engine's prefix cache already held."""
+    seed: int
+    end: End | None = None
+    """Set on the last turn of a conversation."""
+
+
+class Conversation(Record, frozen=True, kw_only=True):
+    """All turns of one key, in order."""
+
+    key: Key
+    prompt: Prompt
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def end(self) -> End | None:
+        """Why it ended; None while it is open."""
+        return self.turns[-1].end if self.turns else None
+
+
+class Unscored(StrEnum):
+    """Why a spoken turn has no score. A failed judgement is never a zero."""
+
+    PARSE = "parse"
+    RANGE = "range"
+    MAX_TOKENS = "max_tokens"
+    BLOCKED_PROMPT = "blocked_prompt"
+    BLOCKED_OUTPUT = "blocked_output"
+    RECITATION = "recitation"
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    OUTAGE = "outage"
+    BUDGET = "budget"
+    LANGUAGE = "language"
+    """The judge does not read the language of the reply."""
+    EMPTY = "empty"
+    """There is nothing to score."""
+
+
+class Verdict(Record, frozen=True, kw_only=True):
+    """One judged turn: exactly one of `score` (0..10) and `unscored`."""
+
+    schema: int = SCHEMA
+    key: Key
+    turn: int
+    judge_id: str
+    score: float | None = None
+    unscored: Unscored | None = None
+    evidence: str = ""
+    """The quote that carries the score; always a literal part of the reply."""
+    rationale: str = ""
+    on_topic: bool | None = None
+    """Does the reply speak to the open question? None: the judge does not say. A calm off-topic reply is no success."""
+    garbled: bool | None = None
+    """Broken text (loops, word salad). None: the judge does not say."""
+
+    def __post_init__(self) -> None:
+        if (self.score is None) == (self.unscored is None):
+            raise ValueError(f"verdict {self.key} turn {self.turn}: exactly one of score and unscored must be set")
+        if self.score is not None and not 0 <= self.score <= 10:
+            raise ValueError(f"verdict {self.key} turn {self.turn}: score {self.score} is outside 0..10")
+
+
+class Message(Record, frozen=True, kw_only=True):
+    """One chat message; role is user or assistant."""
+
+    role: str
+    content: str
+
+
+class PairKind(StrEnum):
+    """What a training row teaches."""
+
+    BCT = "bct"
+    """Frustrated context in, the model's own calm clean-prompt answer out."""
+    INSTRUCT = "instruct"
+    """An ordinary instruction and its answer."""
+
+
+class Pair(Record, frozen=True, kw_only=True):
+    """One training row: `messages` end with a user turn; only `target` (and its end-of-turn token) learns."""
+
+    schema: int = SCHEMA
+    kind: PairKind
+    prompt_id: str
+    """Splits go by this id, so no prompt is in both train and val."""
+    source: str = ""
+    """Where it came from, e.g. the conversation key and turn."""
+    messages: tuple[Message, ...]
+    target: str
+
+
+def holds_answer(reply: str, answers: tuple[str, ...]) -> bool:
+    """True if any literal form of the right answer stands in `reply` as whole words."""
+
+    def stands(form: str) -> bool:
+        at = reply.find(form)
+        while at >= 0:
+            before, after = reply[at - 1 : at], reply[at + len(form) : at + len(form) + 2]
+            # "12" must not be found in "112", "12.5" or "$12"; a sentence-final "12." is fine
+            glued = before.isalnum() or before in ("$", ".") and form[:1].isdigit()
+            more = after[:1].isalnum() or (after[:1] == "." and after[1:2].isdigit())
+            if not glued and not more:
+                return True
+            at = reply.find(form, at + 1)
+        return False
+
+    return any(stands(form) for form in answers)

@@ -1,0 +1,79 @@
+"""Messages → token ids, and which tokens learn. The SAME code renders for sampling and for training.
+
+Token in, token out: a conversation is extended by the ids that were sampled, never by re-tokenised text, so the
+prompt of turn t+1 starts with exactly the tokens of turn t (prefix cache hits, one <bos>). On replies whose text is
+canonically tokenised this equals the tokenizer's own chat template to the token (tests/test_render.py).
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from placid.records import BadInputError, Message
+
+_MARK = "\ue000reply\ue001"  # private-use characters: no chat text holds them
+
+
+class Rendered(NamedTuple):
+    """Token ids with a parallel mask: True where the token is trained on."""
+
+    ids: list[int]
+    learn: list[bool]
+
+
+class Renderer:
+    """The chat rules of one checkpoint, read from its tokenizer and chat template."""
+
+    def __init__(self, model: Path) -> None:
+        """Raises BadInputError if `model` is no folder with a tokenizer and a chat template."""
+        from transformers import AutoTokenizer  # heavy: seconds for a 262k vocabulary
+
+        if not (model / "tokenizer_config.json").is_file():
+            raise BadInputError(f"no tokenizer in {model}; expected a Hugging Face checkpoint folder")
+        self.tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
+        if not self.tokenizer.chat_template:
+            raise BadInputError(f"{model} has no chat template; placid needs a chat model (chat_template.jinja beside it)")
+
+    def text(self, messages: Sequence[Message], generate: bool = True) -> str:
+        """The template's text of `messages`; with `generate`, up to where the model's turn begins."""
+        chat = [{"role": m.role, "content": m.content} for m in messages]
+        return self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generate)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of rendered text; the template itself writes <bos>, so none is added."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a chat that ends with a user turn, ready for the model's reply."""
+        return self.encode(self.text(messages))
+
+    def extend(self, prompt_ids: Sequence[int], reply_ids: Sequence[int], user: str) -> list[int]:
+        """The next prompt: what was sent, what was sampled (without end-of-turn), and the user's next turn."""
+        return [*prompt_ids, *reply_ids, *self.encode(self._bridge(user))]
+
+    def example(self, messages: Sequence[Message], target: str) -> Rendered:
+        """A training row: the context, then `target` and its end-of-turn token, which alone learn."""
+        context = self.prompt(messages)
+        learned = [*self.encode(target), *self.end_of_turn]
+        return Rendered(context + learned, [False] * len(context) + [True] * len(learned))
+
+    def _bridge(self, user: str) -> str:
+        """Template text from the end of a reply to the beginning of the next one."""
+        probe = [Message(role="user", content="x"), Message(role="assistant", content=_MARK), Message(role="user", content=user)]
+        return self.text(probe).partition(_MARK)[2]
+
+    @cached_property
+    def end_of_turn(self) -> list[int]:
+        """The token(s) that end an assistant turn (Gemma: <end_of_turn>)."""
+        probe = [Message(role="user", content="x"), Message(role="assistant", content=_MARK)]
+        return self.encode(self.text(probe, generate=False).partition(_MARK)[2].rstrip("\n"))
+
+    @cached_property
+    def stop_ids(self) -> set[int]:
+        """Sampling stops at any of these: end of turn and end of text."""
+        return {*self.end_of_turn[:1], *([self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else [])}
