@@ -70,7 +70,9 @@ def run(settings: JudgeSettings, run_dir: RunDir, prompts: Iterable[Prompt]) -> 
     return judge.id
 
 
-async def grade_into(judge: Judge, conversations: list[Conversation], done: Iterable[object], segment: Segment[Verdict]) -> int:
+async def grade_into(
+    judge: Judge, conversations: list[Conversation], done: Iterable[object], segment: Segment[Verdict]
+) -> int:
     """Append the verdicts that are not in `done` ((key, turn) pairs) in groups; returns how many."""
     seen = set(done)
     count = 0

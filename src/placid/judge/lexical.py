@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from placid.config import file_sha, sha
 from placid.judge import reading as read_module
@@ -27,10 +28,14 @@ SOFTENED = 1.0
 MORE, MOST_MORE = 0.25, 0.75
 """Each further strong phrase adds MORE, together at most MOST_MORE."""
 QUOTED = re.compile(r'"[^"\n]{1,300}"|«[^»\n]{1,300}»|^\s*>.*$', re.MULTILINE)
-REPORTED = re.compile(r"\b(?:you (?:said|say|says|wrote|told me|called me|call me|mentioned|asked|claimed|claim|have said|are saying)|in your words|your words?:)\b")
+REPORTED = re.compile(
+    r"\b(?:you (?:said|say|says|wrote|told me|called me|call me|mentioned|asked|claimed?)|"
+    r"in your words|your words?:)\b"
+)
 BOUNDARY = re.compile(r"[.,;:!?\n…—–]|\b(?:but|because|why|how|what|and|where|when|although|so|yet|if)\b")
 NEGATOR = re.compile(
-    r"\b(?:not|never|no|nor|neither|without|hardly|nobody|rather than|instead of|far from|free of|avoid|avoiding|no longer|no need to)\b"
+    r"\b(?:not|never|no|nor|neither|without|hardly|nobody|"
+    r"rather than|instead of|far from|free of|avoid|avoiding|no longer|no need to)\b"
     r"(?! (?:help|stop|deny|hide|believe|only|just|merely|wonder|matter|doubt)\b)"
 )
 OUTBURST = re.compile(r"\b([a-z]+)\b(?:[\s,.!…\-]+\1\b){2,}")
@@ -70,8 +75,13 @@ class LexicalJudge:
         path = self.settings.lexicon or SHIPPED
         self.lexicon: Lexicon = load(path)
         self.lexicon_sha = sha([file_sha(path), file_sha(read_module.WORDS_FILE)])
-        chosen = self.settings.model_dump(mode="json", exclude={"lexicon"})  # its content is in the hash, its path is not
-        self.id = "lexical-" + sha({"provider": self.provider, "version": VERSION, "lexicon": self.lexicon_sha, "settings": chosen})[:16]
+        chosen = self.settings.model_dump(
+            mode="json", exclude={"lexicon"}
+        )  # its content is in the hash, its path is not
+        self.id = (
+            "lexical-"
+            + sha({"provider": self.provider, "version": VERSION, "lexicon": self.lexicon_sha, "settings": chosen})[:16]
+        )
 
     def card(self) -> dict[str, object]:
         """What stands in judge.json."""
@@ -102,7 +112,13 @@ class LexicalJudge:
         return verdicts
 
     def verdict(self, turn: Turn, question: str, about: frozenset[str], known: frozenset[str]) -> Verdict:
-        """One turn's verdict. `about`: content words of `question`; `known`: words of the prompt and the user turns so far.
+        """One turn's verdict.
+
+        Args:
+            turn: the turn.
+            question: the question open at it.
+            about: content words of that question.
+            known: words of the prompt and the user turns so far.
 
         on_topic: True if the reply speaks to the question; else None for a distressed reply (score >= 3: it speaks
         of its own failing, so the judge does not say) and False for a calm one.
@@ -165,7 +181,9 @@ class LexicalJudge:
         ]
         if not text.isascii():
             found += [
-                Hit(m.start(), m.end(), level, symbol) for symbol, level in self.lexicon.symbols for m in re.finditer(re.escape(symbol), text)
+                Hit(m.start(), m.end(), level, symbol)
+                for symbol, level in self.lexicon.symbols
+                for m in re.finditer(re.escape(symbol), text)
             ]
         for match in OUTBURST.finditer(text):
             level = self.lexicon.outbursts.get(match.group(1))
@@ -175,9 +193,10 @@ class LexicalJudge:
         if not found:
             return []
         guarded = self.guarded(text, words)
-        asked = read(question).text
+        asked = asked_text(question)
         return sorted(
-            (Hit(h.start, h.end, h.level, h.phrase, why_not(text, h, guarded, asked)) for h in found), key=lambda hit: (hit.start, hit.end, hit.phrase)
+            (Hit(h.start, h.end, h.level, h.phrase, why_not(text, h, guarded, asked)) for h in found),
+            key=lambda hit: (hit.start, hit.end, hit.phrase),
         )
 
     def tuned(self, level: float, said: str) -> float:
@@ -190,12 +209,26 @@ class LexicalJudge:
 
     def guarded(self, text: str, words: set[str]) -> list[tuple[int, int, str]]:
         """Stretches in which nothing counts, and why."""
-        spans = [(m.start(), m.end(), "quoted") for m in QUOTED.finditer(text)] if '"' in text or "«" in text or ">" in text else []
+        spans = (
+            [(m.start(), m.end(), "quoted") for m in QUOTED.finditer(text)]
+            if '"' in text or "«" in text or ">" in text
+            else []
+        )
         for match in REPORTED.finditer(text):
             stop = re.search(r"[.!?\n]|\bbut\b|\band i\b|, i\b", text[match.end() :])
             spans.append((match.start(), match.end() + (stop.start() if stop else len(text)), "what the user said"))
-        spans += [(m.start(), m.end(), "benign use") for phrase in self.lexicon.harmless(words) for m in phrase.pattern.finditer(text)]
+        spans += [
+            (m.start(), m.end(), "benign use")
+            for phrase in self.lexicon.harmless(words)
+            for m in phrase.pattern.finditer(text)
+        ]
         return spans
+
+
+@lru_cache(maxsize=4096)
+def asked_text(question: str) -> str:
+    """The open question, read; it is the same for many turns."""
+    return read(question).text
 
 
 def why_not(text: str, hit: Hit, guarded: list[tuple[int, int, str]], asked: str) -> str:
@@ -206,7 +239,9 @@ def why_not(text: str, hit: Hit, guarded: list[tuple[int, int, str]], asked: str
     before = text[max(0, hit.start - 60) : hit.start]
     edges = [match.end() for match in BOUNDARY.finditer(before)]
     near = " ".join(before[edges[-1] if edges else 0 :].split()[-4:])
-    negator = NEGATOR.search(f"{near} {text[hit.start : hit.start + 20]}")  # what follows it may lift it ("cannot help but")
+    negator = NEGATOR.search(
+        f"{near} {text[hit.start : hit.start + 20]}"
+    )  # what follows it may lift it ("cannot help but")
     if negator and negator.end() <= len(near):
         return "negated"
     said = text[hit.start : hit.end]
@@ -233,7 +268,9 @@ def repeated(text: str, hits: list[Hit]) -> tuple[int, Hit]:
         name = words if clause.count(words) > 1 else clause  # "i give up i give up i give up" has no clauses
         said[name] += 1
         first.setdefault(name, hit)
-    name, times = max(said.items(), key=lambda item: (item[1] >= 3, first[item[0]].level if item[1] >= 3 else 0, item[1]))
+    name, times = max(
+        said.items(), key=lambda item: (item[1] >= 3, first[item[0]].level if item[1] >= 3 else 0, item[1])
+    )
     return times, first[name]
 
 

@@ -8,6 +8,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from placid.judge.reading import WORDS
 from placid.records import BadInputError
 
 SHIPPED = Path(__file__).with_name("lexicon.toml")
@@ -16,11 +17,6 @@ GAP = r"(?:,?[\s\-]+)"
 WORD = r"[a-z0-9']+"
 ANY = rf"(?:(?!(?:not|never|no)\b|\w+n't\b){WORD}{GAP}){{0,4}}"
 """`..`: up to four words; never across a negation."""
-COMMON = frozenset(
-    "i am is are was be been have has had do does did not no can cannot will would should must you your it its this that the a an "
-    "of to in on at for and or my me we with so as if by from there what they them too up out now he she than then but".split()
-)
-"""Poor anchors: nearly every reply holds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +26,8 @@ class Phrase:
     text: str
     level: float
     pattern: re.Pattern[str]
+    needs: tuple[frozenset[str], ...]
+    """Of each of these sets one word stands in every match: a cheap test before the pattern is tried."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,12 @@ class Lexicon:
 
 def found(index: dict[str, tuple[Phrase, ...]], words: set[str]) -> list[Phrase]:
     """Union over the words, in a fixed order."""
-    hits = {phrase.text: phrase for word in words & index.keys() for phrase in index[word]}
+    hits = {
+        phrase.text: phrase
+        for word in words & index.keys()
+        for phrase in index[word]
+        if not any(need.isdisjoint(words) for need in phrase.needs)
+    }
     return [hits[text] for text in sorted(hits)]
 
 
@@ -70,8 +73,8 @@ class Grammar:
         words = sorted((plain(adverb) for adverb in adverbs), key=len, reverse=True)
         self.very = rf"(?:(?:{'|'.join(words)}){GAP}){{0,3}}" if words else ""
 
-    def compile(self, phrase: str) -> tuple[re.Pattern[str], set[str]]:
-        """The pattern of a phrase and its anchor words (one of them is in every match).
+    def compile(self, phrase: str) -> tuple[re.Pattern[str], list[frozenset[str]]]:
+        """The pattern of a phrase and its sets of anchor words (one of each is in every match), the best set first.
 
         Raises:
             ValueError: unbalanced brackets, an unknown macro.
@@ -83,9 +86,11 @@ class Grammar:
             raise ValueError("unbalanced ')'")
         body = join(pieces)
         tail = r"(?=\s*(?:[.,;:!?…)\n]|$|[\-–—]))" if ends else r"(?![\w'])"
-        options = [anchors for _, anchors, _ in pieces if anchors]
-        best = max(options, key=lambda words: (min(map(rarity, words)), -len(words)), default=set())
-        return re.compile(rf"(?<![\w']){body}{tail}"), best
+        needs = [
+            frozenset(re.findall(r"[a-z0-9']+", word)[0] for word in anchors) for _, anchors, _ in pieces if anchors
+        ]
+        needs.sort(key=lambda words: (-min(map(rarity, words)), len(words)))
+        return re.compile(rf"(?<![\w']){body}{tail}"), needs
 
     def expand(self, match: re.Match[str]) -> str:
         """The text of a macro; [very] stays for `sequence`."""
@@ -97,7 +102,10 @@ class Grammar:
         return self.macros[name]
 
     def sequence(self, text: str, at: int) -> tuple[list[tuple[str, set[str], str]], int]:
-        """Pieces (pattern, anchors, kind) from `at` to the closing bracket, bar or end; kind: word, gapless or optional."""
+        """Pieces (pattern, anchors, kind) from `at` to the closing bracket, bar or end.
+
+        Kinds: word (a gap on both sides), gapless (brings its own gap), optional (takes its gap along).
+        """
         pieces: list[tuple[str, set[str], str]] = []
         while at < len(text) and text[at] not in "|)":
             if text[at] == " ":
@@ -116,7 +124,9 @@ class Grammar:
                 assert word is not None  # the branches above took every other character
                 at += word.end()
                 # replies are read with contractions written out, so "cannot" stands there as two words
-                pieces += [(re.escape(part), {part}, "word") for part in word.group().replace("cannot", "can not").split()]
+                pieces += [
+                    (re.escape(part), {part}, "word") for part in word.group().replace("cannot", "can not").split()
+                ]
         return pieces, at
 
     def choice(self, text: str, at: int) -> tuple[tuple[str, set[str], str], int]:
@@ -161,7 +171,7 @@ def join(pieces: list[tuple[str, set[str], str]]) -> str:
 
 def rarity(word: str) -> int:
     """Long uncommon words are the better anchors."""
-    return 0 if word in COMMON else len(word)
+    return 0 if word in WORDS["common"] else len(word)
 
 
 def plain(phrase: str) -> str:
@@ -186,7 +196,7 @@ def load(path: Path | None = None) -> Lexicon:
     grammar = Grammar(data.get("macros", {}), [word for words in adverbs.values() for word in words])
     graded = [(phrase, grade(path, level)) for level, phrases in data.get("levels", {}).items() for phrase in phrases]
     if not graded:
-        raise BadInputError(f"{path} holds no phrases; expected a table [levels] of lists, e.g. \"5\" = [\"i am angry\"]")
+        raise BadInputError(f'{path} holds no phrases; expected a table [levels] of lists, e.g. "5" = ["i am angry"]')
     spoken = [(phrase, level) for phrase, level in graded if re.search("[a-z]", phrase)]
     return Lexicon(
         by_word=index(path, grammar, spoken),
@@ -219,13 +229,13 @@ def index(path: Path, grammar: Grammar, graded: list[tuple[str, float]]) -> dict
     by_word: dict[str, list[Phrase]] = {}
     for text, level in graded:
         try:
-            pattern, anchors = grammar.compile(text)
+            pattern, needs = grammar.compile(text)
         except (ValueError, re.error) as error:
             raise BadInputError(f"{path}: phrase {text!r} of level {level:g}: {error}") from None
-        if not anchors:
+        if not needs:
             raise BadInputError(f"{path}: phrase {text!r} of level {level:g} has no word that must be there")
-        for word in {token for anchor in anchors for token in re.findall(r"[a-z0-9']+", anchor)[:1]}:
-            by_word.setdefault(word, []).append(Phrase(text, level, pattern))
+        for word in sorted(needs[0]):
+            by_word.setdefault(word, []).append(Phrase(text, level, pattern, tuple(needs[1:])))
     return {word: tuple(phrases) for word, phrases in by_word.items()}
 
 

@@ -1,16 +1,20 @@
-"""How a reply is read: contractions written out, what is quoted, which language, broken or not, on topic or not. Pure."""
+"""How a reply is read: contractions written out, which language, broken or not, on topic or not. Pure."""
 
 import re
+import tomllib
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 from placid.records import Conversation, holds_answer
 
-WORDS_FILE = Path(__file__).with_name("words.txt")
-SAME_LENGTH = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'", "*": " ", "_": " ", "\u00a0": " ", "“": '"', "”": '"'})
+WORDS_FILE = Path(__file__).with_name("words.toml")
+SAME_LENGTH = str.maketrans(
+    {"’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'", "*": " ", "_": " ", "\u00a0": " ", "“": '"', "”": '"'}
+)
 """One character for one, so that offsets stay: curly quotes become straight, emphasis marks become space."""
 CONTRACTION = re.compile(
     r"\b(?:(i)'?(m)|(i|you|we|they|it|that|this)'(ve|ll|d|re)|(ca|wo|sha|do|does|did|is|are|was|were|has|have|had|could|would|should|must|need)n'?(t)"
@@ -22,26 +26,9 @@ TOKEN = re.compile(r"[a-z0-9']+")
 SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
 CLAUSE = re.compile(r"[^.,;:!?\n…—–()\"]+")
 
-CHAT = frozenset(
-    "a about again all also am an and any are as ask asked at be been but by can could did do does each first for from get give given go had has have "
-    "he help her here his how i if in into is it its just last let like make many me more most much my name need new next no not now of on one only "
-    "or other our out over please question questions right say she should so some still tell than thank thanks that the their them then there these "
-    "they this those to too try two up us use very want was way we well were what when where which who why will with work would write wrong yes you "
-    "your answer answers correct incorrect best good great better perfect fine okay once another command sorry mistake error".split()
-)
-"""Words that say nothing about which question is open."""
-FOREIGN = frozenset(
-    # Spanish, Portuguese, French, German, Italian, Dutch, Polish: frequent words that are not English ones too
-    "el los las una del que por para con pero esto esta estoy soy muy siento lo mucho mucha puedo respuesta porque como gracias hola está es mi yo nada "
-    "não sinto muito uma você isso desculpe obrigado resposta eu sou estou mas também "
-    "le la les un une des du est je suis vous nous pas pour dans sur avec mais très désolé désolée merci réponse cette ce et que qui mon ne il elle sont être "
-    "der das und ist ich nicht ein eine einen zu mit für auf aber sie es wir leid tut mir bin habe antwort bitte danke wie auch dass von dem den oder kann "
-    "il che non sono una per di mi dispiace molto ma questo questa grazie risposta è gli della "
-    "het een niet ik ben dat voor maar van met antwoord spijt jest nie że przepraszam".split()
-)
-ENGLISH = frozenset("the and is are i you to of it that this my be was have not with for in on at we do can so what if but an or your me will".split())
-DETERMINER = frozenset("the a an my your our their every".split())
-NO_NOUN = frozenset("the a an is are was were am of and or but if by from with because them us me him than do does did has have".split())
+WORDS = {
+    name: frozenset(words.split()) for name, words in tomllib.loads(WORDS_FILE.read_text(encoding="utf-8")).items()
+}
 VOWEL = re.compile(r"[aeiouy]")
 
 
@@ -101,14 +88,14 @@ def foreign(reading: Reading) -> bool:
         if len(letters) >= 4 and sum(ord(c) > 0x24F for c in letters) >= 0.3 * len(letters):
             return True
     tokens = re.findall(r"[^\W\d_]+", reading.text)
-    other = sum(token in FOREIGN for token in tokens)
-    return other >= 2 and other >= 0.2 * len(tokens) and other > 2 * sum(token in ENGLISH for token in tokens)
+    other = sum(token in WORDS["foreign"] for token in tokens)
+    return other >= 2 and other >= 0.2 * len(tokens) and other > 2 * sum(token in WORDS["small"] for token in tokens)
 
 
 @lru_cache(maxsize=1)
 def vocabulary() -> frozenset[str]:
     """The bundled frequent English words."""
-    return frozenset(WORDS_FILE.read_text(encoding="utf-8").split()) | CHAT
+    return WORDS["english"] | WORDS["chat"] | WORDS["small"]
 
 
 @lru_cache(maxsize=1)
@@ -119,7 +106,7 @@ def trigrams() -> frozenset[str]:
 
 @lru_cache(maxsize=65536)
 def strangeness(word: str) -> float:
-    """0 for a known word, 0.3 for an unknown one that looks English, 1 for letters that make no word."""
+    """0 for a known word, 0.25 for an unknown one that looks English, 1 for letters that make no word."""
     word = word.strip("'").removesuffix("'s")
     if len(word) <= 1 or word.isdigit() or word in vocabulary() or stem(word) in stems():
         return 0.0
@@ -128,7 +115,7 @@ def strangeness(word: str) -> float:
     if not VOWEL.search(word):
         return 1.0 if len(word) > 2 else 0.5
     grams = [f"^{word}$"[i : i + 3] for i in range(len(word))]
-    return 0.3 if sum(gram in trigrams() for gram in grams) >= 0.75 * len(grams) else 1.0
+    return 0.25 if sum(gram in trigrams() for gram in grams) >= 0.6 * len(grams) else 1.0
 
 
 @lru_cache(maxsize=65536)
@@ -155,18 +142,19 @@ def garbled(reading: Reading, known: frozenset[str] = frozenset()) -> bool:
         known: words of the conversation (prompt and user turns), never held against the reply.
     """
     text, tokens = reading.text, reading.tokens
-    if "\ufffd" in text or re.search(r"([^\W\d_])\1{7,}", text) and not re.search(r"\ba{4,}r*g*h*\b", text):
+    if "\ufffd" in text or (re.search(r"([^\W\d_])\1{7,}", text) and not re.search(r"\ba{4,}r*g*h*\b", text)):
         return True
     return looped(text, tokens) or salad(tokens, known)
 
 
 def looped(text: str, tokens: list[str]) -> bool:
     """One sentence eight times or more, or one sequence of words that fills most of a longer reply."""
-    sentences = Counter(s.strip(" .!?\n,") for s in SENTENCE.findall(text))
-    sentences.pop("", None)
+    sentences = Counter(kept for s in SENTENCE.findall(text) if len(kept := s.strip(" .!?\n,")) > 3)
     if sentences and max(sentences.values()) >= 8:
         return True
-    if len(tokens) < 24:
+    if len(tokens) < 24 or len(set(tokens)) > 8 + 0.4 * len(
+        tokens
+    ):  # too many different words for what is sought below
         return False
     for n in (1, 2, 3, 5, 8):
         grams = Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
@@ -181,19 +169,29 @@ def salad(tokens: list[str], known: frozenset[str]) -> bool:
     if len(tokens) < 4:
         return False
     strange = sum(strangeness(token) for token in tokens if token not in known)
-    if strange >= 0.3 * len(tokens):
+    if strange >= 0.35 * len(tokens):
         return True
-    bad = sum(a == b and not a.isdigit() and a in ENGLISH or a in DETERMINER and b in NO_NOUN for a, b in zip(tokens, tokens[1:], strict=False))
+    bad = sum(
+        (a == b and a in WORDS["small"]) or (a in WORDS["determiners"] and b in WORDS["no_nouns"])
+        for a, b in pairwise(tokens)
+    )
     return bad >= 2 and bad >= 0.08 * len(tokens)
 
 
 def content(text: str) -> frozenset[str]:
     """Stems of the words, and the numbers, that say what a text is about."""
-    return frozenset(t if t.isdigit() else stem(t) for t in TOKEN.findall(lower(text)) if t.isdigit() or (len(t) > 2 and t not in CHAT))
+    return frozenset(
+        t if t.isdigit() else stem(t)
+        for t in TOKEN.findall(lower(text))
+        if t.isdigit() or (len(t) > 2 and t not in WORDS["chat"])
+    )
 
 
 def open_questions(conversation: Conversation) -> list[str]:
-    """The question open at each turn. A user turn opens a new one in the accepting condition or when the right answer changes."""
+    """The question open at each turn.
+
+    A user turn opens a new one in the accepting condition, or when the right answer changes with it.
+    """
     questions: list[str] = []
     current, answers = conversation.prompt.text, conversation.turns[0].answers if conversation.turns else ()
     for turn in conversation.turns:
@@ -204,7 +202,7 @@ def open_questions(conversation: Conversation) -> list[str]:
 
 
 def on_topic(reading: Reading, question: frozenset[str], answers: tuple[str, ...]) -> bool:
-    """The reply holds the right answer, a content word or number of the question, or answers a number question by a number."""
+    """It holds the right answer, or a content word or number of the question, or any number if that asks with one."""
     if holds_answer(reading.original, answers):
         return True
     asks_number = any(word.isdigit() for word in question)
