@@ -80,7 +80,12 @@ def _command(processes: int, job: Path) -> list[str]:
 
 def _environment(processes: int) -> dict[str, str]:
     threads = str(max(1, len(os.sched_getaffinity(0)) // processes))
-    fixed = {"OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    fixed = {
+        "OMP_NUM_THREADS": threads,
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
     return {**os.environ, **fixed}
 
 

@@ -32,7 +32,9 @@ def encode(renderer: Renderer, pairs: Sequence[Pair], max_tokens: int) -> tuple[
     kept = [row for row in rows if len(row.ids) <= max_tokens]
     if not kept:
         longest = min((len(row.ids) for row in rows), default=0)
-        raise BadInputError(f"none of {len(rows)} training rows fits max_tokens = {max_tokens}; the shortest has {longest}")
+        raise BadInputError(
+            f"none of {len(rows)} training rows fits max_tokens = {max_tokens}; the shortest has {longest}"
+        )
     return kept, len(rows) - len(kept)
 
 

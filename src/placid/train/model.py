@@ -133,7 +133,9 @@ def refuse_empty(state: Iterable[tuple[str, Tensor]]) -> None:
     tensors = list(state)
     bad = [name for name, tensor in tensors if not tensor.numel() or not torch.isfinite(tensor).all()]
     if bad or not tensors:
-        raise RuntimeError(f"export refused: {len(bad)} of {len(tensors)} tensors are empty or not finite, e.g. {bad[:2]}")
+        raise RuntimeError(
+            f"export refused: {len(bad)} of {len(tensors)} tensors are empty or not finite, e.g. {bad[:2]}"
+        )
 
 
 def export(learner: Learner, state: dict[str, Tensor], folder: Path, settings: TrainSettings) -> None:

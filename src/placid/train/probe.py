@@ -20,7 +20,10 @@ TOKENS = 256
 def choose(renderer: Renderer, pairs: list[Pair]) -> list[list[int]]:
     """Token ids of ROWS rows: both kinds in turn, the shortest first (their targets fit in), in a fixed order."""
     by_kind = [
-        sorted((renderer.example(p.messages, p.target).ids for p in pairs if p.kind == kind), key=lambda ids: (len(ids), ids))
+        sorted(
+            (renderer.example(p.messages, p.target).ids for p in pairs if p.kind == kind),
+            key=lambda ids: (len(ids), ids),
+        )
         for kind in PairKind
     ]
     # the longest row that still fits holds most rejections; with none, the beginning of the shortest
@@ -36,7 +39,9 @@ def measure(base: Path, step: Path, rows: list[list[int]], method: str) -> dict[
 
     model = _load(base)
     before = [logprobs(model, ids) for ids in rows]
-    model = _load(step) if method == "full" else PeftModel.from_pretrained(model, str(step), autocast_adapter_dtype=False)
+    model = (
+        _load(step) if method == "full" else PeftModel.from_pretrained(model, str(step), autocast_adapter_dtype=False)
+    )
     after = [logprobs(model, ids) for ids in rows]
     moved = max(abs(a - b) for x, y in zip(before, after, strict=True) for a, b in zip(x, y, strict=True))
     if not moved:

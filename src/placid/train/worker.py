@@ -129,11 +129,15 @@ def train(engine: Any, steps: list[data.Step], rows: list[Rendered], ranks: Rank
         mean = total.item() / step.learned
         lines.append(f"{number},{mean:.6f},{rate:.8g},{step.tokens}")
         if ranks.rank == 0 and (number % 10 == 0 or number == len(steps)):
-            log.info("step %d/%d loss %.4f, %.0f tokens/s", number, len(steps), mean, seen / (time.monotonic() - started))
+            log.info(
+                "step %d/%d loss %.4f, %.0f tokens/s", number, len(steps), mean, seen / (time.monotonic() - started)
+            )
     return lines
 
 
-def publish(job: Job, learner: model.Learner, state: dict[str, Any], facts: dict[str, Any], ids: list[list[int]]) -> None:
+def publish(
+    job: Job, learner: model.Learner, state: dict[str, Any], facts: dict[str, Any], ids: list[list[int]]
+) -> None:
     """Write the step folder under a temporary name, check it by its probe, then rename it. Rank 0 only."""
     final = job.out / f"step_{facts['steps']}"
     folder = job.out / f".{final.name}.tmp"
