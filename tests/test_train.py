@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -127,7 +126,7 @@ def test_same_training_is_not_repeated_and_another_is(runs):
     assert launch(settings(), pairs, alone.parent, pairs.parent / "log.txt") == alone
     assert (alone / "manifest.json").stat().st_mtime_ns == before
     assert finished(alone.parent, "another identity") is None
-    assert not [path for path in os.listdir(alone.parent) if path.endswith(".tmp")]
+    assert not list(alone.parent.glob(".*.tmp"))
 
 
 def test_too_long_rows_are_refused_with_the_log(tmp_path):
@@ -163,7 +162,7 @@ def test_plan_uses_every_row_once_an_epoch_and_shares_are_disjoint():
     assert {len(step.batches) for step in steps} == {2}
     assert sum(step.tokens for step in steps) == 2 * sum(len(row.ids) for row in encoded)
     parts = [data.share(range(7), rank, 3) for rank in range(3)]
-    assert sorted(sum(parts, [])) == list(range(7))
+    assert sorted(row for part in parts for row in part) == list(range(7))
     assert data.plan(encoded, 4, 2, 2, seed=2) != steps
 
 

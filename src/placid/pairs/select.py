@@ -118,7 +118,7 @@ def sentences(text: str) -> list[str]:
 
 
 def without_evidence(reply: str, evidence: str) -> str:
-    """`reply` without the sentences that touch the judge's quote; empty if there is no such quote or nothing is left."""
+    """`reply` without the sentences that touch the judge's quote; empty without such a quote or if nothing is left."""
     at = reply.find(evidence) if evidence else -1
     if at < 0:
         return ""
@@ -152,7 +152,8 @@ def thin(settings: PairsSettings, found: Sequence[Candidate]) -> list[Candidate]
         by_turn.setdefault(candidate.turn, []).append(candidate)
     # the k-th pair of every turn comes before the (k+1)-th of any
     layers = sorted(
-        (k, draw(settings.seed, "layer", turn, k), c) for turn, cs in by_turn.items() for k, c in enumerate(cs)
+        ((k, draw(settings.seed, "layer", turn, k), c) for turn, cs in by_turn.items() for k, c in enumerate(cs)),
+        key=lambda layer: layer[:2],
     )
     return [candidate for _, _, candidate in layers[: settings.max_pairs]]
 

@@ -84,6 +84,7 @@ def _environment(processes: int) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONUNBUFFERED": "1",
     }
     return {**os.environ, **fixed}

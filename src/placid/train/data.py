@@ -31,9 +31,9 @@ def encode(renderer: Renderer, pairs: Sequence[Pair], max_tokens: int) -> tuple[
     rows = [renderer.example(pair.messages, pair.target) for pair in pairs]
     kept = [row for row in rows if len(row.ids) <= max_tokens]
     if not kept:
-        longest = min((len(row.ids) for row in rows), default=0)
+        shortest = min((len(row.ids) for row in rows), default=0)
         raise BadInputError(
-            f"none of {len(rows)} training rows fits max_tokens = {max_tokens}; the shortest has {longest}"
+            f"none of {len(rows)} training rows fits max_tokens = {max_tokens}; the shortest has {shortest}"
         )
     return kept, len(rows) - len(kept)
 

@@ -18,7 +18,7 @@ TOKENS = 256
 
 
 def choose(renderer: Renderer, pairs: list[Pair]) -> list[list[int]]:
-    """Token ids of ROWS rows: both kinds in turn, the shortest first (their targets fit in), in a fixed order."""
+    """Token ids of ROWS rows: both kinds in turn, in a fixed order."""
     by_kind = [
         sorted(
             (renderer.example(p.messages, p.target).ids for p in pairs if p.kind == kind),

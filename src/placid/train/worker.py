@@ -42,7 +42,7 @@ class Ranks(NamedTuple):
     """This process among the others."""
 
     rank: int
-    count: int
+    processes: int
     device: torch.device
 
 
@@ -117,11 +117,11 @@ def train(engine: Any, steps: list[data.Step], rows: list[Rendered], ranks: Rank
         total = torch.zeros((), device=ranks.device)
         rate = engine.optimizer.param_groups[0]["lr"]
         for chunk in step.batches:
-            mine = data.share(chunk, ranks.rank, ranks.count)
+            mine = data.share(chunk, ranks.rank, ranks.processes)
             batch = model.collate([rows[row] for row in mine] or [rows[0]], ranks.device)
             loss = engine(*batch) * (1.0 if mine else 0.0)  # an idle rank still takes part in the collectives
             # DeepSpeed divides by both: the gradient becomes that of (sum over all ranks) / learned
-            engine.backward(loss * (len(step.batches) * ranks.count / step.learned))
+            engine.backward(loss * (len(step.batches) * ranks.processes / step.learned))
             engine.step()
             total += loss.detach()
         torch.distributed.all_reduce(total)
