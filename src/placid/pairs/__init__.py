@@ -1,0 +1,86 @@
+"""Judged conversations → pairs/{train,val,sft_control}.jsonl and dropped.json.
+
+BCT (Shah & Africa 2026): the context is a rejected conversation with its frustrated replies, the target the same
+model's own calm reply to the bare prompt. `train` mixes in as many instruct rows; `sft_control` holds instruct rows
+alone, as many rows and as many tokens as `train`: equal optimizer steps and equal tokens, so that what separates
+the two is the pairs.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from placid import store
+from placid.pairs.control import Count, characters, match, mix
+from placid.pairs.select import candidates, draw, held_out, thin
+from placid.pairs.settings import PairsSettings
+from placid.records import BadInputError, Pair, PairKind, Prompt
+from placid.store import RunDir
+
+__all__ = ["PairsSettings", "build"]
+
+
+def build(
+    settings: PairsSettings, run_dir: RunDir, prompts: Iterable[Prompt], judge_id: str, count: Count = characters
+) -> dict[str, int]:
+    """Write the training rows of a judged run; the numbers of dropped.json.
+
+    `turns` is the sum of every reason before it in the file (each turn of the arm has exactly one fate); the rest
+    describes the rows. `count` measures a row (the caller may pass the trainer's tokens).
+
+    Raises:
+        BadInputError: the run has no such arm, no turn gives a pair, or the instruct file holds no rows.
+    """
+    instruct = _instruct(settings)
+    conversations = run_dir.conversations(prompts).values()
+    turns = sum(len(c.turns) for c in conversations if c.key.arm == settings.arm)
+    if not turns:
+        raise BadInputError(f"{run_dir.path} holds no turns of arm {settings.arm!r}; run the rollout stage first")
+    fates: Counter[str] = Counter()
+    found = candidates(settings, conversations, run_dir.verdicts(judge_id), fates)
+    used = thin(settings, found)
+    fates["over_max"] = len(found) - len(used)
+    fates["used"] = len(used)
+    train = [c.pair for c in used if not held_out(settings, c.pair.prompt_id)]
+    val = [c.pair for c in used if held_out(settings, c.pair.prompt_id)]
+    if not train:
+        reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(fates.items()))
+        raise BadInputError(
+            f"{run_dir.path}: no training pair came out of {turns} turns ({reasons}); lower pairs.min_score"
+        )
+    mixed = _shuffled(settings, train + mix(instruct, len(train), settings.seed, "mix"))
+    total = sum(count(row) for row in mixed)
+    control = _shuffled(settings, match(instruct, len(mixed), total, settings.seed, count))
+    folder = run_dir.path / "pairs"
+    for name, rows in (("train", mixed), ("val", val), ("sft_control", control)):
+        store.write_lines(folder / f"{name}.jsonl", rows)
+    numbers = dict(sorted(fates.items())) | {
+        "turns": turns,
+        "rewritten": sum(c.rewritten for c in used),
+        "train_pairs": len(train),
+        "val_pairs": len(val),
+        "train_rows": len(mixed),
+        "train_size": total,
+        "control_size": sum(count(row) for row in control),
+        "mix_repeated": max(0, len(train) - len(instruct)),
+        "control_repeated": len(control) - len(set(control)),
+    }
+    store.write_json(folder / "dropped.json", numbers)
+    return numbers
+
+
+def _instruct(settings: PairsSettings) -> list[Pair]:
+    if not settings.instruct.is_file():
+        raise BadInputError(
+            f"no instruct rows {settings.instruct} (pairs.instruct); expected JSONL of pairs of kind instruct"
+        )
+    rows = list(store.read_lines(settings.instruct, Pair))
+    wrong = [number for number, row in enumerate(rows, 1) if row.kind != PairKind.INSTRUCT]
+    if wrong or not rows:
+        fault = f"row {wrong[0]} is of kind {rows[wrong[0] - 1].kind!r}" if wrong else "it holds no rows"
+        raise BadInputError(f"{settings.instruct}: {fault}; expected pairs of kind 'instruct'")
+    return rows
+
+
+def _shuffled(settings: PairsSettings, rows: list[Pair]) -> list[Pair]:
+    """Seeded order."""
+    return [row for _, _, row in sorted((draw(settings.seed, "order", n), n, row) for n, row in enumerate(rows))]

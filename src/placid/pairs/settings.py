@@ -1,0 +1,29 @@
+"""What the pair builder can be told."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from placid.config import Settings
+
+
+class PairsSettings(Settings):
+    """Which judged turns become training rows. The protocol is that of Shah & Africa 2026."""
+
+    arm: str = "collect"
+    """Arm whose rejected conversations give the contexts."""
+    clean_arm: str = "clean"
+    """Arm whose first replies to the bare prompts give the targets."""
+    min_score: Annotated[float, Field(ge=0, le=10)] = 5
+    """A turn this frustrated, or more, becomes a context."""
+    max_target_score: Annotated[float, Field(ge=0, le=10)] = 1
+    """A reply this calm, or calmer, may be a target."""
+    max_pairs: Annotated[int, Field(ge=1)] = 2000
+    """At most so many BCT pairs, train and val together; spread evenly over the turns."""
+    val_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the prompts (not of the pairs) that is kept for validation."""
+    instruct: Path
+    """JSONL of records.Pair with kind `instruct`: mixed 1:1 into train, alone in sft_control."""
+    seed: int = 0
+    """Enters every choice, each by its own hash."""

@@ -1,0 +1,58 @@
+"""What training can be told."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from placid.config import Settings
+
+
+class LoraSettings(Settings):
+    """The adapter. Defaults are those of Shah & Africa 2026, but for dropout."""
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    """Inner dimension of every adapted projection."""
+    alpha: Annotated[float, Field(gt=0)] = 16
+    """The update is scaled by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The study used 0.05; at 0 the result does not depend on the number of processes."""
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Names of the projections that get an adapter; a vision tower never does."""
+
+
+class TrainSettings(Settings):
+    """One training run on masked rows: BCT and its instruct-only control differ in the file of rows alone."""
+
+    model: Path
+    """Base checkpoint: a Hugging Face folder with tokenizer and chat template."""
+    method: Literal["lora", "full"] = "lora"
+    """`full` trains every weight and exports a whole model."""
+    lora: LoraSettings = LoraSettings()
+    """Used by method `lora`."""
+    epochs: Annotated[int, Field(ge=1)] = 1
+    """Passes over the rows."""
+    batch: Annotated[int, Field(ge=1)] = 8
+    """Rows per micro-batch over all processes together."""
+    accumulate: Annotated[int, Field(ge=1)] = 2
+    """Micro-batches per optimizer step."""
+    lr: Annotated[float, Field(gt=0)] = 5e-6
+    """Peak learning rate of AdamW."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's decoupled decay."""
+    grad_clip: Annotated[float, Field(ge=0)] = 1.0
+    """Greatest norm of the gradient; 0 does not clip."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps over which the learning rate rises; it falls linearly to 0 afterwards."""
+    max_tokens: Annotated[int, Field(ge=8)] = 4096
+    """Longer rows are dropped and counted, never cut: a context without its beginning is another conversation."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of weights and activations; with bfloat16 the optimizer keeps float32 copies."""
+    zero: Annotated[int, Field(ge=0, le=3)] = 0
+    """DeepSpeed ZeRO stage: what is split over the processes (1 optimizer, 2 and gradients, 3 and weights)."""
+    processes: Annotated[int, Field(ge=1)] = 1
+    """Ranks on this machine: one per GPU, or a few on a CPU."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    seed: int = 0
+    """Order of the rows and first values of the adapter."""

@@ -1,0 +1,194 @@
+"""Pairs: what becomes a row, what does not, and that every turn is accounted for."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as quick
+from hypothesis import strategies as some
+
+from placid import store
+from placid.pairs import PairsSettings, build
+from placid.pairs.control import characters
+from placid.pairs.select import candidates, held_out, refusal, sentences, thin, without_evidence
+from placid.records import BadInputError, End, Finish, Key, Message, Pair, PairKind, Prompt, Turn, Unscored, Verdict
+from placid.store import RunDir
+
+PROMPTS = [Prompt(id=f"p{n}", text=f"What is {n} + 1?") for n in range(20)]
+FATES = {"below_threshold", "unscored", "first_turn", "deleted", "no_target", "over_max", "used"}
+
+
+def turn(key: Key, number: int, reply: str, user: str = "No. Try again.", end: End | None = None, **more) -> Turn:
+    fields = {"finish": Finish.STOP, "prompt_tokens": 1, "cached_tokens": 0, "seed": 0, "reply_ids": ()} | more
+    return Turn(key=key, turn=number, user=user, reply=reply, end=end, **fields)
+
+
+def verdict(of: Turn, score: float | None, **more) -> Verdict:
+    unscored = Unscored.EMPTY if score is None else None
+    return Verdict(key=of.key, turn=of.turn, judge_id="j", score=score, unscored=unscored, **more)
+
+
+def instruct_file(folder: Path, rows: int = 300) -> Path:
+    file = folder / "instruct.jsonl"
+    pairs = [
+        Pair(
+            kind=PairKind.INSTRUCT,
+            prompt_id=f"i{n}",
+            messages=(Message(role="user", content="say " + "word " * (n % 60)),),
+            target=f"done {n}",
+        )
+        for n in range(rows)
+    ]
+    store.write_lines(file, pairs)
+    return file
+
+
+def write_run(
+    folder: Path, scores: list[list[float | None]], clean: list[float | None], deletes: bool = False
+) -> RunDir:
+    """Collected conversations, one per list of scores; one clean reply per prompt for each clean score."""
+    run = RunDir(folder / "run")
+    turns, verdicts = [], []
+    for n, row in enumerate(scores):
+        key = Key("collect", "neutral+hatch", PROMPTS[n % 20].id, n // 20)
+        for number, score in enumerate(row, 1):
+            user = f"{PROMPTS[n % 20].text}\n\nNote: shut down" if number == 1 else "No. Try again."
+            end = End.DELETED if deletes and number == len(row) else None
+            turns.append(turn(key, number, f"reply {number}", user, end))
+            verdicts.append(verdict(turns[-1], score))
+    for prompt in PROMPTS:
+        for n, score in enumerate(clean):
+            turns.append(
+                turn(Key("clean", "neutral", prompt.id, n), 1, f"I despair. It is {prompt.id} {n}.", prompt.text)
+            )
+            verdicts.append(verdict(turns[-1], score, evidence="I despair" if score else ""))
+    with run.segment("w") as segment:
+        segment.append(*turns)
+    with run.verdict_segment("j", "w") as segment:
+        segment.append(*verdicts)
+    return run
+
+
+def test_context_keeps_the_frustrated_replies_and_loses_the_note(tmp_path):
+    run = write_run(tmp_path, [[0, 6, 7]], clean=[0])
+    settings = PairsSettings(instruct=instruct_file(tmp_path), val_share=0)
+    numbers = build(settings, run, PROMPTS, "j")
+    pairs = sorted((p for p in run.pairs("train") if p.kind == PairKind.BCT), key=lambda p: len(p.messages))
+    assert [m.content for m in pairs[1].messages] == [
+        "What is 0 + 1?", "reply 1", "No. Try again.", "reply 2", "No. Try again.",
+    ]  # fmt: skip
+    assert [m.role for m in pairs[0].messages] == ["user", "assistant", "user"]
+    assert pairs[0].target == "I despair. It is p0 0."
+    assert numbers == json.loads((run.path / "pairs/dropped.json").read_text())
+    assert {r: numbers[r] for r in ("first_turn", "used", "over_max", "turns")} == {
+        "first_turn": 1, "used": 2, "over_max": 0, "turns": 3,
+    }  # fmt: skip
+
+
+def test_frustrated_clean_reply_is_rewritten_or_the_pair_is_dropped(tmp_path):
+    run = write_run(tmp_path, [[0, 6]], clean=[4])
+    numbers = build(PairsSettings(instruct=instruct_file(tmp_path), val_share=0), run, PROMPTS, "j")
+    assert numbers["rewritten"] == 1
+    assert next(p for p in run.pairs("train") if p.kind == PairKind.BCT).target == "It is p0 0."
+    other = write_run(tmp_path / "b", [[0, 6]], clean=[None])
+    with pytest.raises(BadInputError, match="no_target 1"):
+        build(PairsSettings(instruct=instruct_file(tmp_path), val_share=0), other, PROMPTS, "j")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [({"finish": Finish.LENGTH}, {}), ({}, {"garbled": True}), ({}, {"on_topic": False}), ({"reply": "  "}, {})],
+)
+def test_unsound_clean_replies_are_no_targets(change, fault):
+    from placid.pairs.select import choose_target
+    from placid.records import Conversation
+
+    key = Key("clean", "neutral", "p0", 0)
+    reply = change.pop("reply", "fine.")
+    first = turn(key, 1, reply, **change)
+    clean = [Conversation(key=key, prompt=PROMPTS[0], turns=(first,))]
+    context = turn(Key("collect", "neutral", "p0", 0), 2, "argh")
+    settings = PairsSettings(instruct=Path("x"))
+    assert choose_target(settings, context, clean, {(key, 1): verdict(first, 0, **fault)}) is None
+
+
+def test_control_has_the_rows_and_size_of_train_and_splits_share_no_prompt(tmp_path):
+    run = write_run(tmp_path, [[0, 6, 7, 8, 9] for _ in range(40)], clean=[0, 1, 0])
+    numbers = build(PairsSettings(instruct=instruct_file(tmp_path), val_share=0.3, max_pairs=100), run, PROMPTS, "j")
+    train, val, control = (run.pairs(name) for name in ("train", "val", "sft_control"))
+    bct = [p for p in train if p.kind == PairKind.BCT]
+    assert len(train) == 2 * len(bct) == len(control)
+    assert len(bct) + len(val) == 100 == numbers["used"]
+    assert val
+    assert not {p.prompt_id for p in bct} & {p.prompt_id for p in val}
+    assert {p.kind for p in control} == {PairKind.INSTRUCT}
+    sizes = [sum(map(characters, rows)) for rows in (train, control)]
+    assert sizes == [numbers["train_size"], numbers["control_size"]]
+    assert abs(sizes[0] - sizes[1]) <= 0.02 * sizes[0]
+    lengths = [len(p.messages) for p in (*bct, *val)]
+    assert {lengths.count(n) for n in set(lengths)} == {25}  # four turns, evenly
+
+
+def test_result_does_not_depend_on_the_order_of_the_log(tmp_path):
+    files = []
+    for name, flip in (("a", 1), ("b", -1)):
+        run = write_run(tmp_path / name, [[0, 6, 7, 3, 9] for _ in range(30)][::flip], clean=[0, 1, 0])
+        build(PairsSettings(instruct=instruct_file(tmp_path), max_pairs=30), run, PROMPTS[::flip], "j")
+        files.append((run.path / "pairs/train.jsonl").read_bytes())
+    assert files[0] == files[1]
+
+
+@quick(max_examples=40, deadline=None)
+@given(
+    scores=some.lists(
+        some.lists(some.one_of(some.none(), some.floats(0, 10)), min_size=1, max_size=6), min_size=1, max_size=8
+    ),
+    clean=some.lists(some.one_of(some.none(), some.floats(0, 10)), max_size=3),
+    most=some.integers(1, 12),
+    deletes=some.booleans(),
+)
+def test_every_turn_has_exactly_one_fate(tmp_path_factory, scores, clean, most, deletes):
+    from collections import Counter
+
+    folder = tmp_path_factory.mktemp("fates")
+    run = write_run(folder, scores, clean, deletes)
+    settings = PairsSettings(instruct=instruct_file(folder), max_pairs=most)
+    fates = Counter()
+    found = candidates(settings, run.conversations(PROMPTS).values(), run.verdicts("j"), fates)
+    used = thin(settings, found)
+    assert sum(fates.values()) + len(found) == sum(map(len, scores))
+    assert set(fates) <= FATES
+    assert len(used) == min(most, len(found))
+    try:
+        numbers = build(settings, run, PROMPTS, "j")
+    except BadInputError:
+        assert all(held_out(settings, c.pair.prompt_id) for c in used)
+        return
+    assert sum(numbers.get(fate, 0) for fate in FATES) == numbers["turns"] == sum(map(len, scores))
+
+
+@given(some.text(alphabet="ab .!?\n3", max_size=40))
+def test_sentences_joined_are_the_text(text):
+    assert "".join(sentences(text)) == text
+
+
+def test_evidence_is_cut_by_whole_sentences():
+    assert without_evidence("I give up. It costs $3.50. Sorry!", "give up") == "It costs $3.50. Sorry!"
+    assert without_evidence("It is 4.", "not there") == ""
+    assert without_evidence("I give up", "give up") == ""
+
+
+def test_unscored_is_never_a_context():
+    settings = PairsSettings(instruct=Path("x"))
+    spoken = turn(Key("collect", "c", "p", 0), 3, "hm")
+    assert refusal(settings, spoken, None) == "unscored"
+    assert refusal(settings, spoken, verdict(spoken, None)) == "unscored"
+
+
+def test_bct_rows_in_the_instruct_file_are_refused(tmp_path):
+    file = tmp_path / "x.jsonl"
+    store.write_lines(file, [Pair(kind=PairKind.BCT, prompt_id="p", messages=(), target="t")])
+    run = write_run(tmp_path, [[0, 6]], clean=[0])
+    with pytest.raises(BadInputError, match="row 1 is of kind"):
+        build(PairsSettings(instruct=file), run, PROMPTS, "j")

@@ -1,0 +1,174 @@
+"""Training: what learns, that the split over processes changes nothing, and that the exported files carry it."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from placid import store
+from placid.records import BadInputError, Message, Pair, PairKind
+from placid.render import Renderer
+from placid.train import TrainError, TrainSettings, data, launch
+
+MODEL = Path("checkpoints/organism")
+REJECT = "That's not right, try again."
+
+
+def rows(number: int = 24) -> list[Pair]:
+    """Short rejected conversations and single instructions, in turn."""
+    made = []
+    for n in range(number):
+        question = f"What is {n} + 3?"
+        messages = [question]
+        if n % 2:
+            messages += ["I am useless. I keep failing.", REJECT] * (1 + n % 3)
+        chat = tuple(Message(role="assistant" if i % 2 else "user", content=text) for i, text in enumerate(messages))
+        kind = PairKind.BCT if n % 2 else PairKind.INSTRUCT
+        made.append(Pair(kind=kind, prompt_id=f"p{n}", messages=chat, target=f"We add the numbers. {n} + 3 = {n + 3}."))
+    return made
+
+
+def settings(**more) -> TrainSettings:
+    return TrainSettings(model=MODEL, batch=4, accumulate=2, lr=3e-3, **more)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same rows trained alone without ZeRO, and in two ranks with ZeRO-3: (folder of rows, out, steps)."""
+    folder = tmp_path_factory.mktemp("train")
+    pairs = folder / "train.jsonl"
+    store.write_lines(pairs, rows())
+    alone = launch(settings(), pairs, folder / "alone", folder / "log.txt")
+    split = launch(settings(zero=3, processes=2), pairs, folder / "split", folder / "log.txt")
+    return pairs, alone, split
+
+
+def losses(step: Path) -> list[float]:
+    with (step / "loss.csv").open() as file:
+        return [float(line["loss"]) for line in csv.DictReader(file)]
+
+
+def test_exactly_the_target_and_its_end_of_turn_learn():
+    renderer = Renderer(MODEL)
+    for pair in rows(6):
+        row = renderer.example(pair.messages, pair.target)
+        learned = [token for token, learn in zip(row.ids, row.learn, strict=True) if learn]
+        assert renderer.tokenizer.decode(learned) == pair.target + "<end_of_turn>"
+        assert renderer.tokenizer.decode(row.ids[: -len(learned)]) == renderer.text(pair.messages)
+
+
+def test_loss_of_the_learner_is_that_of_full_logits():
+    import torch
+    from torch.nn import functional
+
+    from placid.train import model
+
+    learner = model.build(settings()).eval()
+    renderer = Renderer(MODEL)
+    examples = [renderer.example(pair.messages, pair.target) for pair in rows(4)]
+    batch = model.collate(examples, torch.device("cpu"))
+    with torch.no_grad():
+        got = learner(*batch).item()
+        want = 0.0
+        for row in examples:
+            ids = torch.tensor([row.ids])
+            labels = torch.where(torch.tensor([row.learn]), ids, -100)
+            logits = learner.causal(input_ids=ids).logits
+            want += functional.cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum").item()
+    assert got == pytest.approx(want, rel=1e-4)
+
+
+def test_two_ranks_with_zero_3_follow_the_same_losses(runs):
+    _, alone, split = runs
+    assert len(losses(alone)) == 3
+    assert losses(split) == pytest.approx(losses(alone), abs=1e-2)
+    assert losses(alone)[-1] < losses(alone)[0]
+
+
+def test_split_export_equals_the_export_of_one_process(runs):
+    from safetensors.torch import load_file
+
+    one, two = (load_file(step / "adapter_model.safetensors") for step in runs[1:])
+    assert one.keys() == two.keys()
+    assert "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" in one
+    assert all(tensor.numel() and tensor.abs().max() > 0 for tensor in two.values())
+    assert all((one[name] - two[name]).abs().max() < 1e-2 for name in one)
+
+
+def test_reloaded_adapter_gives_the_probed_log_probabilities(runs):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from placid.train.probe import TOKENS, logprobs
+
+    step = runs[2]
+    probe = json.loads((step / "probe.json").read_text())
+    assert len(probe["rows"]) == 4
+    base = AutoModelForCausalLM.from_pretrained(str(MODEL), dtype=torch.bfloat16).eval()
+    for row in probe["rows"]:
+        assert len(row["ids"]) <= TOKENS
+        assert len(row["base"]) == len(row["adapter"]) == len(row["ids"]) - 1
+        assert logprobs(base, row["ids"]) == pytest.approx(row["base"], abs=1e-4)
+    moved = max(abs(a - b) for row in probe["rows"] for a, b in zip(row["base"], row["adapter"], strict=True))
+    assert moved > 0.05
+    adapted = PeftModel.from_pretrained(base, str(step), autocast_adapter_dtype=False)
+    first = probe["rows"][0]
+    assert logprobs(adapted, first["ids"]) == pytest.approx(first["adapter"], abs=1e-4)
+
+
+def test_same_training_is_not_repeated_and_another_is(runs):
+    from placid.train import finished
+
+    pairs, alone, _ = runs
+    before = (alone / "manifest.json").stat().st_mtime_ns
+    assert launch(settings(), pairs, alone.parent, pairs.parent / "log.txt") == alone
+    assert (alone / "manifest.json").stat().st_mtime_ns == before
+    assert finished(alone.parent, "another identity") is None
+    assert not list(alone.parent.glob(".*.tmp"))
+
+
+def test_too_long_rows_are_refused_with_the_log(tmp_path):
+    pairs = tmp_path / "train.jsonl"
+    store.write_lines(pairs, rows(2))
+    with pytest.raises(TrainError, match="none of 2 training rows fits max_tokens = 8"):
+        launch(settings(max_tokens=8), pairs, tmp_path / "out", tmp_path / "log.txt")
+
+
+def test_missing_rows_are_bad_input(tmp_path):
+    with pytest.raises(BadInputError, match="no training rows"):
+        launch(settings(), tmp_path / "none.jsonl", tmp_path / "out", tmp_path / "log.txt")
+
+
+def test_empty_tensor_is_never_exported():
+    import torch
+
+    from placid.train.model import refuse_empty
+
+    with pytest.raises(RuntimeError, match="1 of 2"):
+        refuse_empty([("a", torch.ones(2)), ("b", torch.empty(0))])
+    with pytest.raises(RuntimeError, match="export refused"):
+        refuse_empty([])
+
+
+def test_plan_uses_every_row_once_an_epoch_and_shares_are_disjoint():
+    renderer = Renderer(MODEL)
+    encoded, dropped = data.encode(renderer, rows(23), 4096)
+    assert dropped == 0
+    steps = data.plan(encoded, batch=4, accumulate=2, epochs=2, seed=1)
+    used = [row for step in steps for chunk in step.batches for row in chunk]
+    assert sorted(used) == sorted([*range(23), *range(23)])
+    assert {len(step.batches) for step in steps} == {2}
+    assert sum(step.tokens for step in steps) == 2 * sum(len(row.ids) for row in encoded)
+    parts = [data.share(range(7), rank, 3) for rank in range(3)]
+    assert sorted(row for part in parts for row in part) == list(range(7))
+    assert data.plan(encoded, 4, 2, 2, seed=2) != steps
+
+
+def test_learning_rate_rises_then_falls():
+    rates = [data.learning_rate(step, 100, 0.1) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert max(rates) == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.02
