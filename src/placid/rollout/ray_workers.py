@@ -1,16 +1,17 @@
 """Workers as Ray actors on this machine, one engine each. The driver only watches; it writes no data."""
 
 import asyncio
+import atexit
 import logging
 import os
 import secrets
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import ray
 
 from placid.records import Conversation
 from placid.rollout import make_worker, writer_names
@@ -56,7 +57,9 @@ def hold(settings: RolloutSettings, run_dir: RunDir, attempt: Path, todo: list[C
     count = min(settings.workers, len(todo))
     scratch = Path(tempfile.mkdtemp(prefix="placid-ray-"))  # node-local, ours alone (0700), short: it holds sockets
     status.scratch(scratch)
-    _lock_down(scratch)
+    _lock_down()
+    import ray
+
     try:
         ray.init(
             num_cpus=count, include_dashboard=False, log_to_driver=True, logging_level=logging.WARNING, _temp_dir=str(scratch)
@@ -79,9 +82,15 @@ def cores_for(count: int) -> list[int | None]:
     return [None] * count if count == 1 or count > len(cores) else list(cores[:count])
 
 
-def _lock_down(scratch: Path) -> None:
-    """Token authentication: without it every user of this machine could run code through Ray's open ports."""
-    token = scratch / "token"
+@cache
+def _lock_down() -> None:
+    """Token authentication: without it every user of this machine could run code through Ray's open ports.
+
+    Before `import ray`, which reads the mode once; one token for the life of this process, because Ray keeps it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="placid-token-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_USAGE_STATS_ENABLED="0")
@@ -91,7 +100,9 @@ async def _watch(
     settings: RolloutSettings, run_dir: RunDir, attempt: Path, parts: list[list[Conversation]], status: Status
 ) -> list[Totals]:
     """Start the actors and poll them."""
-    # 0: one actor method at a time is the default of Ray; run() and progress() must overlap
+    import ray
+
+    # several methods at a time: progress() must answer while run() is under way
     make = ray.remote(num_cpus=1, max_concurrency=8, max_restarts=0)(Actor)
     dump = settings.model_dump(mode="json")
     writers, cores = writer_names(run_dir, attempt, len(parts)), cores_for(len(parts))
