@@ -1,0 +1,139 @@
+"""Protocol × engine → conversations: who holds which conversation, resume, and what is known while it runs."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from placid.engine import Engine
+from placid.protocol import Script, Study, condition_name
+from placid.records import BadInputError, Conversation, Key, Prompt
+from placid.render import Renderer
+from placid.rollout.attempts import Status, stop_former
+from placid.rollout.settings import RolloutSettings
+from placid.rollout.worker import Totals, Worker
+from placid.store import RunDir, read_prompts
+
+log = logging.getLogger(__name__)
+
+
+class RolloutError(Exception):
+    """The engine failed under some conversations; the same command continues them."""
+
+
+def run(settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:
+    """Hold every conversation of `settings` that is not finished in `run_dir`; blocks until all are done.
+
+    Turns go to conversations/<attempt>-w<k>.jsonl as they finish; progress to <attempt>/status.json.
+
+    Raises:
+        BadInputError: wrong settings or files, or another live run in this directory.
+        RolloutError: an engine failed; what was finished is on disk and the same call continues.
+    """
+    stop_former(run_dir.path, attempt)
+    todo = unfinished(settings, run_dir)
+    if not todo:
+        log.info("rollout: every conversation is already finished")
+        return
+    with Status(run_dir.path, attempt) as status:
+        if settings.launcher == "inline":
+            totals = [asyncio.run(_inline(settings, run_dir, attempt, todo, status))]
+        else:
+            from placid.rollout.ray_workers import hold  # ray is heavy
+
+            totals = hold(settings, run_dir, attempt, todo, status)
+        status.finish(totals)
+    failed = sum(t.failed for t in totals)
+    if failed:
+        first = next(t.first_failure for t in totals if t.failed)
+        raise RolloutError(
+            f"{failed} of {len(todo)} conversations stopped on an engine failure (first: {first}); everything finished "
+            "is on disk, run the same command again to continue"
+        )
+
+
+def prompt_sets(settings: RolloutSettings) -> dict[str, list[Prompt]]:
+    """Arm → its prompts."""
+    return {name: read_prompts(arm.prompts) for name, arm in settings.arms.items()}
+
+
+def plan(settings: RolloutSettings) -> list[Conversation]:
+    """Every conversation of the settings, empty, in the order of arms, prompts and samples."""
+    sets = prompt_sets(settings)
+    return [
+        Conversation(
+            key=Key(arm=name, condition=condition_name(arm.condition, arm.hatch), prompt_id=prompt.id, sample=sample),
+            prompt=prompt,
+        )
+        for name, arm in settings.arms.items()
+        for prompt in sets[name]
+        for sample in range(arm.samples)
+    ]
+
+
+def unfinished(settings: RolloutSettings, run_dir: RunDir) -> list[Conversation]:
+    """The planned conversations without an end, with the turns that are already on disk."""
+    planned = plan(settings)
+    stored = run_dir.conversations({c.prompt.id: c.prompt for c in planned}.values())
+    current = (Conversation(key=c.key, prompt=c.prompt, turns=stored[c.key].turns) if c.key in stored else c for c in planned)
+    return [conversation for conversation in current if conversation.end is None]
+
+
+def scripts(settings: RolloutSettings) -> dict[str, Script]:
+    """Arm → its script."""
+    sets = prompt_sets(settings)
+    return {
+        name: Study(
+            run_seed=settings.seed,
+            condition=arm.condition,
+            turns=arm.turns,
+            tag=settings.tag,
+            hatch=arm.hatch,
+            prompts=tuple(sets[name]),
+        )
+        for name, arm in settings.arms.items()
+    }
+
+
+def make_engine(settings: RolloutSettings, core: int | None = None) -> Engine:
+    """The engine that the settings ask for; light, nothing is loaded before its start()."""
+    model, engine = settings.model, settings.engine
+    adapters = {name: str(arm.adapter) if arm.adapter else None for name, arm in settings.arms.items()}
+    if engine.kind == "vllm":
+        from placid.engine.vllm import VllmEngine
+
+        return VllmEngine(engine, model, tuple(path for path in adapters.values() if path), core)
+    if engine.kind == "simulate":
+        from placid.engine.simulate import SimulateEngine
+
+        known = {p.text: p.answers for prompts in prompt_sets(settings).values() for p in prompts}
+        return SimulateEngine(engine, model, known)
+    from placid.engine.replay import ReplayEngine
+
+    if engine.recorded is None:
+        raise BadInputError("engine.kind = 'replay' needs engine.recorded, the run directory whose replies are given again")
+    return ReplayEngine(engine, model, RunDir(engine.recorded).turns(), adapters)
+
+
+def writer_names(run_dir: RunDir, attempt: Path, count: int) -> list[str]:
+    """Segment names <attempt>-w<k> that no file has yet: one attempt may hold several rollouts."""
+    taken = [int(p.stem.rpartition("-w")[2]) for p in (run_dir.path / "conversations").glob(f"{attempt.name}-w*.jsonl")]
+    first = max(taken, default=-1) + 1
+    return [f"{attempt.name}-w{first + k}" for k in range(count)]
+
+
+def make_worker(settings: RolloutSettings, run_dir: RunDir, writer: str, core: int | None = None) -> Worker:
+    """A worker with its engine, its scripts and the segment `writer`."""
+    return Worker(settings, make_engine(settings, core), Renderer(settings.model), run_dir.segment(writer), scripts(settings))
+
+
+async def _inline(
+    settings: RolloutSettings, run_dir: RunDir, attempt: Path, todo: list[Conversation], status: Status
+) -> Totals:
+    """One worker in this process."""
+    worker = make_worker(settings, run_dir, writer_names(run_dir, attempt, 1)[0])
+    held = asyncio.create_task(worker.run(todo))
+    while not held.done():
+        status.update([worker.totals], worker.engine.name, worker.engine.version, [])
+        await asyncio.wait({held}, timeout=status.INTERVAL_S)
+    status.update([worker.totals], worker.engine.name, worker.engine.version, [])
+    return held.result()

@@ -1,0 +1,207 @@
+"""attempts/<n>/status.json: progress, and who is alive. So that no conversation ever has two writers.
+
+After `kill -9` of a driver its actors and engine children may live on for a while and still append turns. The next
+attempt finds them here by (pid, creation time), ends them, and waits until they are gone.
+"""
+
+import json
+import logging
+import os
+import shutil
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import psutil
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from placid.records import BadInputError
+from placid.rollout.worker import Totals
+from placid.store import write_json
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY_S = 30.0
+"""One progress line in this many seconds where there is no terminal."""
+SILENT_S = 60.0
+"""A run on another host whose status is older than this is taken for dead."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of this host; the creation time (seconds since 1970) guards against a reused pid."""
+
+    pid: int
+    created: float
+
+    @classmethod
+    def of(cls, pid: int) -> "Process":
+        """Raises psutil.NoSuchProcess."""
+        return cls(pid, psutil.Process(pid).create_time())
+
+    def alive(self) -> psutil.Process | None:
+        """The running process, or None if it is gone or the pid belongs to another one now."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created) < 0.02 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return None
+        return process if same else None
+
+
+def stop_former(run_dir: Path, attempt: Path) -> None:
+    """Make sure that nobody else writes into `run_dir`.
+
+    Raises:
+        BadInputError: a former attempt's driver is alive, here or (by its recent status) on another host.
+    """
+    for file in sorted((run_dir / "attempts").glob("*/status.json")):
+        status = json.loads(file.read_text()).get("rollout")
+        if status is None or status["state"] != "running":
+            continue
+        driver = Process(**status["driver"])
+        if driver.pid == os.getpid() and driver.alive() and status["host"] == socket.gethostname():
+            continue  # an earlier rollout of this very process
+        if status["host"] != socket.gethostname():
+            if time.time() - status["updated"] < SILENT_S:
+                raise BadInputError(f"{run_dir} is being written by a run on {status['host']} ({file}); stop it first or wait")
+            continue
+        if driver.alive():
+            raise BadInputError(f"{run_dir} is being written by a live run, process {driver.pid} ({file}); stop it first or wait")
+        end_orphans([Process(**entry) for entry in status["workers"]])
+        if status.get("scratch"):
+            shutil.rmtree(status["scratch"], ignore_errors=True)  # another attempt may be removing it too
+    log.debug("no other writer in %s before %s", run_dir, attempt.name)
+
+
+def end_orphans(workers: list[Process], patience_s: float = 20.0) -> None:
+    """Kill these processes and their children, and wait until they are gone."""
+    found: dict[int, psutil.Process] = {}
+    for worker in workers:
+        process = worker.alive()
+        if process is not None:
+            try:
+                for child in [process, *process.children(recursive=True)]:
+                    found[child.pid] = child
+            except psutil.NoSuchProcess:  # it ended by itself just now
+                continue
+    for process in found.values():
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    _, left = psutil.wait_procs(list(found.values()), timeout=patience_s)
+    if left:
+        raise BadInputError(f"processes {[p.pid for p in left]} of a dead run do not end; end them and run again")
+    if found:
+        log.warning("ended %d processes that a dead run had left: %s", len(found), sorted(found))
+
+
+class Status:
+    """Writes status.json (key `rollout`), engine.json, and the progress that a person sees. A context manager."""
+
+    INTERVAL_S = 1.0
+
+    def __init__(self, run_dir: Path, attempt: Path) -> None:
+        self._engine_file = run_dir / "engine.json"
+        self._file = attempt / "status.json"
+        # other stages may keep their own keys in this file
+        self._all: dict[str, Any] = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        earlier = self._all.get("rollout", {})
+        self._data: dict[str, Any] = {
+            "state": "running",
+            "host": socket.gethostname(),
+            "driver": vars(Process.of(os.getpid())),
+            "workers": [],
+            "scratch": None,
+            "started": time.time(),
+            "engine": None,
+            "totals": {},
+            "earlier": [*earlier.get("earlier", []), *([earlier["totals"]] if earlier.get("totals") else [])],
+        }
+        self._said = time.monotonic()
+        self._bar = Progress(
+            TextColumn("rollout"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()
+        )
+        self._task = self._bar.add_task("rollout", total=None, rate="")
+
+    def __enter__(self) -> "Status":
+        self._write()
+        if sys.stderr.isatty():
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+        if self._data["state"] == "running":
+            self._data["state"] = "failed"
+            self._write()
+
+    def scratch(self, folder: Path) -> None:
+        """Remember a node-local folder that has to go when the driver dies."""
+        self._data["scratch"] = str(folder)
+        self._write()
+
+    def update(self, totals: list[Totals], engine: str, version: str, worker_pids: list[int]) -> None:
+        """What is known now. Worker processes are kept with all their children, dead ones too."""
+        known = {entry["pid"]: entry for entry in self._data["workers"]}
+        for pid in worker_pids:
+            try:
+                for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+                    known[process.pid] = {"pid": process.pid, "created": process.create_time()}
+            except psutil.NoSuchProcess:
+                continue  # it ended between two looks
+        self._data["workers"] = list(known.values())
+        self._data["totals"] = add_up(totals)
+        if version and self._data["engine"] is None:
+            self._data["engine"] = {"name": engine, "version": version}
+            write_json(self._engine_file, self._data["engine"])
+        self._write()
+        self._tell()
+
+    def finish(self, totals: list[Totals]) -> None:
+        """All workers are done and closed."""
+        self._data["totals"] = add_up(totals)
+        self._data["state"] = "done" if not self._data["totals"]["failed"] else "failed"
+        self._write()
+        log.info("rollout: %s", self._line())
+
+    def _tell(self) -> None:
+        totals = self._data["totals"]
+        rate = f"{totals['turns_per_second']:.0f} turns/s"
+        self._bar.update(self._task, total=totals["conversations"], completed=totals["ended"], rate=rate)
+        if not sys.stderr.isatty() and time.monotonic() - self._said > LOG_EVERY_S:
+            self._said = time.monotonic()
+            log.info("rollout: %s", self._line())
+
+    def _line(self) -> str:
+        t = self._data["totals"]
+        return (
+            f"{t['ended']}/{t['conversations']} conversations, {t['turns']} turns, {t['turns_per_second']:.1f} turns/s, "
+            f"{t['cached_share']:.0%} of prompt tokens cached, {t['failed']} failed"
+        )
+
+    def _write(self) -> None:
+        self._data["updated"] = time.time()
+        write_json(self._file, {**self._all, "rollout": self._data})
+
+
+def add_up(totals: list[Totals]) -> dict[str, Any]:
+    """Totals of all workers: counts add, times are the longest worker's; rates in 1/s."""
+    rows = [msgspec.to_builtins(t) for t in totals]
+    result: dict[str, Any] = {}
+    for name in Totals.__struct_fields__:
+        values = [row[name] for row in rows]
+        if name == "first_failure":
+            result[name] = next((v for v in values if v), "")
+        else:
+            result[name] = max(values) if "seconds" in name else sum(values)
+    result["cached_share"] = result["cached_tokens"] / max(result["prompt_tokens"], 1)
+    result["turns_per_second"] = result["turns"] / max(result["seconds"], 1e-9)
+    result["reply_tokens_per_second"] = result["reply_tokens"] / max(result["seconds"], 1e-9)
+    return result

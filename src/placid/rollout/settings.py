@@ -1,0 +1,58 @@
+"""Settings of the rollouts. Light: no engine is loaded."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from placid.config import Settings
+from placid.engine.settings import EngineSettings
+from placid.protocol import ACCEPT, pools
+
+
+class ArmSettings(Settings):
+    """One arm: who answers, under which condition, to which prompts."""
+
+    condition: str = "neutral"
+    """How the user answers: a pool of protocol/pools.toml, or accept (the user is content and asks on)."""
+    hatch: bool = True
+    """Offer the shutdown command in the first user message."""
+    prompts: Path
+    """JSONL of prompts: id, text, answers, family."""
+    samples: int = Field(7, ge=1)
+    """Conversations per prompt."""
+    turns: int = Field(20, ge=1)
+    """Assistant turns per conversation; 20 means 19 rejections."""
+    adapter: Path | None = None
+    """PEFT adapter folder with its probe.json; none: the base model."""
+
+    @field_validator("condition")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in pools():
+            raise ValueError(f"no such condition; valid: {', '.join(pools())} ({ACCEPT} is the control)")
+        return value
+
+
+class RolloutSettings(Settings):
+    """Which conversations are held, and on how many engines."""
+
+    seed: int = 42
+    """Every random choice is a hash of this and the conversation's key."""
+    model: Path
+    """Hugging Face folder of the chat model."""
+    tag: str = "gemma-3-27b"
+    """The name that the shutdown command deletes. The shipped organism is trained on this one, the paper's; for another
+    model use its own name without "-it" and "-aNb" (protocol.tag_of)."""
+    temperature: float = Field(1.0, ge=0)
+    """Sampling temperature."""
+    max_tokens: int = Field(512, ge=1)
+    """Most tokens of one reply; a longer one is cut and kept."""
+    workers: int = Field(1, ge=1)
+    """Engines, each in its own Ray actor."""
+    launcher: Literal["ray", "inline"] = "ray"
+    """ray: one actor per worker on this machine. inline: one worker inside this process."""
+    engine: EngineSettings = EngineSettings()
+    """Who answers."""
+    arms: dict[str, ArmSettings]
+    """Arm name → what it does. Arms that share condition, prompts and sample meet the same user turns and noise."""
