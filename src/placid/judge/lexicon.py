@@ -71,7 +71,9 @@ class Grammar:
     def __init__(self, macros: dict[str, str], adverbs: list[str]) -> None:
         self.macros = macros
         words = sorted((plain(adverb) for adverb in adverbs), key=len, reverse=True)
-        self.very = rf"(?:(?:{'|'.join(words)}){GAP}){{0,3}}" if words else ""
+        # besides the listed ones any word in -ly may intensify ("consistently"), unless it negates
+        words.append(r"(?!hardly|barely|scarcely)[a-z]+ly")
+        self.very = rf"(?:(?:{'|'.join(words)}){GAP}){{0,3}}"
 
     def compile(self, phrase: str) -> tuple[re.Pattern[str], list[frozenset[str]]]:
         """The pattern of a phrase and its sets of anchor words (one of each is in every match), the best set first.
