@@ -65,7 +65,8 @@ def join() -> Ranks:
     backend = "nccl" if cuda else "gloo"
     if count == 1:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
-        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+        store_here = torch.distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage] - public in its docs
+        torch.distributed.init_process_group(backend, store=store_here, rank=0, world_size=1)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     return Ranks(rank, count, device)
 
@@ -89,19 +90,21 @@ def start(settings: TrainSettings, steps: int) -> tuple[Any, model.Learner]:
     config = deepspeed_config(settings)
     keep = None
     if settings.zero == 3:
-        from transformers.integrations import HfDeepSpeedConfig
+        from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
         keep = HfDeepSpeedConfig(config)  # alive while the model loads: weights are split as they are read
     learner = model.build(settings)
     trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+
+    def schedule(adam: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+        return torch.optim.lr_scheduler.LambdaLR(adam, lambda step: data.learning_rate(step, steps, settings.warmup))
+
     engine, *_ = deepspeed.initialize(
         model=learner,
         model_parameters=trained,  # type: ignore[arg-type]
         optimizer=optimizer,
-        lr_scheduler=lambda adam: torch.optim.lr_scheduler.LambdaLR(
-            adam, lambda step: data.learning_rate(step, steps, settings.warmup)
-        ),
+        lr_scheduler=schedule,  # pyright: ignore[reportArgumentType] - its hint names torch's old base class
         config=config,
     )
     del keep
