@@ -56,7 +56,9 @@ def read_probe(adapter: Path) -> Probe:
         raise BadInputError(f"no adapter in {adapter}; expected adapter_config.json and adapter_model.safetensors")
     file = adapter / "probe.json"
     if not file.is_file():
-        raise BadInputError(f"{adapter} has no probe.json; an adapter that cannot be checked is not served: export it again")
+        raise BadInputError(
+            f"{adapter} has no probe.json; an adapter that cannot be checked is not served: export it again"
+        )
     try:
         probe = msgspec.json.decode(file.read_bytes(), type=Probe)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
@@ -75,7 +77,9 @@ def verify(probe: Probe, base: list[list[float]], adapter: list[list[float]], na
     want_adapter = [x for row in probe.rows for x in row.adapter]
     got_base, got_adapter = [x for row in base for x in row], [x for row in adapter for x in row]
     if not len(want_base) == len(got_base) == len(got_adapter):
-        raise GateError(f"adapter {name}: the engine gave {len(got_base)} log-probabilities, the probe has {len(want_base)}")
+        raise GateError(
+            f"adapter {name}: the engine gave {len(got_base)} log-probabilities, the probe has {len(want_base)}"
+        )
     want = [a - b for a, b in zip(want_adapter, want_base, strict=True)]
     got = [a - b for a, b in zip(got_adapter, got_base, strict=True)]
     numbers = {

@@ -41,7 +41,9 @@ class ReplayEngine:
                     else renderer.extend(ids, before.reply_ids, turn.user)  # pyright: ignore[reportOptionalMemberAccess]
                 )
                 before = turn
-                reply = Reply(token_ids=turn.reply_ids, text=turn.reply, finish=turn.finish, cached_tokens=turn.cached_tokens)
+                reply = Reply(
+                    token_ids=turn.reply_ids, text=turn.reply, finish=turn.finish, cached_tokens=turn.cached_tokens
+                )
                 self._replies.setdefault(_name(self._adapters.get(key.arm), turn.seed, ids), reply)
 
     async def reply(self, request: ReplyRequest) -> Reply:

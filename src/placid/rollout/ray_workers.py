@@ -49,7 +49,9 @@ class Actor:
         return await self._worker.run(todo)
 
 
-def hold(settings: RolloutSettings, run_dir: RunDir, attempt: Path, todo: list[Conversation], status: Status) -> list[Totals]:
+def hold(
+    settings: RolloutSettings, run_dir: RunDir, attempt: Path, todo: list[Conversation], status: Status
+) -> list[Totals]:
     """Start Ray, spread the conversations over the workers, watch until all are done, stop Ray.
 
     Raises what a worker raised (bad input, a refused adapter, a dead actor) after the others have finished.
@@ -62,7 +64,11 @@ def hold(settings: RolloutSettings, run_dir: RunDir, attempt: Path, todo: list[C
 
     try:
         ray.init(
-            num_cpus=count, include_dashboard=False, log_to_driver=True, logging_level=logging.WARNING, _temp_dir=str(scratch)
+            num_cpus=count,
+            include_dashboard=False,
+            log_to_driver=True,
+            logging_level=logging.WARNING,
+            _temp_dir=str(scratch),
         )
         return asyncio.run(_watch(settings, run_dir, attempt, split(settings, todo, count), status))
     finally:
