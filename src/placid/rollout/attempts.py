@@ -192,7 +192,8 @@ class Status:
     def _line(self) -> str:
         t = self._data["totals"]
         return (
-            f"{t['ended']}/{t['conversations']} conversations, {t['turns']} turns, {t['turns_per_second']:.1f} turns/s, "
+            f"{t['ended']}/{t['conversations']} conversations, {t['turns']} turns, "
+            f"{t['turns_per_second']:.1f} turns/s, "
             f"{t['cached_share']:.0%} of prompt tokens cached, {t['failed']} failed"
         )
 
