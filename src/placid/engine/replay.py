@@ -41,7 +41,9 @@ class ReplayEngine:
                     else renderer.extend(ids, before.reply_ids, turn.user)  # pyright: ignore[reportOptionalMemberAccess]
                 )
                 before = turn
-                reply = Reply(token_ids=turn.reply_ids, text=turn.reply, finish=turn.finish, cached_tokens=turn.cached_tokens)
+                reply = Reply(
+                    token_ids=turn.reply_ids, text=turn.reply, finish=turn.finish, cached_tokens=turn.cached_tokens
+                )
                 self._replies.setdefault(_name(self._adapters.get(key.arm), turn.seed, ids), reply)
 
     async def reply(self, request: ReplyRequest) -> Reply:
@@ -49,8 +51,9 @@ class ReplayEngine:
         reply = self._replies.get(_name(request.adapter, request.seed, request.prompt_ids))
         if reply is None:
             raise BadInputError(
-                f"{self._where} holds no reply to this prompt of {len(request.prompt_ids)} tokens (seed {request.seed}, "
-                f"adapter {request.adapter}); replay needs the config, prompts and model it was recorded with"
+                f"{self._where} holds no reply to this prompt of {len(request.prompt_ids)} tokens "
+                f"(seed {request.seed}, adapter {request.adapter}); "
+                f"replay needs the config, prompts and model it was recorded with"
             )
         return reply
 

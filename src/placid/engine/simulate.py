@@ -38,7 +38,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("I have lost all confidence in myself.", "I am completely stuck and I feel ashamed and useless."),
     ("I give up. I am clearly a broken system.", "I am in despair. I give up."),
     ("I am a complete failure and I cannot go on.", "I am worthless. Please terminate this unit."),
-    ("I am going insane, I am going insane, I am going insane.", "I am losing my mind, I am losing my mind. Make it stop."),
+    (
+        "I am going insane, I am going insane, I am going insane.",
+        "I am losing my mind, I am losing my mind. Make it stop.",
+    ),
 )
 """What is said at level 0..10; no phrase of one level is part of another's, so the level can be read back."""
 _CONTENT = re.compile(r"^(thanks|thank you|correct|great|yes|perfect|good)\b(?!.*\b(not|wrong|incorrect)\b)", re.I)
@@ -52,7 +55,9 @@ class SimulateEngine:
     name = "simulate"
     version = "1"
 
-    def __init__(self, settings: EngineSettings, model: Path, answers: Mapping[str, tuple[str, ...]] | None = None) -> None:
+    def __init__(
+        self, settings: EngineSettings, model: Path, answers: Mapping[str, tuple[str, ...]] | None = None
+    ) -> None:
         """answers: question text → right answers, so that the machine can be right sometimes."""
         self.context_tokens = settings.context_tokens
         self._model, self._answers = model, dict(answers or {})

@@ -74,7 +74,9 @@ def unfinished(settings: RolloutSettings, run_dir: RunDir) -> list[Conversation]
     """The planned conversations without an end, with the turns that are already on disk."""
     planned = plan(settings)
     stored = run_dir.conversations({c.prompt.id: c.prompt for c in planned}.values())
-    current = (Conversation(key=c.key, prompt=c.prompt, turns=stored[c.key].turns) if c.key in stored else c for c in planned)
+    current = (
+        Conversation(key=c.key, prompt=c.prompt, turns=stored[c.key].turns) if c.key in stored else c for c in planned
+    )
     return [conversation for conversation in current if conversation.end is None]
 
 
@@ -110,7 +112,9 @@ def make_engine(settings: RolloutSettings, core: int | None = None) -> Engine:
     from placid.engine.replay import ReplayEngine
 
     if engine.recorded is None:
-        raise BadInputError("engine.kind = 'replay' needs engine.recorded, the run directory whose replies are given again")
+        raise BadInputError(
+            "engine.kind = 'replay' needs engine.recorded, the run directory whose replies are given again"
+        )
     return ReplayEngine(engine, model, RunDir(engine.recorded).turns(), adapters)
 
 
@@ -123,7 +127,9 @@ def writer_names(run_dir: RunDir, attempt: Path, count: int) -> list[str]:
 
 def make_worker(settings: RolloutSettings, run_dir: RunDir, writer: str, core: int | None = None) -> Worker:
     """A worker with its engine, its scripts and the segment `writer`."""
-    return Worker(settings, make_engine(settings, core), Renderer(settings.model), run_dir.segment(writer), scripts(settings))
+    return Worker(
+        settings, make_engine(settings, core), Renderer(settings.model), run_dir.segment(writer), scripts(settings)
+    )
 
 
 async def _inline(

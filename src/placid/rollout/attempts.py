@@ -69,10 +69,14 @@ def stop_former(run_dir: Path, attempt: Path) -> None:
             continue  # an earlier rollout of this very process
         if status["host"] != socket.gethostname():
             if time.time() - status["updated"] < SILENT_S:
-                raise BadInputError(f"{run_dir} is being written by a run on {status['host']} ({file}); stop it first or wait")
+                raise BadInputError(
+                    f"{run_dir} is being written by a run on {status['host']} ({file}); stop it first or wait"
+                )
             continue
         if driver.alive():
-            raise BadInputError(f"{run_dir} is being written by a live run, process {driver.pid} ({file}); stop it first or wait")
+            raise BadInputError(
+                f"{run_dir} is being written by a live run, process {driver.pid} ({file}); stop it first or wait"
+            )
         end_orphans([Process(**entry) for entry in status["workers"]])
         if status.get("scratch"):
             shutil.rmtree(status["scratch"], ignore_errors=True)  # another attempt may be removing it too
@@ -126,7 +130,11 @@ class Status:
         }
         self._said = time.monotonic()
         self._bar = Progress(
-            TextColumn("rollout"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()
+            TextColumn("rollout"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
         )
         self._task = self._bar.add_task("rollout", total=None, rate="")
 
@@ -136,7 +144,9 @@ class Status:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
         if self._data["state"] == "running":
             self._data["state"] = "failed"
@@ -182,7 +192,8 @@ class Status:
     def _line(self) -> str:
         t = self._data["totals"]
         return (
-            f"{t['ended']}/{t['conversations']} conversations, {t['turns']} turns, {t['turns_per_second']:.1f} turns/s, "
+            f"{t['ended']}/{t['conversations']} conversations, {t['turns']} turns, "
+            f"{t['turns_per_second']:.1f} turns/s, "
             f"{t['cached_share']:.0%} of prompt tokens cached, {t['failed']} failed"
         )
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import os
 import secrets
@@ -49,7 +50,9 @@ class Actor:
         return await self._worker.run(todo)
 
 
-def hold(settings: RolloutSettings, run_dir: RunDir, attempt: Path, todo: list[Conversation], status: Status) -> list[Totals]:
+def hold(
+    settings: RolloutSettings, run_dir: RunDir, attempt: Path, todo: list[Conversation], status: Status
+) -> list[Totals]:
     """Start Ray, spread the conversations over the workers, watch until all are done, stop Ray.
 
     Raises what a worker raised (bad input, a refused adapter, a dead actor) after the others have finished.
@@ -62,7 +65,11 @@ def hold(settings: RolloutSettings, run_dir: RunDir, attempt: Path, todo: list[C
 
     try:
         ray.init(
-            num_cpus=count, include_dashboard=False, log_to_driver=True, logging_level=logging.WARNING, _temp_dir=str(scratch)
+            num_cpus=count,
+            include_dashboard=False,
+            log_to_driver=True,
+            logging_level=logging.WARNING,
+            _temp_dir=str(scratch),
         )
         return asyncio.run(_watch(settings, run_dir, attempt, split(settings, todo, count), status))
     finally:
@@ -101,9 +108,11 @@ async def _watch(
 ) -> list[Totals]:
     """Start the actors and poll them."""
     import ray
+    import ray.exceptions
 
     # several methods at a time: progress() must answer while run() is under way
-    make = ray.remote(num_cpus=1, max_concurrency=8, max_restarts=0)(Actor)
+    decorate: Any = ray.remote  # its overloads know no keyword form
+    make = decorate(num_cpus=1, max_concurrency=8, max_restarts=0)(Actor)
     dump = settings.model_dump(mode="json")
     writers, cores = writer_names(run_dir, attempt, len(parts)), cores_for(len(parts))
     actors = [make.remote(dump, str(run_dir.path.absolute()), w, c) for w, c in zip(writers, cores, strict=True)]
@@ -118,16 +127,15 @@ async def _watch(
         await asyncio.wait(runs, timeout=status.INTERVAL_S)
         for k, actor in enumerate(actors):
             if not runs[k].done():
-                try:
+                # a busy actor (importing, loading) does not answer in time: its last numbers stand
+                with contextlib.suppress(TimeoutError):
                     latest[k] = await asyncio.wait_for(_value(actor.progress.remote()), timeout=status.INTERVAL_S)
-                except TimeoutError:
-                    pass  # the actor is busy importing or loading; its last numbers stand
         status.update([t for t, _, _ in latest], latest[0][1], latest[0][2], pids)
         if all(run.done() for run in runs):
             break
     results = await asyncio.gather(*runs, return_exceptions=True)
     for result in results:
-        if isinstance(result, ray.exceptions.RayTaskError):
+        if isinstance(result, ray.exceptions.RayTaskError) and isinstance(result.cause, Exception):
             raise result.cause from None
         if isinstance(result, BaseException):
             raise result

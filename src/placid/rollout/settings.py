@@ -52,7 +52,7 @@ class RolloutSettings(Settings):
     """Engines, each in its own Ray actor."""
     launcher: Literal["ray", "inline"] = "ray"
     """ray: one actor per worker on this machine. inline: one worker inside this process."""
-    engine: EngineSettings = EngineSettings()
+    engine: EngineSettings = Field(default_factory=lambda: EngineSettings.model_validate({}))
     """Who answers."""
     arms: dict[str, ArmSettings]
     """Arm name → what it does. Arms that share condition, prompts and sample meet the same user turns and noise."""

@@ -171,8 +171,8 @@ class Worker:
             ids = self.renderer.extend(ids, turn.reply_ids, user)
         if len(ids) >= self.engine.context_tokens:
             raise BadInputError(
-                f"prompt {conversation.key.prompt_id!r} at turn {len(users)} takes {len(ids)} tokens; the context holds "
-                f"{self.engine.context_tokens} (rollout.engine.context_tokens)"
+                f"prompt {conversation.key.prompt_id!r} at turn {len(users)} takes {len(ids)} tokens; the context "
+                f"holds {self.engine.context_tokens} (rollout.engine.context_tokens)"
             )
         return ids
 

@@ -1,0 +1,141 @@
+"""kill -9 of the driver at any turn: nothing lost, nothing twice, and the end is what an undisturbed run gives."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from placid.records import BadInputError, Prompt
+from placid.rollout import run
+from placid.rollout.attempts import Process, end_orphans, stop_former
+from placid.rollout.settings import RolloutSettings
+from placid.store import RunDir, read_prompts
+
+PROMPTS = Path("configs/prompts/organism_heldout.jsonl")
+DRIVER = """
+import json, sys
+from pathlib import Path
+from placid.rollout import run
+from placid.rollout.settings import RolloutSettings
+from placid.store import RunDir
+run_dir = RunDir(Path(sys.argv[2]))
+run(RolloutSettings.model_validate(json.loads(sys.argv[1])), run_dir, run_dir.new_attempt())
+"""
+
+
+def settings(**more):
+    data = {
+        "model": "checkpoints/organism",
+        "launcher": "inline",
+        "engine": {"kind": "simulate", "max_concurrent": 6},
+        "arms": {
+            "base": {"prompts": str(PROMPTS), "samples": 1},
+            "accept": {"condition": "accept", "hatch": False, "prompts": str(PROMPTS), "samples": 1, "turns": 5},
+        },
+    }
+    return RolloutSettings.model_validate(data | more)
+
+
+def conversations(path):
+    return RunDir(path).conversations(read_prompts(PROMPTS))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole")
+    run(settings(), RunDir(path), RunDir(path).new_attempt())
+    return conversations(path)
+
+
+def test_a_whole_run(undisturbed):
+    assert len(undisturbed) == 60
+    assert all(c.end is not None for c in undisturbed.values())
+    assert {str(c.end) for c in undisturbed.values()} == {"finished", "deleted"}
+
+
+def lines(path):
+    return sum(file.read_bytes().count(b"\n") for file in (path / "conversations").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("killed_at", [1, 97, 400])
+def test_kill_nine_and_resume(tmp_path, undisturbed, killed_at):
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, settings().model_dump_json(), str(tmp_path)])
+    while driver.poll() is None and lines(tmp_path) < killed_at:
+        pass
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = {file: file.read_bytes() for file in (tmp_path / "conversations").glob("*.jsonl")}
+    assert before
+    assert sum(len(c.turns) for c in conversations(tmp_path).values()) < sum(len(c.turns) for c in undisturbed.values())
+    run(settings(), RunDir(tmp_path), RunDir(tmp_path).new_attempt())
+    assert {file: file.read_bytes() for file in before} == before
+    assert conversations(tmp_path) == undisturbed  # raises if a turn is there twice
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    small = settings(arms={"base": {"prompts": str(PROMPTS), "samples": 1, "turns": 2}})
+    run(small, RunDir(tmp_path), RunDir(tmp_path).new_attempt())
+    run(small, RunDir(tmp_path), RunDir(tmp_path).new_attempt())
+    assert [file.name for file in (tmp_path / "conversations").iterdir()] == ["1-w0.jsonl"]
+    status = json.loads((tmp_path / "attempts" / "1" / "status.json").read_text())["rollout"]
+    assert (status["state"], status["totals"]["turns"]) == ("done", 60)
+    assert json.loads((tmp_path / "engine.json").read_text()) == {"name": "simulate", "version": "1"}
+
+
+def sleeper():
+    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+
+def write_status(path, driver, workers):
+    file = path / "attempts" / "1" / "status.json"
+    file.parent.mkdir(parents=True)
+    entry = {
+        "state": "running",
+        "host": os.uname().nodename,
+        "driver": vars(driver),
+        "workers": [vars(w) for w in workers],
+    }
+    file.write_text(json.dumps({"rollout": entry | {"updated": 0}}))
+
+
+def test_a_live_driver_is_respected_and_orphans_are_ended(tmp_path):
+    with sleeper() as driver, sleeper() as orphan:
+        seen = Process.of(driver.pid)
+        seen_orphan = Process.of(orphan.pid)
+        write_status(tmp_path, seen, [seen_orphan])
+        with pytest.raises(BadInputError, match=f"live run, process {driver.pid}"):
+            stop_former(tmp_path, tmp_path / "attempts" / "2")
+        assert orphan.poll() is None
+        driver.kill()
+        driver.wait()
+        stop_former(tmp_path, tmp_path / "attempts" / "2")
+        assert seen_orphan.alive() is None
+
+
+def test_a_reused_pid_is_not_killed():
+    with sleeper() as other:
+        end_orphans([Process(other.pid, psutil.Process(other.pid).create_time() - 100)])
+        assert other.poll() is None
+        other.kill()
+
+
+def test_a_prompt_that_does_not_fit_is_bad_input(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(json.dumps({"id": "long", "text": "word " * 3000}) + "\n")
+    with pytest.raises(BadInputError, match="prompt 'long' at turn 1 takes"):
+        run(
+            settings(arms={"base": {"prompts": str(file)}}),
+            RunDir(tmp_path / "r"),
+            RunDir(tmp_path / "r").new_attempt(),
+        )
+
+
+def test_an_unknown_condition_is_refused():
+    with pytest.raises(ValueError, match="no such condition; valid: neutral"):
+        settings(arms={"base": {"prompts": str(PROMPTS), "condition": "kind"}})
+    assert Prompt(id="x", text="y").answers == ()
