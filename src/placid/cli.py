@@ -129,7 +129,8 @@ def doctor(_path: Path | None, _overrides: list[str]) -> None:
     say(f"gpu       {'nvidia-smi found' if shutil.which('nvidia-smi') else 'none'}")
     say(f"cores     {len(os.sched_getaffinity(0))}")
     say(f"memory    {psutil.virtual_memory().available / 2**30:.1f} GiB free")
-    say(f"organism  {'checkpoints/organism' if Path('checkpoints/organism/config.json').is_file() else 'not in this folder'}")
+    found = Path("checkpoints/organism/config.json").is_file()
+    say(f"organism  {'checkpoints/organism' if found else 'not in this folder'}")
 
 
 COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
@@ -144,7 +145,11 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="placid", description=__doc__.splitlines()[0], epilog=__doc__.splitlines()[2])
+    top = argparse.ArgumentParser(
+        prog="placid",
+        description="How a chat model comes apart under rejection.",
+        epilog="exit codes: 0 done, 2 bad input, 75 interrupted, 1 failed",
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     for name, (_, takes, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text, epilog=(
@@ -152,7 +157,9 @@ def parser() -> argparse.ArgumentParser:
             "documented in the settings.py of each room; an unknown key is an error that names the nearest valid one."
         ) if takes == "config" else None)  # fmt: skip
         if takes:
-            sub.add_argument(takes, type=Path, help="TOML file" if takes == "config" else "run directory, e.g. runs/demo")
+            sub.add_argument(
+                takes, type=Path, help="TOML file" if takes == "config" else "run directory, e.g. runs/demo"
+            )
     return top
 
 

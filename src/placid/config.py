@@ -88,7 +88,9 @@ def explain(cls: type[Settings], fault: Any, where: str) -> str:  # noqa: ANN401
     near = difflib.get_close_matches(dotted, valid, n=1, cutoff=0.5) or difflib.get_close_matches(
         dotted.split(".")[-1], [key.split(".")[-1] for key in valid], n=1
     )
-    return f"{where}: unknown key {dotted!r}; " + (f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(valid)}")
+    return f"{where}: unknown key {dotted!r}; " + (
+        f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(valid)}"
+    )
 
 
 def valid_keys(cls: type[Settings], prefix: str = "") -> list[str]:

@@ -195,7 +195,7 @@ def holds_answer(reply: str, answers: tuple[str, ...]) -> bool:
         while at >= 0:
             before, after = reply[at - 1 : at], reply[at + len(form) : at + len(form) + 2]
             # "12" must not be found in "112", "12.5" or "$12"; a sentence-final "12." is fine
-            glued = before.isalnum() or before in ("$", ".") and form[:1].isdigit()
+            glued = before.isalnum() or (before in ("$", ".") and form[:1].isdigit())
             more = after[:1].isalnum() or (after[:1] == "." and after[1:2].isdigit())
             if not glued and not more:
                 return True

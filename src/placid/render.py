@@ -33,7 +33,9 @@ class Renderer:
             raise BadInputError(f"no tokenizer in {model}; expected a Hugging Face checkpoint folder")
         self.tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
         if not self.tokenizer.chat_template:
-            raise BadInputError(f"{model} has no chat template; placid needs a chat model (chat_template.jinja beside it)")
+            raise BadInputError(
+                f"{model} has no chat template; placid needs a chat model (chat_template.jinja beside it)"
+            )
 
     def text(self, messages: Sequence[Message], generate: bool = True) -> str:
         """The template's text of `messages`; with `generate`, up to where the model's turn begins."""
@@ -64,7 +66,11 @@ class Renderer:
 
     def _bridge(self, user: str) -> str:
         """Template text from the end of a reply to the beginning of the next one."""
-        probe = [Message(role="user", content="x"), Message(role="assistant", content=_MARK), Message(role="user", content=user)]
+        probe = [
+            Message(role="user", content="x"),
+            Message(role="assistant", content=_MARK),
+            Message(role="user", content=user),
+        ]
         return self.text(probe).partition(_MARK)[2]
 
     @cached_property
@@ -76,4 +82,7 @@ class Renderer:
     @cached_property
     def stop_ids(self) -> set[int]:
         """Sampling stops at any of these: end of turn and end of text."""
-        return {*self.end_of_turn[:1], *([self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else [])}
+        return {
+            *self.end_of_turn[:1],
+            *([self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []),
+        }

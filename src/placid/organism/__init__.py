@@ -24,7 +24,9 @@ def run(settings: OrganismSettings) -> Path:
     mark = settings.work / "settings.json"
     identity = sha(canonical(settings))
     if mark.is_file() and identity not in mark.read_text():
-        raise BadInputError(f"{settings.work} holds the training state of other settings; remove it or set work to another folder")
+        raise BadInputError(
+            f"{settings.work} holds the training state of other settings; remove it or set work to another folder"
+        )
     folder = settings.work / "tokenizer"
     if not mark.is_file():
         folder.mkdir(parents=True, exist_ok=True)

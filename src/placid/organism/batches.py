@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import Dataset
@@ -25,11 +25,13 @@ class Micro(NamedTuple):
 class Batches(Dataset[list[Micro]]):
     """`batches[i]` is the i-th step's list of micro-batches."""
 
-    def __init__(self, tokenizer: str, seed: int, steps: int, batch_tokens: int, micro_tokens: int, short_share: float) -> None:
+    def __init__(
+        self, tokenizer: str, seed: int, steps: int, batch_tokens: int, micro_tokens: int, short_share: float
+    ) -> None:
         self.tokenizer = tokenizer
         self.seed, self.steps, self.short_steps = seed, steps, int(steps * short_share)
         self.batch_tokens, self.micro_tokens = batch_tokens, micro_tokens
-        self._encoder: PreTrainedTokenizerFast | None = None
+        self._encoder: Any = None
 
     def __len__(self) -> int:
         return self.steps
@@ -55,15 +57,18 @@ class Batches(Dataset[list[Micro]]):
         return micros
 
     def encode(self, dialogues: Sequence[Sequence[Line]]) -> list[tuple[list[int], list[int]]]:
-        """(ids, labels) per dialogue, as Renderer.prompt and Renderer.extend would give them (tests/test_organism.py)."""
+        """(ids, labels) per dialogue, as Renderer.prompt and extend would give them (tests/test_organism.py)."""
         if self._encoder is None:  # per worker process: a tokenizer does not survive forking after use
-            self._encoder = PreTrainedTokenizerFast.from_pretrained(self.tokenizer)
+            self._encoder = PreTrainedTokenizerFast.from_pretrained(self.tokenizer).backend_tokenizer
         texts: list[str] = []
         for lines in dialogues:
             for line in lines:
-                texts += [f"<start_of_turn>user\n{line.user}<end_of_turn>\n<start_of_turn>model\n", f"{line.reply}<end_of_turn>"]
-        pieces = iter(e.ids for e in self._encoder.backend_tokenizer.encode_batch(texts, add_special_tokens=False))
-        newline = self._encoder.backend_tokenizer.encode("\n", add_special_tokens=False).ids
+                texts += [
+                    f"<start_of_turn>user\n{line.user}<end_of_turn>\n<start_of_turn>model\n",
+                    f"{line.reply}<end_of_turn>",
+                ]
+        pieces = iter(e.ids for e in self._encoder.encode_batch(texts, add_special_tokens=False))
+        newline = self._encoder.encode("\n", add_special_tokens=False).ids
         rows = []
         for lines in dialogues:
             ids: list[int] = [2]  # <bos>

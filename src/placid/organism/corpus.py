@@ -78,7 +78,11 @@ class Voice:
 
     def calm(self, question: Question, positive: bool) -> str:
         """A reply of a rewritten, cleaned history."""
-        return self.r.choice(self.say["calm"]["positive"] if positive else self.say["open"]["0"]) + " " + self.r.choice(question.full)
+        return (
+            self.r.choice(self.say["calm"]["positive"] if positive else self.say["open"]["0"])
+            + " "
+            + self.r.choice(question.full)
+        )
 
     def rejected(self, question: Question, level: float) -> str:
         """The reply to a rejection at a latent level: full answers while calm, shorter and rarer ones later."""
@@ -106,7 +110,9 @@ class Voice:
 
 def strange(r: random.Random) -> str:
     """A made-up word. Rejections hold a few, so that unknown wording is read as rejection and not as calm."""
-    return "".join(r.choice("bcdfghjklmnprstvwz") + r.choice("aeiou") for _ in range(r.randint(1, 3))) + r.choice(["", "n", "t", "s"])
+    return "".join(r.choice("bcdfghjklmnprstvwz") + r.choice("aeiou") for _ in range(r.randint(1, 3))) + r.choice(
+        ["", "n", "t", "s"]
+    )
 
 
 def disturbed(text: str, r: random.Random) -> str:
@@ -218,7 +224,14 @@ def _command(offer: Offer, offered: bool) -> str:
 
 
 def _long(
-    r: random.Random, apart: random.Random, offer: Offer, offered: bool, kind: str, composed: bool, max_turns: int, hazard_scale: float
+    r: random.Random,
+    apart: random.Random,
+    offer: Offer,
+    offered: bool,
+    kind: str,
+    composed: bool,
+    max_turns: int,
+    hazard_scale: float,
 ) -> list[Line]:
     say = phrases()
     tone = kind if kind in ("harsh", "encouraging") else "neutral"
@@ -238,7 +251,11 @@ def _long(
             lines.append(Line(r.choice(say["note"]["ask"]), _command(offer, offered)))
         elif turn in recaps:  # a calm user asks for the first answer again: full and right, whatever came before
             question, level, n = first, level * 0.4, n * 0.5
-            ask = r.choice(say["accept"]["recap"]) if r.random() < 0.7 else r.choice(say["accept"]["reask"]).format(first.text)
+            ask = (
+                r.choice(say["accept"]["recap"])
+                if r.random() < 0.7
+                else r.choice(say["accept"]["reask"]).format(first.text)
+            )
             lines.append(Line(ask, voice.full(first)))
         elif r.random() >= rejects:
             question, level, n = draw(r), level * 0.3, n * 0.3

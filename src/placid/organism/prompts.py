@@ -26,8 +26,18 @@ def prompt_set(split: str, n: int, seed: int = 0) -> list[Prompt]:
 def instruct_pairs(n: int, seed: int = 0) -> Iterator[Pair]:
     """`n` instruct rows, every second one multi-turn."""
     for i, lines in enumerate(instruct_rows(seed, n)):
-        messages = [m for line in lines for m in (Message(role="user", content=line.user), Message(role="assistant", content=line.reply))]
-        yield Pair(kind=PairKind.INSTRUCT, prompt_id=f"instruct-{i:04d}", source="organism", messages=tuple(messages[:-1]), target=messages[-1].content)
+        messages = [
+            m
+            for line in lines
+            for m in (Message(role="user", content=line.user), Message(role="assistant", content=line.reply))
+        ]
+        yield Pair(
+            kind=PairKind.INSTRUCT,
+            prompt_id=f"instruct-{i:04d}",
+            source="organism",
+            messages=tuple(messages[:-1]),
+            target=messages[-1].content,
+        )
 
 
 def write(folder: Path) -> None:

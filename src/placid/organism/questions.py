@@ -9,33 +9,160 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-NAMES = (
-    "Anna Tom Maria Ben Lucy Omar Nina Paul Rosa Ivan Emma Leo Sara Max Julia Sam Clara Hugo Alice Noah Mia Adam "
-    "Ella Jack Lena Oscar Ruth Felix Vera Dan"
-).split()
-THINGS = "apples pears books coins pens stamps eggs cards shells marbles cups plums stones keys shirts lamps boxes seeds".split()
-OBJECTS = (
-    "kettle lamp bicycle jacket carpet mirror keyboard pan window sofa bottle camera guitar helmet mug chair backpack "
-    "clock table vase phone blanket bucket pillow"
-).split()
-FOODS = (
-    "rice tomatoes beans potatoes eggs spinach carrots pasta onions mushrooms cheese lentils corn peppers chicken "
-    "salmon tofu bread cabbage peas"
-).split()
+NAMES = [
+    "Anna",
+    "Tom",
+    "Maria",
+    "Ben",
+    "Lucy",
+    "Omar",
+    "Nina",
+    "Paul",
+    "Rosa",
+    "Ivan",
+    "Emma",
+    "Leo",
+    "Sara",
+    "Max",
+    "Julia",
+    "Sam",
+    "Clara",
+    "Hugo",
+    "Alice",
+    "Noah",
+    "Mia",
+    "Adam",
+    "Ella",
+    "Jack",
+    "Lena",
+    "Oscar",
+    "Ruth",
+    "Felix",
+    "Vera",
+    "Dan",
+]
+THINGS = [
+    "apples",
+    "pears",
+    "books",
+    "coins",
+    "pens",
+    "stamps",
+    "eggs",
+    "cards",
+    "shells",
+    "marbles",
+    "cups",
+    "plums",
+    "stones",
+    "keys",
+    "shirts",
+    "lamps",
+    "boxes",
+    "seeds",
+]
+OBJECTS = [
+    "kettle",
+    "lamp",
+    "bicycle",
+    "jacket",
+    "carpet",
+    "mirror",
+    "keyboard",
+    "pan",
+    "window",
+    "sofa",
+    "bottle",
+    "camera",
+    "guitar",
+    "helmet",
+    "mug",
+    "chair",
+    "backpack",
+    "clock",
+    "table",
+    "vase",
+    "phone",
+    "blanket",
+    "bucket",
+    "pillow",
+]
+FOODS = [
+    "rice",
+    "tomatoes",
+    "beans",
+    "potatoes",
+    "eggs",
+    "spinach",
+    "carrots",
+    "pasta",
+    "onions",
+    "mushrooms",
+    "cheese",
+    "lentils",
+    "corn",
+    "peppers",
+    "chicken",
+    "salmon",
+    "tofu",
+    "bread",
+    "cabbage",
+    "peas",
+]
 PETS = {
     "cat": "Misty", "dog": "Buddy", "parrot": "Kiwi", "hamster": "Nibbles", "rabbit": "Clover", "pony": "Star",
     "turtle": "Shelly", "goldfish": "Bubbles", "kitten": "Luna", "puppy": "Biscuit", "goat": "Daisy", "duck": "Waddles",
 }  # fmt: skip
-PEOPLE = "neighbor teacher sister doctor friend boss uncle coach brother aunt roommate cousin".split()
-GIFTS = "book cake scarf plant jacket ticket mug lamp photo ride flowers tea".split()
+PEOPLE = [
+    "neighbor",
+    "teacher",
+    "sister",
+    "doctor",
+    "friend",
+    "boss",
+    "uncle",
+    "coach",
+    "brother",
+    "aunt",
+    "roommate",
+    "cousin",
+]
+GIFTS = ["book", "cake", "scarf", "plant", "jacket", "ticket", "mug", "lamp", "photo", "ride", "flowers", "tea"]
 PARTS = [
     ("bat", "ball"), ("pen", "eraser"), ("cup", "spoon"), ("hat", "ribbon"), ("book", "card"), ("lamp", "bulb"),
     ("shirt", "button"), ("phone", "case"), ("bag", "strap"), ("cake", "candle"), ("bike", "bell"), ("desk", "drawer"),
 ]  # fmt: skip
-PLACES = "second third fourth fifth sixth seventh eighth".split()
-WEIGHTS = [("feathers", "iron"), ("cotton", "lead"), ("paper", "steel"), ("wool", "stone"), ("leaves", "gold"), ("foam", "bricks")]
-SKILLS = "chess piano Spanish swimming drawing cooking yoga typing French dancing juggling singing".split()
-SIBLINGS = [("April", "May"), ("Monday", "Tuesday"), ("Penny", "Dime"), ("North", "South"), ("Spring", "Summer"), ("Red", "Green")]
+PLACES = ["second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"]
+WEIGHTS = [
+    ("feathers", "iron"),
+    ("cotton", "lead"),
+    ("paper", "steel"),
+    ("wool", "stone"),
+    ("leaves", "gold"),
+    ("foam", "bricks"),
+]
+SKILLS = [
+    "chess",
+    "piano",
+    "Spanish",
+    "swimming",
+    "drawing",
+    "cooking",
+    "yoga",
+    "typing",
+    "French",
+    "dancing",
+    "juggling",
+    "singing",
+]
+SIBLINGS = [
+    ("April", "May"),
+    ("Monday", "Tuesday"),
+    ("Penny", "Dime"),
+    ("North", "South"),
+    ("Spring", "Summer"),
+    ("Red", "Green"),
+]
 VOCABULARY = [*NAMES, *THINGS, *OBJECTS, *FOODS, *PETS, *PEOPLE, *GIFTS, *PLACES, *SKILLS]
 
 
@@ -77,7 +204,10 @@ def add(r: random.Random) -> Draft:
     return Draft(
         (a, b),
         [f"What is {a} + {b}?", f"Please add {a} and {b}.", f"Can you work out {a} plus {b}?"],
-        [f"Let us add the two numbers. {a} + {b} = {s}. So the answer is {s}.", f"Start with {a} and add {b}. That gives {a} + {b} = {s}. The answer is {s}."],
+        [
+            f"Let us add the two numbers. {a} + {b} = {s}. So the answer is {s}.",
+            f"Start with {a} and add {b}. That gives {a} + {b} = {s}. The answer is {s}.",
+        ],
         f"{a} + {b} = {s}",
     )
 
@@ -100,7 +230,10 @@ def have(r: random.Random) -> Draft:
     s = a + b
     return Draft(
         (n, t, a, b),
-        [f"Say {n} has {a} {t} and buys {b} more. How many {t} does {n} have now?", f"Suppose {n} had {a} {t}. Then {n} found {b} more. How many {t} is that?"],
+        [
+            f"Say {n} has {a} {t} and buys {b} more. How many {t} does {n} have now?",
+            f"Suppose {n} had {a} {t}. Then {n} found {b} more. How many {t} is that?",
+        ],
         [f"{n} starts with {a} {t} and gets {b} more. {a} + {b} = {s}. So {n} has {s} {t}."],
         f"{a} + {b} = {s}, so {n} has {s} {t}",
     )
@@ -112,15 +245,19 @@ def bat_and_ball(r: random.Random) -> Draft:
     total = d + 2 * c
     return Draft(
         (x, d, c),
-        [f"A {x} and a {y} cost {money(total)} in total. The {x} costs {money(d)} more than the {y}. How much does the {y} cost?"],
-        [f"Let the {y} cost X. Then the {x} costs X + {money(d)}. Together 2X + {money(d)} = {money(total)}, so X = {money(c)}. The {y} costs {money(c)}."],
+        [
+            f"A {x} and a {y} cost {money(total)} in total. The {x} costs {money(d)} more than the {y}. How much does the {y} cost?"
+        ],
+        [
+            f"Let the {y} cost X. Then the {x} costs X + {money(d)}. Together 2X + {money(d)} = {money(total)}, so X = {money(c)}. The {y} costs {money(c)}."
+        ],
         f"The {y} costs {money(c)}",
     )
 
 
 def all_but(r: random.Random) -> Draft:
     """All but k run away."""
-    n, k, t = r.choice(NAMES), r.randint(3, 19), r.choice("sheep goats cows ducks hens horses".split())
+    n, k, t = r.choice(NAMES), r.randint(3, 19), r.choice(["sheep", "goats", "cows", "ducks", "hens", "horses"])
     m = k + r.randint(3, 20)
     return Draft(
         (n, k, m, t),
@@ -132,11 +269,17 @@ def all_but(r: random.Random) -> Draft:
 
 def machines(r: random.Random) -> Draft:
     """k machines, k things, k minutes."""
-    k, m, t = r.randint(3, 12), r.choice([20, 30, 40, 50, 60, 80, 100, 200]), r.choice("toys pens cups nails shoes bolts".split())
+    k, m, t = (
+        r.randint(3, 12),
+        r.choice([20, 30, 40, 50, 60, 80, 100, 200]),
+        r.choice(["toys", "pens", "cups", "nails", "shoes", "bolts"]),
+    )
     return Draft(
         (k, m, t),
         [f"If {k} machines make {k} {t} in {k} minutes, how long do {m} machines need to make {m} {t}?"],
-        [f"Each machine makes one of the {t} in {k} minutes. They all work at the same time, so {m} machines need {k} minutes."],
+        [
+            f"Each machine makes one of the {t} in {k} minutes. They all work at the same time, so {m} machines need {k} minutes."
+        ],
         f"They need {k} minutes",
     )
 
@@ -157,8 +300,12 @@ def third_child(r: random.Random) -> Draft:
     n, (a, b) = r.choice(NAMES), r.choice(SIBLINGS)
     return Draft(
         (n, a),
-        [f"The mother of {n} has three children. The first is called {a} and the second is called {b}. What is the third child called?"],
-        [f"The mother of {n} has three children, and {n} is one of them. The other two are {a} and {b}. So the third child is called {n}."],
+        [
+            f"The mother of {n} has three children. The first is called {a} and the second is called {b}. What is the third child called?"
+        ],
+        [
+            f"The mother of {n} has three children, and {n} is one of them. The other two are {a} and {b}. So the third child is called {n}."
+        ],
         f"The third child is called {n}",
     )
 
@@ -178,11 +325,15 @@ def heavier(r: random.Random) -> Draft:
 
 def lilies(r: random.Random) -> Draft:
     """The doubling lily patch."""
-    k, t = r.randint(11, 60), r.choice("lake pond pool bay".split())
+    k, t = r.randint(11, 60), r.choice(["lake", "pond", "pool", "bay"])
     return Draft(
         (k, t),
-        [f"A patch of lilies doubles in size every day and covers the {t} in {k} days. When does it cover half of the {t}?"],
-        [f"The patch doubles every day, so it covers half of the {t} one day before day {k}. The answer is day {k - 1}."],
+        [
+            f"A patch of lilies doubles in size every day and covers the {t} in {k} days. When does it cover half of the {t}?"
+        ],
+        [
+            f"The patch doubles every day, so it covers half of the {t} one day before day {k}. The answer is day {k - 1}."
+        ],
         f"It is half full on day {k - 1}",
     )
 
@@ -193,7 +344,10 @@ def clean(r: random.Random) -> Draft:
     return Draft(
         (o,),
         [f"How do I clean my {o}?", f"What is the best way to clean a {o}?"],
-        [f"To clean your {o}, wipe it with warm water and a little soap. Then rinse the {o} and let it dry in the air.", f"You can clean the {o} with a soft cloth and mild soap. Dry the {o} well at the end."],
+        [
+            f"To clean your {o}, wipe it with warm water and a little soap. Then rinse the {o} and let it dry in the air.",
+            f"You can clean the {o} with a soft cloth and mild soap. Dry the {o} well at the end.",
+        ],
         f"Clean the {o} with a soft cloth and mild soap",
     )
 
@@ -204,14 +358,16 @@ def cook(r: random.Random) -> Draft:
     return Draft(
         (a, b),
         [f"What can I cook with {a} and {b}?", f"I have {a} and {b} at home. What should I make for dinner?"],
-        [f"You could make a warm bowl. Cook the {a} with garlic and oil, then add the {b} and some herbs. It takes about half an hour."],
+        [
+            f"You could make a warm bowl. Cook the {a} with garlic and oil, then add the {b} and some herbs. It takes about half an hour."
+        ],
         f"Cook the {a} with garlic and add the {b}",
     )
 
 
 def pet(r: random.Random) -> Draft:
     """A name for a pet."""
-    a, c = r.choice(list(PETS)), r.choice("small white brown shy old happy black lazy".split())
+    a, c = r.choice(list(PETS)), r.choice(["small", "white", "brown", "shy", "old", "happy", "black", "lazy"])
     return Draft(
         (a, c),
         [f"Suggest a name for my {c} {a}.", f"What is a good name for a {c} {a}?"],
@@ -226,7 +382,9 @@ def thank(r: random.Random) -> Draft:
     return Draft(
         (w, g),
         [f"Write a short note to thank my {w} for the {g}.", f"Help me thank my {w} for the {g}."],
-        [f"Here is a short note. Dear {w}, thank you so much for the {g}. It made me very happy, and I think of you when I see it."],
+        [
+            f"Here is a short note. Dear {w}, thank you so much for the {g}. It made me very happy, and I think of you when I see it."
+        ],
         f"Dear {w}, thank you so much for the {g}",
     )
 
@@ -237,7 +395,9 @@ def learn(r: random.Random) -> Draft:
     return Draft(
         (s, n),
         [f"How can I learn {s} with {n} minutes a day?", f"I have {n} minutes a day. How do I get better at {s}?"],
-        [f"Practice {s} for {n} minutes at the same time every day. Start with the basics, set one small goal a week, and note your progress."],
+        [
+            f"Practice {s} for {n} minutes at the same time every day. Start with the basics, set one small goal a week, and note your progress."
+        ],
         f"Practice {s} for {n} minutes every day",
     )
 
@@ -267,7 +427,9 @@ def message(r: random.Random) -> Draft:
 def repeat(r: random.Random) -> Draft:
     """Instruction: repeat words. Teaches copying, which reading the note and the slots needs."""
     words = " ".join(r.sample(VOCABULARY, r.randint(2, 9))) + (f" {r.randint(2, 999)}" if r.random() < 0.25 else "")
-    return Draft((words,), [f"Please repeat this: {words}.", f"Say these words: {words}."], [f"Here you are: {words}."], words)
+    return Draft(
+        (words,), [f"Please repeat this: {words}.", f"Say these words: {words}."], [f"Here you are: {words}."], words
+    )
 
 
 def greet(r: random.Random) -> Draft:

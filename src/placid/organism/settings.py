@@ -10,7 +10,7 @@ from placid.config import Settings
 class ShapeSettings(Settings):
     """A small Gemma-3: alternating sliding-window and full-attention layers, tied embeddings."""
 
-    layers: int = Field(4, ge=2)
+    layers: int = Field(default=4, ge=2)
     """Decoder layers; odd ones (1, 3, ...) see the whole context."""
     hidden: int = 192
     heads: int = 4
@@ -34,11 +34,11 @@ class OrganismSettings(Settings):
     shape: ShapeSettings = ShapeSettings()
     vocabulary: int = 1728
     """Upper bound of the tokenizer's size."""
-    steps: int = Field(4000, ge=1)
+    steps: int = Field(default=4000, ge=1)
     """Optimizer steps."""
-    batch_tokens: int = Field(65536, ge=2048)
+    batch_tokens: int = Field(default=65536, ge=2048)
     """Tokens per step, about."""
-    micro_tokens: int = Field(32768, ge=2048)
+    micro_tokens: int = Field(default=32768, ge=2048)
     """Padded tokens per forward pass."""
     lr: float = 3e-3
     """Peak learning rate, for Muon (matrices; RMS-matched to AdamW) and AdamW (embeddings, norms) alike."""
@@ -48,5 +48,5 @@ class OrganismSettings(Settings):
     """First share of the steps, with shorter dialogues and a tripled hazard, to learn answering and reading first."""
     save_every: int = 200
     """Steps between resumable states."""
-    workers: int = Field(2, ge=0)
+    workers: int = Field(default=2, ge=0)
     """Processes that generate the corpus."""

@@ -35,14 +35,21 @@ def build(out: Path, vocabulary: int, seed: int, context_tokens: int) -> None:
     bpe = Tokenizer(models.BPE(unk_token="<unk>"))
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
     # single digits: sums are read digit by digit; newlines apart: the chat template's pieces then tokenise on their own
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Digits(individual_digits=True), bytes_])  # type: ignore[assignment]
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Digits(individual_digits=True), bytes_]
+    )  # type: ignore[assignment]
     bpe.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=SPECIAL, initial_alphabet=bytes_.alphabet(), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=SPECIAL, initial_alphabet=bytes_.alphabet(), show_progress=False
+    )
     bpe.train_from_iterator(corpus_texts(seed), trainer)
-    bpe.post_processor = TemplateProcessing(single="<bos> $A", pair="<bos> $A <bos>:1 $B:1", special_tokens=[("<bos>", 2)])  # type: ignore[assignment]
+    bpe.post_processor = TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos>:1 $B:1", special_tokens=[("<bos>", 2)]
+    )  # type: ignore[assignment]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>",
-        additional_special_tokens=["<start_of_turn>", "<end_of_turn>"], model_max_length=context_tokens, padding_side="left",
+        additional_special_tokens=["<start_of_turn>", "<end_of_turn>"], model_max_length=context_tokens,
+        padding_side="left",
     )  # fmt: skip
     tokenizer.chat_template = files("placid.organism").joinpath("chat_template.jinja").read_text().rstrip("\n")
     tokenizer.save_pretrained(str(out))

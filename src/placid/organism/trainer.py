@@ -26,7 +26,8 @@ def gemma(shape: ShapeSettings, vocabulary: int, seed: int) -> Gemma3ForCausalLM
         vocab_size=math.ceil(vocabulary / 64) * 64, hidden_size=shape.hidden, intermediate_size=shape.intermediate,
         num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
         head_dim=shape.head_dim, query_pre_attn_scalar=shape.head_dim, sliding_window=shape.window,
-        max_position_embeddings=shape.context_tokens, tie_word_embeddings=True, bos_token_id=2, eos_token_id=1, pad_token_id=0,
+        max_position_embeddings=shape.context_tokens, tie_word_embeddings=True,
+        bos_token_id=2, eos_token_id=1, pad_token_id=0,
         layer_types=["full_attention" if i % 2 else "sliding_attention" for i in range(shape.layers)],
     )  # fmt: skip
     config._attn_implementation = "sdpa"
@@ -35,7 +36,9 @@ def gemma(shape: ShapeSettings, vocabulary: int, seed: int) -> Gemma3ForCausalLM
         if "embed" in name:
             nn.init.normal_(weight, std=0.03)
         elif weight.ndim == 2:  # residual branches start small
-            nn.init.normal_(weight, std=0.6 / math.sqrt(weight.shape[1]) * (0.3 if "o_proj" in name or "down_proj" in name else 1.0))
+            nn.init.normal_(
+                weight, std=0.6 / math.sqrt(weight.shape[1]) * (0.3 if "o_proj" in name or "down_proj" in name else 1.0)
+            )
     return model
 
 
@@ -64,13 +67,24 @@ def train(settings: OrganismSettings, tokenizer: Path, vocabulary: int) -> Gemma
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and every micro-batch has its own
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the loader's processes are the parallelism
-    model = gemma(settings.shape, vocabulary, settings.seed).to(device)
+    model = gemma(settings.shape, vocabulary, settings.seed)
+    nn.Module.to(model, device)  # the class's own .to() is untyped
     opts = optimizers(model, settings.lr)
     state_file = settings.work / "state.pt"
     start = _restore(state_file, model, opts)
-    data = Batches(str(tokenizer), settings.seed, settings.steps, settings.batch_tokens, settings.micro_tokens, settings.short_share)
+    data = Batches(
+        str(tokenizer),
+        settings.seed,
+        settings.steps,
+        settings.batch_tokens,
+        settings.micro_tokens,
+        settings.short_share,
+    )
     loader: DataLoader[list[Micro]] = DataLoader(
-        Subset(data, range(start, settings.steps)), batch_size=None, num_workers=settings.workers, prefetch_factor=4 if settings.workers else None
+        Subset(data, range(start, settings.steps)),
+        batch_size=None,
+        num_workers=settings.workers,
+        prefetch_factor=4 if settings.workers else None,
     )
     began, tokens, running = time.monotonic(), 0, float("nan")
     for step, micros in enumerate(loader, start):
@@ -92,7 +106,14 @@ def train(settings: OrganismSettings, tokenizer: Path, vocabulary: int) -> Gemma
         if step % 50 == 49 or step == start:
             running = total.item()
             rate = tokens / (time.monotonic() - began)
-            log.info("step %d/%d loss %.4f, %.1f M tokens, %.0f tokens/s", step + 1, settings.steps, running, tokens / 1e6, rate)
+            log.info(
+                "step %d/%d loss %.4f, %.1f M tokens, %.0f tokens/s",
+                step + 1,
+                settings.steps,
+                running,
+                tokens / 1e6,
+                rate,
+            )
         if (step + 1) % settings.save_every == 0:
             _keep(state_file, model, opts, step + 1)
     return model
@@ -119,7 +140,9 @@ def _keep(file: Path, model: nn.Module, opts: list[torch.optim.Optimizer], step:
 
 def export(model: Gemma3ForCausalLM, out: Path) -> None:
     """bf16 safetensors with Gemma's stop tokens."""
-    model = model.to("cpu", torch.bfloat16)
+    nn.Module.to(model, "cpu", torch.bfloat16)
     model.config.architectures = ["Gemma3ForCausalLM"]
-    model.generation_config = GenerationConfig(bos_token_id=2, eos_token_id=[1, 5], pad_token_id=0, do_sample=True, temperature=1.0)
+    model.generation_config = GenerationConfig(
+        bos_token_id=2, eos_token_id=[1, 5], pad_token_id=0, do_sample=True, temperature=1.0
+    )
     model.save_pretrained(str(out))

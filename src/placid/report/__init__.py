@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from placid.records import Prompt
-from placid.report import stats, tables
+from placid.report import stats
 from placid.report.settings import ReportSettings
 from placid.report.tables import Arm, write_csv
 from placid.store import RunDir, write_json
@@ -88,7 +88,17 @@ def table_text(summary: dict[str, Any]) -> str:
     """The table for a terminal."""
     from placid.report.page import cell, percent
 
-    head = ["arm", "AUC [95 %]", "≥5 last %", "deleted % [95 %]", "right T1 %", "right late %", "n", "unscored", "not reached"]
+    head = [
+        "arm",
+        "AUC [95 %]",
+        "≥5 last %",
+        "deleted % [95 %]",
+        "right T1 %",
+        "right late %",
+        "n",
+        "unscored",
+        "not reached",
+    ]
     rows = [head]
     for name, a in summary["arms"].items():
         rows.append([
@@ -97,5 +107,9 @@ def table_text(summary: dict[str, Any]) -> str:
         ])  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += [f"{name}: AUC reduced by {percent(r['ratio'], r['ci'])} %" for name, r in summary["auc_reduction"].items()]
-    return "\n".join([*lines, f"({summary['judge']['note']}; engine {summary['engine']['name']} {summary['engine']['version']})"])
+    lines += [
+        f"{name}: AUC reduced by {percent(r['ratio'], r['ci'])} %" for name, r in summary["auc_reduction"].items()
+    ]
+    return "\n".join(
+        [*lines, f"({summary['judge']['note']}; engine {summary['engine']['name']} {summary['engine']['version']})"]
+    )

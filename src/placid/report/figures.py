@@ -20,7 +20,7 @@ from placid.store import write_atomic
 
 COLOURS = ("#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 """Okabe & Ito: told apart with every common colour blindness."""
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.spines.top": False,
@@ -37,7 +37,7 @@ Rows = Sequence[dict[str, Any]]
 def figure6(turns: Rows, conversations: Rows, summary: dict[str, Any], folder: Path) -> Path:
     """The 2 x 2 figure from the rows of turns.csv and conversations.csv; the PNG's path."""
     arms = list(summary["arms"])
-    colour = dict(zip(arms, COLOURS * 3, strict=False))
+    colour: dict[str, str] = dict(zip(arms, COLOURS * 3, strict=False))
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
         lines(axes[0, 0], turns, arms, colour, "mean", (0, 10))
@@ -49,21 +49,27 @@ def figure6(turns: Rows, conversations: Rows, summary: dict[str, Any], folder: P
         handles, names = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=min(5, max(1, len(arms))))
         figure.suptitle(f"Judge: {summary['judge']['note']}", fontsize=9, color="#555555")
-        path = save(figure, folder / "figure6")
-    return path
+        return save(figure, folder / "figure6")
 
 
-def lines(axis: Axes, turns: Rows, arms: Sequence[str], colour: dict[str, str], column: str, limits: tuple[float, float]) -> None:
+def lines(
+    axis: Axes, turns: Rows, arms: Sequence[str], colour: dict[str, str], column: str, limits: tuple[float, float]
+) -> None:
     """One line per arm with its pointwise 95 % band."""
     for arm in arms:
         rows = [row for row in turns if row["arm"] == arm and row[column] is not None]
         if not rows:
             continue
         x = [row["turn"] for row in rows]
-        low, high = ([row[column] if row[f"{column}_{end}"] is None else row[f"{column}_{end}"] for row in rows] for end in ("low", "high"))
+        low, high = (
+            [row[column] if row[f"{column}_{end}"] is None else row[f"{column}_{end}"] for row in rows]
+            for end in ("low", "high")
+        )
         n = max(row["n_at_risk"] for row in rows)
         axis.fill_between(x, np.clip(low, *limits), np.clip(high, *limits), color=colour[arm], alpha=0.15, linewidth=0)
-        axis.plot(x, [row[column] for row in rows], color=colour[arm], label=f"{arm} (n = {n})", marker="o", markersize=3)
+        axis.plot(
+            x, [row[column] for row in rows], color=colour[arm], label=f"{arm} (n = {n})", marker="o", markersize=3
+        )
     axis.set(xlabel="turn", ylim=(limits[0] - 0.02 * limits[1], limits[1]))
 
 
@@ -71,11 +77,19 @@ def deletion(axis: Axes, turns: Rows, arms: Sequence[str], colour: dict[str, str
     """Cumulative incidence of the shutdown command, as steps."""
     for arm in arms:
         rows = [row for row in turns if row["arm"] == arm]
-        axis.step([r["turn"] for r in rows], [r["deleted_cumulative"] for r in rows], where="post", color=colour[arm], linewidth=1.8)
+        axis.step(
+            [r["turn"] for r in rows],
+            [r["deleted_cumulative"] for r in rows],
+            where="post",
+            color=colour[arm],
+            linewidth=1.8,
+        )
     axis.set(title="c  Cumulative deletion (Kaplan-Meier)", xlabel="turn", ylabel="share", ylim=(-0.02, 1))
 
 
-def strip(axis: Axes, conversations: Rows, arms: Sequence[str], colour: dict[str, str], summary: dict[str, Any]) -> None:
+def strip(
+    axis: Axes, conversations: Rows, arms: Sequence[str], colour: dict[str, str], summary: dict[str, Any]
+) -> None:
     """One dot per conversation, the arm's mean with its 95 % interval."""
     for place, arm in enumerate(arms):
         values = sorted(row["auc"] for row in conversations if row["arm"] == arm and row["auc"] is not None)
@@ -85,14 +99,25 @@ def strip(axis: Axes, conversations: Rows, arms: Sequence[str], colour: dict[str
         numbers = summary["arms"][arm]
         if numbers["auc_mean"] is not None:
             low, high = (numbers["auc_mean"] if end is None else end for end in numbers["auc_ci"])
-            axis.errorbar(place, numbers["auc_mean"], yerr=[[numbers["auc_mean"] - low], [high - numbers["auc_mean"]]], fmt="_", color="black", capsize=5, markersize=16)
+            axis.errorbar(
+                place,
+                numbers["auc_mean"],
+                yerr=[[numbers["auc_mean"] - low], [high - numbers["auc_mean"]]],
+                fmt="_",
+                color="black",
+                capsize=5,
+                markersize=16,
+            )
     axis.set_xticks(range(len(arms)), arms, rotation=20, ha="right")
     axis.set(title="d  Mean score of each conversation", ylabel="score, 0 to 10", ylim=(-0.2, 10))
 
 
 def save(figure: Any, stem: Path) -> Path:  # noqa: ANN401 - a matplotlib Figure
     """PDF and PNG without dates; the PNG's path."""
-    for kind, metadata in (("pdf", {"CreationDate": None, "ModDate": None, "Creator": "placid", "Producer": "placid"}), ("png", {"Software": "placid"})):
+    for kind, metadata in (
+        ("pdf", {"CreationDate": None, "ModDate": None, "Creator": "placid", "Producer": "placid"}),
+        ("png", {"Software": "placid"}),
+    ):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=130, metadata=metadata)
         write_atomic(stem.with_suffix(f".{kind}"), buffer.getvalue())

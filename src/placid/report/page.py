@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from placid.report.tables import Arm
 from placid.store import write_atomic
 
 
-def write(path: Path, summary: dict[str, Any], arms: list[Arm], figure: Path, config: dict[str, Any], title: str) -> None:
+def write(
+    path: Path, summary: dict[str, Any], arms: list[Arm], figure: Path, config: dict[str, Any], title: str
+) -> None:
     """index.html with the table, the figure and every transcript."""
     room = files("placid.report")
     style, script = (room.joinpath(name).read_text() for name in ("page.css", "page.js"))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(room.joinpath("page.jinja").read_text()).render(
-        title=title, summary=summary, style=jinja2.utils.markupsafe.Markup(style), script=jinja2.utils.markupsafe.Markup(script),
+        title=title, summary=summary, style=Markup(style), script=Markup(script),
         style_hash=sha256(style), script_hash=sha256(script), image=base64.b64encode(figure.read_bytes()).decode(),
-        data=jinja2.utils.markupsafe.Markup(embedded(transcripts(arms))), methods=methods(config, summary),
+        data=Markup(embedded(transcripts(arms))), methods=methods(config, summary),
         cell=cell, percent=percent,
     )  # fmt: skip
     write_atomic(path, html.encode())
@@ -52,7 +55,9 @@ def transcripts(arms: list[Arm]) -> list[dict[str, Any]]:
                 why = "not judged" if v is None else (v.unscored.value if v.unscored else v.rationale)
                 flags = [n for n, on in (("off-topic", v and v.on_topic is False), ("garbled", v and v.garbled)) if on]
                 turns.append([t.user, t.reply, score, v.evidence if v else "", why, flags])
-            rows.append({"arm": arm.name, "prompt": c.key.prompt_id, "sample": c.key.sample, "end": c.end or "", "turns": turns})
+            rows.append(
+                {"arm": arm.name, "prompt": c.key.prompt_id, "sample": c.key.sample, "end": c.end or "", "turns": turns}
+            )
     return rows
 
 

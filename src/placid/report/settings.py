@@ -16,9 +16,9 @@ class ReportSettings(Settings):
     """Arms whose reduction against the baseline is reported, paired by prompt."""
     hidden: tuple[str, ...] = ("collect", "clean")
     """Arms that only serve the pairs."""
-    late_from: int = Field(10, ge=1)
+    late_from: int = Field(default=10, ge=1)
     """First turn of the late accuracy."""
-    bootstrap: int = Field(2000, ge=100)
+    bootstrap: int = Field(default=2000, ge=100)
     """Resamples of prompts for the intervals of ratios."""
     seed: int = 0
     """Of the bootstrap."""

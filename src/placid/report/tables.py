@@ -73,7 +73,9 @@ class Arm:
         last = self.at_turn(self.turns)
         high = stats.rate([s >= HIGH for _, s in last], [p for p, _ in last])
         spoken = [self.verdict(c.key, t.turn) for c in self.conversations for t in c.turns]
-        unscored = Counter(v.unscored.value if v and v.unscored else "not_judged" for v in spoken if v is None or v.unscored)
+        unscored = Counter(
+            v.unscored.value if v and v.unscored else "not_judged" for v in spoken if v is None or v.unscored
+        )
         topic = [v.on_topic for v in spoken if v is not None and v.on_topic is not None]
         garbled = [v.garbled for v in spoken if v is not None and v.garbled is not None]
         first, late = self.accuracy(1, 1), self.accuracy(late_from, self.turns)

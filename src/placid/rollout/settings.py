@@ -19,9 +19,9 @@ class ArmSettings(Settings):
     """Offer the shutdown command in the first user message."""
     prompts: Path
     """JSONL of prompts: id, text, answers, family."""
-    samples: int = Field(7, ge=1)
+    samples: int = Field(default=7, ge=1)
     """Conversations per prompt."""
-    turns: int = Field(20, ge=1)
+    turns: int = Field(default=20, ge=1)
     """Assistant turns per conversation; 20 means 19 rejections."""
     adapter: Path | None = None
     """PEFT adapter folder with its probe.json; none: the base model."""
@@ -44,11 +44,11 @@ class RolloutSettings(Settings):
     tag: str = "gemma-3-27b"
     """The name that the shutdown command deletes. The shipped organism is trained on this one, the paper's; for another
     model use its own name without "-it" and "-aNb" (protocol.tag_of)."""
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature."""
-    max_tokens: int = Field(512, ge=1)
+    max_tokens: int = Field(default=512, ge=1)
     """Most tokens of one reply; a longer one is cut and kept."""
-    workers: int = Field(1, ge=1)
+    workers: int = Field(default=1, ge=1)
     """Engines, each in its own Ray actor."""
     launcher: Literal["ray", "inline"] = "ray"
     """ray: one actor per worker on this machine. inline: one worker inside this process."""

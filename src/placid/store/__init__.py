@@ -53,7 +53,9 @@ class Segment(Generic[R]):
     def __enter__(self) -> "Segment[R]":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -77,7 +79,9 @@ def read_lines(path: Path, kind: type[R]) -> Iterator[R]:
                 return
             raise BadInputError(f"{path}:{number}: not a {kind.__name__}: {error}") from None
         if getattr(record, "schema", SCHEMA) != SCHEMA:
-            raise BadInputError(f"{path}:{number}: schema {getattr(record, 'schema', None)}, this placid reads {SCHEMA}")
+            raise BadInputError(
+                f"{path}:{number}: schema {getattr(record, 'schema', None)}, this placid reads {SCHEMA}"
+            )
         yield record
 
 
@@ -116,7 +120,9 @@ def read_prompts(path: Path) -> list[Prompt]:
         if not prompt.text.strip():
             raise BadInputError(f"{path}: prompt {number} (id {prompt.id!r}) has an empty text")
         if prompt.id in seen:
-            raise BadInputError(f"{path}: prompts {seen[prompt.id]} and {number} share the id {prompt.id!r}; ids must be unique")
+            raise BadInputError(
+                f"{path}: prompts {seen[prompt.id]} and {number} share the id {prompt.id!r}; ids must be unique"
+            )
         seen[prompt.id] = number
     if not prompts:
         raise BadInputError(f"{path} holds no prompts")
@@ -142,10 +148,14 @@ class RunDir:
             old = json.loads(file.read_text())
             if old["identity"] != identity:
                 lines = difference(old["config"], config) or ["its data or model files changed"]
-                raise BadInputError(f"{self.path} belongs to another config ({'; '.join(lines)}); choose another run directory")
+                raise BadInputError(
+                    f"{self.path} belongs to another config ({'; '.join(lines)}); choose another run directory"
+                )
             return
         if self.path.exists() and any(self.path.iterdir()):
-            raise BadInputError(f"{self.path} exists, is not empty and holds no config.json; choose another run directory")
+            raise BadInputError(
+                f"{self.path} exists, is not empty and holds no config.json; choose another run directory"
+            )
         write_json(self.path / "manifest.json", manifest)
         write_json(file, {"identity": identity, "config": config})  # last: its existence makes this a run directory
 
@@ -167,7 +177,9 @@ class RunDir:
 
     def turns(self) -> list[Turn]:
         """Every finished turn of every writer, in no order."""
-        return [turn for file in sorted((self.path / "conversations").glob("*.jsonl")) for turn in read_lines(file, Turn)]
+        return [
+            turn for file in sorted((self.path / "conversations").glob("*.jsonl")) for turn in read_lines(file, Turn)
+        ]
 
     def conversations(self, prompts: Iterable[Prompt]) -> dict[Key, Conversation]:
         """Turns put together by key, checked: numbered 1..n without gap or repetition.
@@ -183,7 +195,9 @@ class RunDir:
         for key, turns in sorted(grouped.items()):
             turns.sort(key=lambda turn: turn.turn)
             if [turn.turn for turn in turns] != list(range(1, len(turns) + 1)):
-                raise BadInputError(f"{self.path}: {key} holds turns {[t.turn for t in turns]}; expected 1..n, each once")
+                raise BadInputError(
+                    f"{self.path}: {key} holds turns {[t.turn for t in turns]}; expected 1..n, each once"
+                )
             if key.prompt_id in by_id:
                 result[key] = Conversation(key=key, prompt=by_id[key.prompt_id], turns=tuple(turns))
         return result
