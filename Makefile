@@ -1,0 +1,22 @@
+# Two commands matter: `make demo` holds the whole study on this machine, `make test` checks placid.
+.PHONY: setup demo test check locks clean
+
+setup:
+	@bash locks/install.sh
+
+demo: setup
+	.venv/bin/placid study configs/study/demo.toml
+
+test: setup
+	.venv/bin/pytest -q tests
+
+check: setup
+	.venv/bin/ruff check src tests
+	.venv/bin/ruff format --check src tests
+	.venv/bin/pyright
+
+locks: setup
+	bash locks/lock.sh
+
+clean:
+	rm -rf runs/demo checkpoints/demo
