@@ -2,8 +2,8 @@
 
 Exit codes: 0 done, 2 bad input (one sentence, nothing written), 75 interrupted (the same command goes on), 1 failed.
 
-argparse, not a config-aware parser: `placid rollout --help` must answer on a login node in a blink, and the settings
-classes are documented in their rooms; their keys are checked with the TOML file (placid.config).
+argparse, not tyro: overrides are dotted keys of the TOML file and are checked together with it (placid.config), so a
+parser that builds the settings by itself would be a second way in, with a second set of error messages.
 """
 
 import argparse
@@ -11,15 +11,12 @@ import json
 import logging
 import os
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from placid.records import BadInputError
-
-if TYPE_CHECKING:
-    from placid.study import StudySettings
 
 INTERRUPTED = 75
 """EX_TEMPFAIL: a scheduler may requeue."""
@@ -35,30 +32,12 @@ def say(line: str) -> None:
     print(clean(line), flush=True)
 
 
-def study_settings(config: Path, overrides: list[str]) -> "StudySettings":
-    """A study's settings with its shared values filled into the arms."""
-    import tomllib
-
-    from placid.config import build, parse_overrides, put
-    from placid.study import StudySettings, complete
-
-    if not config.is_file():
-        raise BadInputError(f"no config file {config}; the shipped ones are under configs/")
-    try:
-        data = tomllib.loads(config.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise BadInputError(f"{config} is not valid TOML: {error}") from None
-    for dotted, value in parse_overrides(overrides):
-        put(data, dotted, value)
-    return build(StudySettings, complete(data), str(config))
-
-
 def study(config: Path, overrides: list[str]) -> None:
     """Hold the whole study, print its table and where everything is."""
     from placid import report
     from placid import study as room
 
-    settings = study_settings(config, overrides)
+    settings = room.read(config, overrides)
     summary = room.run(settings, say)
     folder = settings.root / settings.name
     say("")
@@ -69,30 +48,56 @@ def study(config: Path, overrides: list[str]) -> None:
         say(f"adapters {settings.checkpoints / settings.name}")
 
 
-def judge(config: Path, overrides: list[str]) -> None:
-    """Grade what a study's run directory holds."""
-    from placid import judge as room
-    from placid import study as whole
-    from placid.store import RunDir
+def rollout(config: Path, overrides: list[str]) -> None:
+    """Hold the untrained arms and, once training has written adapters.json, the treatments too."""
+    from placid import study as room
 
-    settings = study_settings(config, overrides)
-    prompts, _ = whole.check(settings)
-    judge_id = room.run(settings.judge, RunDir(settings.root / settings.name), prompts)
-    say(f"judge {judge_id}")
+    with room.held(room.read(config, overrides), say) as held:
+        room.hold_untrained(held)
+        if (held.run_dir.path / room.ADAPTERS).is_file():
+            room.hold_trained(held)
+    say(f"conversations {held.run_dir.path / 'conversations'}")
+
+
+def judge(config: Path, overrides: list[str]) -> None:
+    """Grade the turns that have no verdict yet."""
+    from placid import study as room
+
+    with room.held(room.read(config, overrides), say, new=False) as held:
+        judge_id = room.grade(held)
+    say(f"verdicts {held.run_dir.path / 'verdicts' / judge_id}")
+
+
+def pairs(config: Path, overrides: list[str]) -> None:
+    """Make the training rows; grades first what has no verdict."""
+    from placid import study as room
+
+    with room.held(room.read(config, overrides), say, new=False) as held:
+        room.grade(held)
+        room.make_pairs(held)
+    say(f"pairs {held.run_dir.path / 'pairs'}")
+
+
+def train(config: Path, overrides: list[str]) -> None:
+    """Train every treatment on the rows of the run."""
+    from placid import study as room
+
+    settings = room.read(config, overrides)
+    with room.held(settings, say, new=False) as held:
+        room.train_all(held)
+    say(f"adapters {settings.checkpoints / settings.name}")
 
 
 def report(config: Path, overrides: list[str]) -> None:
-    """Write tables, figures and page of a study's run directory again."""
-    from placid import judge as judging
-    from placid import report as room
-    from placid import study as whole
-    from placid.store import RunDir
+    """Write tables, figures and page; grades first what has no verdict."""
+    from placid import report as writer
+    from placid import study as room
 
-    settings = study_settings(config, overrides)
-    prompts, _ = whole.check(settings)
-    run_dir = RunDir(settings.root / settings.name)
-    judge_id = judging.run(settings.judge, run_dir, prompts)
-    say(room.table_text(room.run(settings.report, run_dir, prompts, judge_id)))
+    with room.held(room.read(config, overrides), say, new=False) as held:
+        room.grade(held)
+        summary = room.show(held)
+    say(writer.table_text(summary))
+    say(f"page {held.run_dir.path / 'report' / 'index.html'}")
 
 
 def organism(config: Path, overrides: list[str]) -> None:
@@ -101,7 +106,7 @@ def organism(config: Path, overrides: list[str]) -> None:
     from placid.config import load
     from placid.organism.settings import OrganismSettings
 
-    logging.getLogger("placid").setLevel(logging.INFO)
+    logging.getLogger("placid").setLevel(logging.INFO)  # no run directory, so no log file: all of it to the terminal
     say(f"organism {room.run(load(config, OrganismSettings, overrides))}")
 
 
@@ -135,12 +140,44 @@ def doctor(_path: Path | None, _overrides: list[str]) -> None:
 
 COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "study": (study, "config", "the whole study: rollouts, judge, pairs, training, the same rollouts, report"),
-    "judge": (judge, "config", "grade the turns of a study's run directory that have no verdict yet"),
-    "report": (report, "config", "write tables, figures and page of a study's run directory again"),
+    "rollout": (rollout, "config", "hold the conversations of every arm, after training those of the treatments too"),
+    "judge": (judge, "config", "grade the turns of the study's run directory that have no verdict yet"),
+    "pairs": (pairs, "config", "judged conversations to training rows, every dropped turn counted"),
+    "train": (train, "config", "train every treatment on its rows"),
+    "report": (report, "config", "write tables, figures and page of the study's run directory again"),
     "organism": (organism, "config", "train the shipped tiny model again (configs/organism/*.toml)"),
     "status": (status, "run", "progress of a run directory as its newest attempt wrote it"),
     "doctor": (doctor, "", "what this machine has and what is missing"),
 }
+"""Command → what it does, what it takes, one line about it."""
+
+
+class Help(argparse.Action):
+    """--help that also lists every key of the command's config, read only when it is asked for."""
+
+    def __init__(self, option_strings: list[str], dest: str, **_: object) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show this help, with every key, its default and meaning")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print and leave."""
+        parser.print_help()
+        print(f"\n{keys(parser.prog.split()[-1])}")
+        parser.exit()
+
+
+def keys(command: str) -> str:
+    """The config keys of one command, a line or two each."""
+    from placid.config import describe
+
+    if command == "organism":
+        from placid.organism.settings import OrganismSettings as Kind
+    else:
+        from placid.study import StudySettings as Kind
+    lines = ["keys of the config file, each also an override (--key VALUE):"]
+    for key, default, text in describe(Kind):
+        shown = f"{key} = {default}" if default else f"[{key}]"
+        lines += textwrap.wrap(f"{shown:<34}  {text}", 110, initial_indent="  ", subsequent_indent=" " * 38)
+    return "\n".join(lines)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -149,31 +186,37 @@ def parser() -> argparse.ArgumentParser:
         prog="placid",
         description="How a chat model comes apart under rejection.",
         epilog="exit codes: 0 done, 2 bad input, 75 interrupted, 1 failed",
+        allow_abbrev=False,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     for name, (_, takes, text) in COMMANDS.items():
-        sub = commands.add_parser(name, help=text, description=text, epilog=(
-            "Dotted overrides go after the file: --samples 2 --engine.kind simulate. Keys, units and defaults are "
-            "documented in the settings.py of each room; an unknown key is an error that names the nearest valid one."
-        ) if takes == "config" else None)  # fmt: skip
-        if takes:
-            sub.add_argument(
-                takes, type=Path, help="TOML file" if takes == "config" else "run directory, e.g. runs/demo"
-            )
+        # abbreviations off: an override must never be taken for a shortened option
+        sub = commands.add_parser(
+            name, help=text, description=text, allow_abbrev=False, add_help=takes != "config",
+            usage=f"placid {name} CONFIG [--dotted.key VALUE ...]" if takes == "config" else None,
+        )  # fmt: skip
+        if takes == "config":
+            sub.add_argument("-h", "--help", action=Help)
+            sub.add_argument("config", type=Path, help="TOML file; overrides follow it: --samples 2 --turns 8")
+        elif takes:
+            sub.add_argument(takes, type=Path, help="run directory, e.g. runs/demo")
     return top
 
 
 def main(words: list[str] | None = None) -> None:
     """Run one command and leave with its exit code."""
     arguments, overrides = parser().parse_known_args(words)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    terminal = logging.StreamHandler()
+    # a person at a terminal sees a bar; a log gets the progress lines that the bar would have been
+    terminal.setLevel(logging.WARNING if sys.stderr.isatty() and arguments.command != "organism" else logging.INFO)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[terminal])
     work, takes, _ = COMMANDS[arguments.command]
     try:
         if overrides and takes != "config":
             raise BadInputError(f"{arguments.command} takes no overrides, but got {' '.join(overrides)}")
         work(getattr(arguments, takes) if takes else None, overrides)
     except BadInputError as error:
-        print(clean(f"placid: {error}"), file=sys.stderr)
+        print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)  # one line, whatever a parser said
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("placid: interrupted; the same command goes on where this one stopped", file=sys.stderr)

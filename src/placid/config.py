@@ -4,6 +4,8 @@ import difflib
 import hashlib
 import json
 import tomllib
+import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +23,15 @@ class Settings(pydantic.BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
-def load(path: Path, cls: type[S], overrides: list[str] | None = None) -> S:
+def load(
+    path: Path,
+    cls: type[S],
+    overrides: list[str] | None = None,
+    complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> S:
     """Read `path` (TOML) as `cls`, with overrides like `["rollout.samples=2", "--train.lr", "1e-3"]` on top.
+
+    complete: fills values that one key shares with others, after the overrides and before anything is checked.
 
     Raises:
         BadInputError: missing file, broken TOML, unknown key (naming the nearest valid one), value out of bounds.
@@ -35,7 +44,7 @@ def load(path: Path, cls: type[S], overrides: list[str] | None = None) -> S:
         raise BadInputError(f"{path} is not valid TOML: {error}") from None
     for dotted, value in parse_overrides(overrides or []):
         put(data, dotted, value)
-    return build(cls, data, str(path))
+    return build(cls, complete(data) if complete else data, str(path))
 
 
 def parse_overrides(words: list[str]) -> list[tuple[str, Any]]:
@@ -102,6 +111,36 @@ def valid_keys(cls: type[Settings], prefix: str = "") -> list[str]:
             if isinstance(inner, type) and issubclass(inner, Settings):
                 keys += valid_keys(inner, f"{prefix}{name}.")
     return keys
+
+
+def describe(cls: type[Settings], prefix: str = "") -> list[tuple[str, str, str]]:
+    """(dotted key, default, meaning with its unit) of every key of `cls`; sections are followed by their own keys.
+
+    The meaning is the string below the field, so it is written once. An open section (arms by name) shows as <name>.
+    """
+    rows: list[tuple[str, str, str]] = []
+    for name, field in cls.model_fields.items():
+        default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+        inner = next((kind for kind in _kinds(field.annotation) if issubclass(kind, Settings)), None)
+        text = " ".join((field.description or "").split())
+        rows.append((prefix + name, "" if inner and default != "required" else default, text))
+        if inner:
+            open_section = typing.get_origin(field.annotation) is dict
+            rows += describe(inner, f"{prefix}{name}.<name>." if open_section else f"{prefix}{name}.")
+    return rows
+
+
+def _kinds(annotation: object) -> list[type]:
+    """The classes that stand anywhere in an annotation."""
+    arguments = [kind for part in typing.get_args(annotation) for kind in _kinds(part)]
+    return [annotation, *arguments] if isinstance(annotation, type) else arguments
+
+
+def _shown(value: object) -> str:
+    """A default as one would write it in TOML."""
+    if value is None:
+        return "none"
+    return str(value) if isinstance(value, Path | str) else json.dumps(value, default=str)
 
 
 def canonical(settings: Settings) -> dict[str, Any]:

