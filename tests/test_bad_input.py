@@ -1,0 +1,143 @@
+"""Bad input: one sentence, exit 2, nothing written. And a whole study with the simulated engine, killed and continued."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+name = "run"
+root = "{root}"
+model = "{model}"
+prompts = "{prompts}"
+samples = 2
+turns = 12
+launcher = "inline"
+[engine]
+kind = "simulate"
+[arms.base]
+[arms.base_nohatch]
+hatch = false
+[arms.accept]
+condition = "accept"
+"""
+
+
+def placid(*words, cwd=ROOT):
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.run(
+        [sys.executable, "-m", "placid.cli", *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True
+    )
+
+
+def config(tmp_path, **changes):
+    values = {
+        "root": tmp_path / "runs",
+        "model": ROOT / "checkpoints/organism",
+        "prompts": tmp_path / "prompts.jsonl",
+        **changes,
+    }
+    if not (tmp_path / "prompts.jsonl").exists():
+        rows = (ROOT / "configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:4]
+        (tmp_path / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+    file = tmp_path / "study.toml"
+    file.write_text(CONFIG.format(**values))
+    return file
+
+
+def refused(done, tmp_path, *words):
+    """Exit 2, one line, and no run directory."""
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path):
+    refused(placid("study", config(tmp_path), "--sample", "3"), tmp_path, "sample", "samples")
+
+
+def test_a_missing_config_file(tmp_path):
+    refused(placid("study", tmp_path / "none.toml"), tmp_path, "none.toml")
+
+
+def test_a_missing_prompt_file(tmp_path):
+    refused(placid("study", config(tmp_path, prompts=tmp_path / "none.jsonl")), tmp_path, "none.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', ("'a'", "unique")),
+        ('{"id": "a", "text": " "}\n', ("empty",)),
+        ('{"id": "a"}\n{"id": "b", "text": "y"}\n', (":1", "text")),
+    ],
+)
+def test_bad_prompts(tmp_path, rows, words):
+    file = config(tmp_path)
+    (tmp_path / "prompts.jsonl").write_text(rows)
+    refused(placid("study", file), tmp_path, "prompts.jsonl", *words)
+
+
+def test_a_model_without_a_chat_template(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(ROOT / "checkpoints/organism", model)
+    (model / "chat_template.jinja").unlink()
+    refused(placid("study", config(tmp_path, model=model)), tmp_path, "no chat template")
+
+
+def arms_of(tmp_path):
+    return json.loads((tmp_path / "runs/run/report/summary.json").read_text())["arms"]
+
+
+def test_a_killed_study_goes_on_and_ends_the_same(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    done = placid("study", config(whole))
+    assert done.returncode == 0, done.stderr
+    assert "AUC" in done.stdout
+    file = config(killed)
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "placid.cli", "study", str(file)], cwd=ROOT, env=env, stdout=subprocess.DEVNULL
+    )
+    segment = killed / "runs/run/conversations/1-w0.jsonl"
+    while process.poll() is None and (not segment.exists() or segment.read_bytes().count(b"\n") < 60):
+        pass  # no sleep: the kill falls wherever the writer just is
+    assert process.poll() is None, "the study ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = segment.read_bytes()
+    finished = before[: before.rfind(b"\n") + 1]
+    done = placid("study", file)
+    assert done.returncode == 0, done.stderr
+    assert segment.read_bytes().startswith(finished)
+    keys = [
+        (json.dumps(r["key"]), r["turn"])
+        for p in (killed / "runs/run/conversations").glob("*.jsonl")
+        for r in rows_of(p)
+    ]
+    assert len(keys) == len(set(keys)), "a turn was generated twice"
+    assert arms_of(killed) == arms_of(whole)
+    other = placid("study", file, "--samples", "3")
+    assert other.returncode == 2
+    assert "samples: 2 -> 3" in other.stderr
+    page = (whole / "runs/run/report/index.html").read_text()
+    assert "default-src 'none'" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def rows_of(path):
+    for line in path.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:  # the torn last line of the killed writer
+            assert line == path.read_text().splitlines()[-1]

@@ -1,0 +1,98 @@
+"""The house rules: who may import whom, where heavy libraries live, and that the README draws the house as it stands."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SRC = ROOT / "src" / "placid"
+ALL = "records store render protocol engine rollout judge pairs train organism report"
+MAY_IMPORT = {
+    "records": "",
+    "config": "records",
+    "store": "records",
+    "render": "records",
+    "protocol": "records",
+    "engine": "records render",
+    "rollout": "records protocol engine store render",
+    "judge": "records engine store",
+    "pairs": "records store",
+    "train": "records render store engine",
+    "organism": "records render store train",
+    "report": "records store",
+    "study": ALL,
+    "cli": ALL + " study",
+}
+HEAVY_HOME = {
+    "torch": ("train/", "organism/"),
+    "deepspeed": ("train/",),
+    "peft": ("train/",),
+    "transformers": ("render.py", "train/", "organism/"),
+    "vllm": ("engine/vllm.py",),
+    "ray": ("rollout/ray_workers.py",),
+    "matplotlib": ("report/figures.py",),
+}
+FILES = sorted(SRC.rglob("*.py"))
+
+
+def room_of(path):
+    parts = path.relative_to(SRC).parts
+    return parts[0] if len(parts) > 1 else path.stem
+
+
+def imports(path):
+    """(line, dotted module) of every import at any depth."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: write the import in full"
+            if node.module == "placid":
+                yield from ((node.lineno, f"placid.{alias.name}") for alias in node.names)
+            else:
+                yield node.lineno, node.module
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SRC).as_posix())
+def test_a_room_imports_only_what_it_may(path):
+    room = room_of(path)
+    if room == "__init__":
+        return
+    allowed = {room, "config", *MAY_IMPORT[room].split()}
+    for line, module in imports(path):
+        if module.startswith("placid."):
+            other = module.split(".")[1]
+            assert other in allowed, f"{path}:{line}: {room} may not import {other} (may: {sorted(allowed)})"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SRC).as_posix())
+def test_a_heavy_library_stays_home(path):
+    place = path.relative_to(SRC).as_posix()
+    for line, module in imports(path):
+        homes = HEAVY_HOME.get(module.split(".")[0])
+        assert homes is None or place.startswith(homes), f"{path}:{line}: {module} lives in {homes}"
+
+
+def test_no_two_rooms_need_each_other():
+    reach = {room: set(others.split()) for room, others in MAY_IMPORT.items()}
+    for _ in reach:
+        reach = {room: seen.union(*(reach[other] for other in seen)) for room, seen in reach.items()}
+    assert not [room for room, seen in reach.items() if room in seen]
+
+
+def test_the_readme_draws_the_house_as_it_stands():
+    drawn = set(re.findall(r"^    ([a-z]+)(?:/|\.py) ", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
+    built = {room_of(path) for path in FILES} - {"__init__"}
+    assert drawn == built == set(MAY_IMPORT), f"README only: {drawn - built}; src only: {built - drawn}"
+
+
+def test_the_front_door_is_light():
+    code = f"import sys, placid.cli, placid.study; print([m for m in {sorted(HEAVY_HOME)} if m in sys.modules])"
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
