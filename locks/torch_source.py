@@ -1,4 +1,4 @@
-"""Where uv finds torch+cpu, one word a line: pip's own find-links folder if it holds the wheel, else PyTorch's index."""
+"""Where uv finds torch+cpu, a word a line: the find-links folder of pip if it holds the wheel, else PyTorch's index."""
 
 import subprocess
 import sys
