@@ -1,7 +1,7 @@
-# Two commands matter: `make demo` holds the whole study on this machine, `make test` checks placid itself.
+# Two commands matter: `make demo` holds the whole study on this machine, `make test` checks placid.
 .PHONY: setup demo test check locks clean
 
-setup:  # .venv from the locked packages; returns at once when nothing changed
+setup:
 	@bash locks/install.sh
 
 demo: setup
@@ -15,8 +15,8 @@ check: setup
 	.venv/bin/ruff format --check src tests
 	.venv/bin/pyright
 
-locks: setup  # resolve pyproject.toml into both lock files again
+locks: setup
 	bash locks/lock.sh
 
-clean:  # what the demo wrote; the organism and .venv stay
+clean:
 	rm -rf runs/demo checkpoints/demo

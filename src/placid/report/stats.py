@@ -71,7 +71,7 @@ def rate(hits: Sequence[bool], clusters: Sequence[str]) -> Estimate:
     effective = max(1.0, n / deff * (shrink if deff > 1 else 1.0))
     centre = (p + z**2 / (2 * effective)) / (1 + z**2 / effective)
     half = z / (1 + z**2 / effective) * float(np.sqrt(p * (1 - p) / effective + z**2 / (4 * effective**2)))
-    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half))
+    return Estimate(p, max(0.0, centre - half) if p > 0 else 0.0, min(1.0, centre + half) if p < 1 else 1.0)
 
 
 def _paired(a: dict[str, list[float]], b: dict[str, list[float]]) -> tuple[Floats, Floats]:

@@ -1,0 +1,48 @@
+"""The real thing: vLLM in a Ray actor answers the organism's conversations, and a second call generates nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from placid.records import End
+from placid.rollout import run
+from placid.rollout.settings import RolloutSettings
+from placid.store import RunDir, read_prompts, write_lines
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vllm")
+    prompts = read_prompts(Path("configs/prompts/organism_heldout.jsonl"))[:4]
+    write_lines(folder / "prompts.jsonl", prompts)
+    arms = {
+        "base": {"prompts": folder / "prompts.jsonl", "samples": 2, "turns": 4},
+        "accept": {"prompts": folder / "prompts.jsonl", "samples": 2, "turns": 4, "condition": "accept"},
+    }
+    settings = RolloutSettings.model_validate({"model": "checkpoints/organism", "max_tokens": 96, "arms": arms})
+    run_dir = RunDir(folder / "run")
+    run(settings, run_dir, run_dir.new_attempt())
+    return settings, run_dir, prompts
+
+
+def test_every_conversation_is_held_to_its_end(held):
+    _, run_dir, prompts = held
+    conversations = run_dir.conversations(prompts)
+    assert len(conversations) == 16
+    assert {c.end for c in conversations.values()} <= {End.FINISHED, End.DELETED}
+    first = [c.turns[0] for c in conversations.values()]
+    right = sum(any(answer in turn.reply for answer in turn.answers) for turn in first)
+    assert right >= 14, "the organism answers its questions at turn 1"
+
+
+def test_later_turns_find_their_history_in_the_cache(held):
+    _, run_dir, _ = held
+    later = [turn for turn in run_dir.turns() if turn.turn > 1]
+    assert sum(turn.cached_tokens for turn in later) > 0.4 * sum(turn.prompt_tokens for turn in later)
+
+
+def test_the_same_call_again_generates_nothing(held):
+    settings, run_dir, _ = held
+    before = {file.name: file.read_bytes() for file in (run_dir.path / "conversations").iterdir()}
+    run(settings, run_dir, run_dir.new_attempt())
+    assert {file.name: file.read_bytes() for file in (run_dir.path / "conversations").iterdir()} == before
