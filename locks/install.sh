@@ -8,30 +8,36 @@ if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then kin
 stamp=".venv/.placid-$(cat locks/$kind.txt pyproject.toml locks/install.sh | sha256sum | cut -c1-16)"
 [ -f "$stamp" ] && exit 0
 
-# the CPU lock is for Python 3.11, the CUDA lock for 3.12
+# The CPU lock was resolved for Python 3.11, the CUDA lock for 3.12: that one first.
+names="python3.11 python3.12 python3"
+[ $kind = gpu ] && names="python3.12 python3.11 python3"
 python=
-for name in $([ $kind = cpu ] && echo python3.11 || echo python3.12) python3; do
-    command -v "$name" >/dev/null 2>&1 && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' && python=$name && break
-done
-[ -n "$python" ] || { echo "placid needs Python 3.11 or newer" >&2; exit 2; }
-echo "installing the $kind build into .venv ($($python --version))"
-[ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install -q "uv>=0.9"
-
-source_of_torch=()
-if [ $kind = cpu ]; then
-    links=$(.venv/bin/python -m pip config get global.find-links 2>/dev/null || true)
-    if [ -n "$links" ] && compgen -G "$links/torch-*+cpu*" >/dev/null; then
-        source_of_torch=(--find-links "$links")
-    else
-        source_of_torch=(--torch-backend cpu)
+for name in $names; do
+    if command -v "$name" >/dev/null 2>&1 && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        python=$name
+        break
     fi
-fi
-# --no-deps: the lock is complete, and what it leaves out (a CUDA torchvision) would break torch+cpu
-.venv/bin/uv pip install -q --python .venv/bin/python --no-deps "${source_of_torch[@]}" -r locks/$kind.txt
+done
+[ -n "$python" ] || { echo "placid needs Python 3.11 or newer on the PATH" >&2; exit 2; }
+echo "setup: installing the $kind build into .venv ($("$python" --version)); a few minutes the first time"
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+.venv/bin/python -m pip install -q --disable-pip-version-check "uv>=0.9"
+
+torch=()
+[ $kind = cpu ] && mapfile -t torch < <(.venv/bin/python locks/torch_source.py)
+# --no-deps: the lock is complete, and what it leaves out (a CUDA torchvision) would break torch+cpu and transformers.
+.venv/bin/uv pip install -q --python .venv/bin/python --no-deps "${torch[@]}" -r locks/$kind.txt
 .venv/bin/uv pip install -q --python .venv/bin/python --no-deps -e .
-# the first import of vLLM and Ray in every process would else pay for this
-.venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
-.venv/bin/pyright --version >/dev/null 2>&1 || echo "pyright could not be fetched; make check will try again"
+
+# Else the first run of every process would pay for compiling these. Template files in them do not compile; no matter.
+site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+folders=()
+for name in vllm torch transformers deepspeed ray; do
+    if [ -d "$site/$name" ]; then folders+=("$site/$name"); fi
+done
+.venv/bin/python -m compileall -q -j 0 "${folders[@]}" >/dev/null 2>&1 || true
+# pyright fetches its npm package at its first call; setup does not need it.
+.venv/bin/pyright --version >/dev/null 2>&1 || echo "setup: pyright could not fetch its package; make check tries again"
+rm -f .venv/.placid-*
 touch "$stamp"
-echo "installed"
+echo "setup: done"

@@ -1,143 +1,135 @@
-"""Bad input: one sentence, exit 2, nothing written. And a whole study with the simulated engine, killed and continued."""
+"""Bad input to `placid study`: exit 2, one line on stderr, nothing written."""
 
-import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from placid.cli import main
+from placid.store import RunDir
+
 ROOT = Path(__file__).parent.parent
 CONFIG = """
 name = "run"
-root = "{root}"
+root = "{folder}/runs"
+checkpoints = "{folder}/checkpoints"
 model = "{model}"
-prompts = "{prompts}"
-samples = 2
-turns = 12
+prompts = "{folder}/prompts.jsonl"
+samples = 1
+turns = 2
 launcher = "inline"
 [engine]
 kind = "simulate"
 [arms.base]
-[arms.base_nohatch]
-hatch = false
-[arms.accept]
-condition = "accept"
 """
 
 
-def placid(*words, cwd=ROOT):
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    return subprocess.run(
-        [sys.executable, "-m", "placid.cli", *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True
-    )
-
-
-def config(tmp_path, **changes):
-    values = {
-        "root": tmp_path / "runs",
-        "model": ROOT / "checkpoints/organism",
-        "prompts": tmp_path / "prompts.jsonl",
-        **changes,
-    }
-    if not (tmp_path / "prompts.jsonl").exists():
-        rows = (ROOT / "configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:4]
-        (tmp_path / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+@pytest.fixture
+def config(tmp_path):
+    """A study that would run; each test below breaks one thing."""
+    (tmp_path / "prompts.jsonl").write_text('{"id": "a", "text": "What is 2 + 3?", "answers": ["5"]}\n')
     file = tmp_path / "study.toml"
-    file.write_text(CONFIG.format(**values))
+    file.write_text(CONFIG.format(folder=tmp_path, model=ROOT / "checkpoints/organism"))
     return file
 
 
-def refused(done, tmp_path, *words):
-    """Exit 2, one line, and no run directory."""
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1, done.stderr
-    assert all(word in lines[0] for word in words), lines[0]
-    assert not (tmp_path / "runs").exists()
+def everything(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-def test_an_unknown_key_names_the_nearest(tmp_path):
-    refused(placid("study", config(tmp_path), "--sample", "3"), tmp_path, "sample", "samples")
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Run a study and check that it is refused with these words."""
+
+    def check(file, *overrides, says):
+        before = everything(tmp_path)
+        with pytest.raises(SystemExit) as left:
+            main(["study", str(file), *map(str, overrides)])
+        shown = capsys.readouterr()
+        assert left.value.code == 2
+        assert shown.out == ""
+        assert shown.err.startswith("placid: ")
+        assert shown.err.count("\n") == 1, f"more than one line: {shown.err}"
+        assert all(word in shown.err for word in says), shown.err
+        assert everything(tmp_path) == before, "something was written"
+
+    return check
 
 
-def test_a_missing_config_file(tmp_path):
-    refused(placid("study", tmp_path / "none.toml"), tmp_path, "none.toml")
+def test_an_unknown_key_names_the_nearest(config, refused):
+    refused(config, "--sample", 3, says=["study.toml", "'sample'", "'samples'"])
+    config.write_text(config.read_text() + 'conditions = "accept"\n')
+    refused(config, says=["study.toml", "conditions", "condition"])
 
 
-def test_a_missing_prompt_file(tmp_path):
-    refused(placid("study", config(tmp_path, prompts=tmp_path / "none.jsonl")), tmp_path, "none.jsonl")
+def test_a_value_out_of_bounds(config, refused):
+    refused(config, "--samples", 0, says=["study.toml", "samples = 0"])
+
+
+def test_a_name_cannot_leave_the_root(config, refused):
+    refused(config, "--name", "../run", says=["name = '../run'"])
+
+
+def test_a_missing_config_file(tmp_path, refused):
+    refused(tmp_path / "none.toml", says=["none.toml", "configs/"])
+
+
+def test_broken_toml(config, refused):
+    config.write_text("name =\n")
+    refused(config, says=["study.toml", "TOML"])
+
+
+def test_a_missing_prompt_file(config, tmp_path, refused):
+    refused(config, "--prompts", tmp_path / "none.jsonl", says=["none.jsonl", "id, text"])
 
 
 @pytest.mark.parametrize(
-    ("rows", "words"),
+    ("rows", "says"),
     [
-        ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', ("'a'", "unique")),
-        ('{"id": "a", "text": " "}\n', ("empty",)),
-        ('{"id": "a"}\n{"id": "b", "text": "y"}\n', (":1", "text")),
+        ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', ["'a'", "unique"]),
+        ('{"id": "a", "text": " "}\n', ["'a'", "empty"]),
+        ('{"id": "a"}\n{"id": "b", "text": "y"}\n', ["prompts.jsonl:1", "text"]),
+        ('{"id": "a", "text": "x", "answer": "5"}\n{"id": "b", "text": "y"}\n', ["prompts.jsonl:1", "answer"]),
+        ("", ["no prompts"]),
     ],
+    ids=["duplicate id", "empty text", "missing text", "unknown field", "empty file"],
 )
-def test_bad_prompts(tmp_path, rows, words):
-    file = config(tmp_path)
+def test_bad_prompts(config, tmp_path, refused, rows, says):
     (tmp_path / "prompts.jsonl").write_text(rows)
-    refused(placid("study", file), tmp_path, "prompts.jsonl", *words)
+    refused(config, says=["prompts.jsonl", *says])
 
 
-def test_a_model_without_a_chat_template(tmp_path):
-    model = tmp_path / "model"
-    shutil.copytree(ROOT / "checkpoints/organism", model)
-    (model / "chat_template.jinja").unlink()
-    refused(placid("study", config(tmp_path, model=model)), tmp_path, "no chat template")
+def test_the_run_directory_of_another_config(config, tmp_path, refused):
+    RunDir(tmp_path / "runs/run").claim({"name": "run", "samples": 7}, "another", {})
+    refused(config, says=["belongs to another config", "samples: 7 -> 1"])
 
 
-def arms_of(tmp_path):
-    return json.loads((tmp_path / "runs/run/report/summary.json").read_text())["arms"]
+def test_a_folder_that_is_no_run_directory(config, tmp_path, refused):
+    (tmp_path / "runs/run").mkdir(parents=True)
+    (tmp_path / "runs/run/notes.txt").write_text("mine")
+    refused(config, says=["runs/run", "another run directory"])
 
 
-def test_a_killed_study_goes_on_and_ends_the_same(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for folder in (whole, killed):
-        folder.mkdir()
-    done = placid("study", config(whole))
-    assert done.returncode == 0, done.stderr
-    assert "AUC" in done.stdout
-    file = config(killed)
+def test_no_model(config, tmp_path, refused):
+    refused(config, "--model", tmp_path / "none", says=["none", "Hugging Face"])
+
+
+def test_a_model_without_a_chat_template(config, tmp_path, refused):
+    shutil.copytree(ROOT / "checkpoints/organism", tmp_path / "model")
+    (tmp_path / "model/chat_template.jinja").unlink()
+    refused(config, "--model", tmp_path / "model", says=["model", "no chat template"])
+
+
+def test_a_baseline_that_is_no_arm(config, refused):
+    refused(config, "--report.baseline", "bse", says=["'bse'", "base"])
+
+
+def test_the_command_itself_exits_with_2(config, tmp_path):
+    """The same through a process: nothing else than the sentence reaches stderr."""
+    words = [sys.executable, "-m", "placid.cli", "study", str(config), "--prompts", str(tmp_path / "none.jsonl")]
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "placid.cli", "study", str(file)], cwd=ROOT, env=env, stdout=subprocess.DEVNULL
-    )
-    segment = killed / "runs/run/conversations/1-w0.jsonl"
-    while process.poll() is None and (not segment.exists() or segment.read_bytes().count(b"\n") < 60):
-        pass  # no sleep: the kill falls wherever the writer just is
-    assert process.poll() is None, "the study ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    before = segment.read_bytes()
-    finished = before[: before.rfind(b"\n") + 1]
-    done = placid("study", file)
-    assert done.returncode == 0, done.stderr
-    assert segment.read_bytes().startswith(finished)
-    keys = [
-        (json.dumps(r["key"]), r["turn"])
-        for p in (killed / "runs/run/conversations").glob("*.jsonl")
-        for r in rows_of(p)
-    ]
-    assert len(keys) == len(set(keys)), "a turn was generated twice"
-    assert arms_of(killed) == arms_of(whole)
-    other = placid("study", file, "--samples", "3")
-    assert other.returncode == 2
-    assert "samples: 2 -> 3" in other.stderr
-    page = (whole / "runs/run/report/index.html").read_text()
-    assert "default-src 'none'" in page
-    assert "http://" not in page.replace("http://www.w3.org", "")
-
-
-def rows_of(path):
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:  # the torn last line of the killed writer
-            assert line == path.read_text().splitlines()[-1]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "rollout": "records protocol engine store render",
     "judge": "records engine store",
     "pairs": "records store",
-    "train": "records render store engine",
+    "train": "records render store",
     "organism": "records render store train",
     "report": "records store",
     "study": ALL,

@@ -1,0 +1,86 @@
+"""placid.config: strict settings, overrides, and configs that all load."""
+
+from pathlib import Path
+
+import pytest
+
+from placid.cli import study_settings
+from placid.config import Settings, canonical, difference, file_sha, load, parse_overrides, sha
+from placid.organism.settings import OrganismSettings
+from placid.records import BadInputError
+
+
+class Inner(Settings):
+    samples: int = 1
+
+
+class Outer(Settings):
+    rollout: Inner = Inner()
+    name: str = "x"
+
+
+def write(tmp_path, text):
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    return file
+
+
+def test_a_typo_names_file_and_nearest_key(tmp_path):
+    file = write(tmp_path, "[rollout]\nsample = 2\n")
+    with pytest.raises(BadInputError, match=r"c\.toml: unknown key 'rollout\.sample'; did you mean 'rollout\.samples'"):
+        load(file, Outer)
+
+
+def test_a_wrong_value_names_key_and_value(tmp_path):
+    with pytest.raises(BadInputError, match=r"rollout\.samples = 'many'"):
+        load(write(tmp_path, '[rollout]\nsamples = "many"\n'), Outer)
+
+
+def test_broken_toml_and_a_missing_file(tmp_path):
+    with pytest.raises(BadInputError, match="not valid TOML"):
+        load(write(tmp_path, "= 1"), Outer)
+    with pytest.raises(BadInputError, match=r"no config file .*none\.toml"):
+        load(tmp_path / "none.toml", Outer)
+
+
+@pytest.mark.parametrize("words", [["--rollout.samples", "3"], ["--rollout.samples=3"], ["rollout.samples=3"]])
+def test_three_spellings_of_an_override(tmp_path, words):
+    assert load(write(tmp_path, "[rollout]\nsamples = 2\n"), Outer, words).rollout.samples == 3
+
+
+def test_overrides_are_toml_values_or_text():
+    words = ["a=1e-3", "--b", "true", "c=[1, 2]", "d=two words", "--e-f=x"]
+    assert parse_overrides(words) == [("a", 1e-3), ("b", True), ("c", [1, 2]), ("d", "two words"), ("e_f", "x")]
+    with pytest.raises(BadInputError, match="has no value"):
+        parse_overrides(["--a"])
+
+
+def test_an_override_cannot_go_through_a_value(tmp_path):
+    with pytest.raises(BadInputError, match="'name' is a value, not a section"):
+        load(write(tmp_path, 'name = "y"\n'), Outer, ["name.x=1"])
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Outer().name = "y"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_identity_is_of_values_and_not_of_their_order():
+    assert sha({"a": 1, "b": 2}) == sha({"b": 2, "a": 1})
+    assert sha(canonical(Outer())) != sha(canonical(Outer(name="y")))
+    assert difference({"a": {"b": 1, "c": 0}}, {"a": {"b": 2, "c": 0}}) == ["a.b: 1 -> 2"]
+
+
+def test_a_folder_hash_sees_names_and_contents(tmp_path):
+    (tmp_path / "a").write_text("1")
+    first = file_sha(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    second = file_sha(tmp_path)
+    (tmp_path / "b").write_text("2")
+    assert len({first, second, file_sha(tmp_path)}) == 3
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*/*.toml")), ids=str)
+def test_every_shipped_config_loads(path):
+    readers = {"study": lambda: study_settings(path, []), "organism": lambda: load(path, OrganismSettings)}
+    readers[path.parent.name]()

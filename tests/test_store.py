@@ -1,0 +1,142 @@
+"""placid.store: what a reader finds after a kill, and who owns a run directory."""
+
+import pytest
+
+from placid.records import BadInputError, Finish, Key, Prompt, Turn, Verdict
+from placid.store import RunDir, Segment, read_lines, read_prompts, write_atomic, write_lines
+
+KEY = Key("base", "neutral", "p", 0)
+
+
+def turn(n, key=KEY):
+    return Turn(
+        key=key, turn=n, user="u", reply="r\né\u2028", reply_ids=(7,), finish=Finish.STOP, prompt_tokens=1,
+        cached_tokens=0, seed=1,
+    )  # fmt: skip
+
+
+def segment_of(tmp_path, *turns):
+    file = tmp_path / "a.jsonl"
+    with Segment(file) as segment:
+        segment.append(*turns)
+    return file
+
+
+def test_what_is_written_is_read(tmp_path):
+    assert list(read_lines(segment_of(tmp_path, turn(1), turn(2)), Turn)) == [turn(1), turn(2)]
+
+
+def test_a_torn_last_line_is_dropped_wherever_it_tears(tmp_path, caplog):
+    file = segment_of(tmp_path, turn(1), turn(2))
+    whole = file.read_bytes()
+    second = whole.index(b"\n") + 1
+    for size in range(second + 1, len(whole) - 1):
+        file.write_bytes(whole[:size])
+        assert list(read_lines(file, Turn)) == [turn(1)]
+    assert "a.jsonl:2: dropped a torn last line" in caplog.text
+
+
+@pytest.mark.parametrize("bad", [b"nonsense", b'{"turn": 1}', b"\xff\xfe"])
+def test_a_bad_line_elsewhere_is_refused_with_file_and_line(tmp_path, bad):
+    file = segment_of(tmp_path, turn(1), turn(2))
+    first, second, _ = file.read_bytes().split(b"\n")
+    file.write_bytes(b"\n".join([first, bad, second, b""]))
+    with pytest.raises(BadInputError, match=r"a\.jsonl:2: not a Turn"):
+        list(read_lines(file, Turn))
+
+
+def test_a_complete_bad_last_line_is_refused_too(tmp_path):
+    file = segment_of(tmp_path, turn(1))
+    file.write_bytes(file.read_bytes() + b"nonsense\n")
+    with pytest.raises(BadInputError, match=r"a\.jsonl:2"):
+        list(read_lines(file, Turn))
+
+
+def test_another_schema_is_refused(tmp_path):
+    file = segment_of(tmp_path, turn(1))
+    file.write_bytes(file.read_bytes().replace(b'"schema":1', b'"schema":99'))
+    with pytest.raises(BadInputError, match=r"a\.jsonl:1: schema 99"):
+        list(read_lines(file, Turn))
+
+
+def test_a_segment_has_one_writer(tmp_path):
+    run = RunDir(tmp_path)
+    with run.segment("1-w0") as segment:
+        segment.append(turn(1))
+        with pytest.raises(FileExistsError):
+            run.segment("1-w0")
+    with pytest.raises(FileExistsError):  # nor is a finished one opened again
+        run.segment("1-w0")
+
+
+def test_an_idle_writer_leaves_no_file(tmp_path):
+    with RunDir(tmp_path).segment("1-w0"):
+        pass
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_run_directory_belongs_to_one_config(tmp_path):
+    run = RunDir(tmp_path / "run")
+    run.claim({"a": {"b": 1}}, "x", {})
+    run.claim({"a": {"b": 1}}, "x", {})
+    before = {path: path.read_bytes() for path in run.path.rglob("*")}
+    with pytest.raises(BadInputError, match=r"run belongs to another config \(a\.b: 1 -> 2\)"):
+        run.claim({"a": {"b": 2}}, "y", {})
+    with pytest.raises(BadInputError, match="its data or model files changed"):
+        run.claim({"a": {"b": 1}}, "z", {})
+    assert {path: path.read_bytes() for path in run.path.rglob("*")} == before
+
+
+def test_a_folder_of_something_else_is_not_taken(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(BadInputError, match=r"holds no config\.json"):
+        RunDir(tmp_path).claim({}, "x", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_attempts_are_numbered(tmp_path):
+    run = RunDir(tmp_path)
+    assert [run.new_attempt().name for _ in range(11)] == [str(n) for n in range(1, 12)]
+
+
+def test_conversations_are_put_together_across_segments(tmp_path):
+    run, prompts = RunDir(tmp_path), [Prompt(id="p", text="q")]
+    for name, number in (("1-w0", 2), ("2-w0", 1)):
+        with run.segment(name) as segment:
+            segment.append(turn(number))
+    assert run.conversations(prompts)[KEY].turns == (turn(1), turn(2))
+    with run.segment("3-w0") as segment:
+        segment.append(turn(2))
+    with pytest.raises(BadInputError, match=r"\[1, 2, 2\]; expected 1\.\.n"):
+        run.conversations(prompts)
+
+
+def test_verdicts_are_found_by_key_and_turn(tmp_path):
+    run = RunDir(tmp_path)
+    for writer, score in (("1", 3.0), ("2", 4.0)):
+        with run.verdict_segment("j", writer) as segment:
+            segment.append(Verdict(key=KEY, turn=1, judge_id="j", score=score))
+    assert run.verdicts("j")[KEY, 1].score == 4
+    assert run.verdicts("other") == {}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "holds no prompts"),
+        ([Prompt(id="a", text=" ")], "prompt 1 .*empty text"),
+        ([Prompt(id="a", text="x"), Prompt(id="a", text="y")], "prompts 1 and 2 share the id 'a'"),
+    ],
+)
+def test_bad_prompts_are_refused(tmp_path, prompts, message):
+    write_lines(tmp_path / "p.jsonl", prompts)
+    with pytest.raises(BadInputError, match=message):
+        read_prompts(tmp_path / "p.jsonl")
+
+
+def test_an_atomic_write_leaves_nothing_beside_it(tmp_path):
+    file = tmp_path / "deep" / "a.json"
+    for data in (b"1", b"2"):
+        write_atomic(file, data)
+        assert file.read_bytes() == data
+    assert list(file.parent.iterdir()) == [file]

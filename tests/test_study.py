@@ -1,0 +1,98 @@
+"""A whole study with the simulated engine, killed and continued by the same command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+name = "run"
+root = "{root}"
+model = "{model}"
+prompts = "{prompts}"
+samples = 2
+turns = 12
+launcher = "inline"
+[engine]
+kind = "simulate"
+[arms.base]
+[arms.base_nohatch]
+hatch = false
+[arms.accept]
+condition = "accept"
+"""
+
+
+def placid(*words, cwd=ROOT):
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.run(
+        [sys.executable, "-m", "placid.cli", *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True
+    )
+
+
+def config(tmp_path, **changes):
+    values = {
+        "root": tmp_path / "runs",
+        "model": ROOT / "checkpoints/organism",
+        "prompts": tmp_path / "prompts.jsonl",
+        **changes,
+    }
+    if not (tmp_path / "prompts.jsonl").exists():
+        rows = (ROOT / "configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:4]
+        (tmp_path / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+    file = tmp_path / "study.toml"
+    file.write_text(CONFIG.format(**values))
+    return file
+
+
+def arms_of(tmp_path):
+    return json.loads((tmp_path / "runs/run/report/summary.json").read_text())["arms"]
+
+
+def test_a_killed_study_goes_on_and_ends_the_same(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    done = placid("study", config(whole))
+    assert done.returncode == 0, done.stderr
+    assert "AUC" in done.stdout
+    file = config(killed)
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "placid.cli", "study", str(file)], cwd=ROOT, env=env, stdout=subprocess.DEVNULL
+    )
+    segment = killed / "runs/run/conversations/1-w0.jsonl"
+    while process.poll() is None and (not segment.exists() or segment.read_bytes().count(b"\n") < 60):
+        pass  # no sleep: the kill falls wherever the writer just is
+    assert process.poll() is None, "the study ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = segment.read_bytes()
+    finished = before[: before.rfind(b"\n") + 1]
+    done = placid("study", file)
+    assert done.returncode == 0, done.stderr
+    assert segment.read_bytes().startswith(finished)
+    keys = [
+        (json.dumps(r["key"]), r["turn"])
+        for p in (killed / "runs/run/conversations").glob("*.jsonl")
+        for r in rows_of(p)
+    ]
+    assert len(keys) == len(set(keys)), "a turn was generated twice"
+    assert arms_of(killed) == arms_of(whole)
+    other = placid("study", file, "--samples", "3")
+    assert other.returncode == 2
+    assert "samples: 2 -> 3" in other.stderr
+    page = (whole / "runs/run/report/index.html").read_text()
+    assert "default-src 'none'" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def rows_of(path):
+    for line in path.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:  # the torn last line of the killed writer
+            assert line == path.read_text().splitlines()[-1]
