@@ -11,12 +11,12 @@ test: setup
 	.venv/bin/pytest -q tests
 
 check: setup
-	.venv/bin/ruff check src tests
-	.venv/bin/ruff format --check src tests
+	.venv/bin/ruff check src tests launch
+	.venv/bin/ruff format --check src tests launch
 	.venv/bin/pyright
 
 locks: setup
 	bash locks/lock.sh
 
 clean:
-	rm -rf runs/demo checkpoints/demo
+	rm -rf runs/demo checkpoints/demo runs/quick checkpoints/quick runs/simulate

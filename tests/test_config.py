@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from placid.cli import study_settings
 from placid.config import Settings, canonical, difference, file_sha, load, parse_overrides, sha
 from placid.organism.settings import OrganismSettings
 from placid.records import BadInputError
+from placid.study import read
 
 
 class Inner(Settings):
@@ -82,5 +82,5 @@ def test_a_folder_hash_sees_names_and_contents(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*/*.toml")), ids=str)
 def test_every_shipped_config_loads(path):
-    readers = {"study": lambda: study_settings(path, []), "organism": lambda: load(path, OrganismSettings)}
+    readers = {"study": lambda: read(path, []), "organism": lambda: load(path, OrganismSettings)}
     readers[path.parent.name]()

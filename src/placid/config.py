@@ -94,7 +94,9 @@ def explain(cls: type[Settings], fault: Any, where: str) -> str:  # noqa: ANN401
     if fault["type"] != "extra_forbidden":
         return f"{where}: {dotted} = {fault['input']!r}: {fault['msg']}"
     valid = valid_keys(cls)
-    near = difflib.get_close_matches(dotted, valid, n=1, cutoff=0.5) or difflib.get_close_matches(
+    beside = [key for key in valid if key.count(".") == dotted.count(".")]
+    named = [_named(key, dotted) for key in beside]
+    near = difflib.get_close_matches(dotted, named, n=1, cutoff=0.5) or difflib.get_close_matches(
         dotted.split(".")[-1], [key.split(".")[-1] for key in valid], n=1
     )
     return f"{where}: unknown key {dotted!r}; " + (
@@ -102,15 +104,15 @@ def explain(cls: type[Settings], fault: Any, where: str) -> str:  # noqa: ANN401
     )
 
 
-def valid_keys(cls: type[Settings], prefix: str = "") -> list[str]:
-    """Every dotted key that `cls` accepts."""
-    keys: list[str] = []
-    for name, field in cls.model_fields.items():
-        keys.append(prefix + name)
-        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(inner, type) and issubclass(inner, Settings):
-                keys += valid_keys(inner, f"{prefix}{name}.")
-    return keys
+def _named(key: str, dotted: str) -> str:
+    """`arms.<name>.turns` as the user would write it: with the names that stand in `dotted`."""
+    pairs = zip(key.split("."), dotted.split("."), strict=True)
+    return ".".join(theirs if part == "<name>" else part for part, theirs in pairs)
+
+
+def valid_keys(cls: type[Settings]) -> list[str]:
+    """Every dotted key that `cls` accepts; a part that the user names shows as <name>."""
+    return [key for key, _, _ in describe(cls)]
 
 
 def describe(cls: type[Settings], prefix: str = "") -> list[tuple[str, str, str]]:
