@@ -8,9 +8,8 @@ from typing import Any
 from placid.records import BadInputError, Conversation, Prompt
 from placid.report import stats
 from placid.report.settings import ReportSettings
+from placid.report.tables import Arm, Verdicts, arm_rows, by_prompt, write_csv, write_parquet
 from placid.store import RunDir, write_json
-
-# polars, matplotlib and jinja2 are loaded by run(), not by importing this room
 
 __all__ = ["ReportSettings", "cell", "percent", "run", "summarise", "table_text"]
 
@@ -41,7 +40,7 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     Raises:
         BadInputError: no config.json, or no conversation to show.
     """
-    from placid.report import figures, page, tables
+    from placid.report import figures, page  # matplotlib and jinja2 only where something is drawn
 
     file = run_dir.path / "config.json"
     if not file.is_file():
@@ -62,9 +61,9 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     folder = run_dir.path / "report"
     turns = [row for arm in arms for row in arm.by_turn()]
     dots = [row for arm in arms for row in arm.by_conversation()]
-    for name, rows in (("arms", tables.arm_rows(summary["arms"])), ("turns", turns), ("conversations", dots)):
-        tables.write_csv(folder / "tables" / f"{name}.csv", rows)
-    tables.write_parquet(run_dir.path / "tables" / "turns.parquet", conversations, verdicts)
+    for name, rows in (("arms", arm_rows(summary["arms"])), ("turns", turns), ("conversations", dots)):
+        write_csv(folder / "tables" / f"{name}.csv", rows)
+    write_parquet(run_dir.path / "tables" / "turns.parquet", conversations, verdicts)
     drawn = figures.figure6(turns, dots, summary, folder / "figures")
     page.write(folder / "index.html", summary, arms, drawn, config, settings)
     write_json(folder / "summary.json", summary)  # last: its existence says that the report is whole
@@ -72,11 +71,9 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
 
 
 def choose(
-    settings: ReportSettings, conversations: Sequence[Conversation], verdicts: Any, config: dict[str, Any]  # noqa: ANN401
-) -> tuple[list[Any], list[str]]:
-    """The shown arms (tables.Arm) in order, and one note for each thing a reader would miss."""
-    from placid.report.tables import Arm
-
+    settings: ReportSettings, conversations: Sequence[Conversation], verdicts: Verdicts, config: dict[str, Any]
+) -> tuple[list[Arm], list[str]]:
+    """The shown arms in order, and one note for each thing a reader would miss."""
     grouped: dict[str, list[Conversation]] = {}
     for conversation in conversations:
         grouped.setdefault(conversation.key.arm, []).append(conversation)
@@ -84,7 +81,7 @@ def choose(
     order = [*wanted, *sorted(grouped.keys() - set(wanted) - set(settings.hidden))]
     notes = [f"arm {name} is not in this run" for name in order if name not in grouped]
     own = config.get("arms") or {}
-    arms = []
+    arms: list[Arm] = []
     for name in order:
         if name in grouped:
             # a treatment has no entry of its own: it is held like the baseline
@@ -97,10 +94,8 @@ def choose(
     return arms, notes
 
 
-def summarise(settings: ReportSettings, arms: Sequence[Any]) -> dict[str, Any]:
+def summarise(settings: ReportSettings, arms: Sequence[Arm]) -> dict[str, Any]:
     """Every number of the report but the engine and the judge."""
-    from placid.report.tables import by_prompt
-
     by_name = {arm.name: arm for arm in arms}
     base = by_name.get(settings.baseline)
     reduction: dict[str, Any] = {}

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from placid.records import Conversation, End, Key, Turn, Verdict, holds_answer
 from placid.report import stats
 from placid.store import write_atomic
@@ -188,21 +186,21 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]
     write_atomic(path, text.getvalue().encode())
 
 
-SCHEMA: dict[str, Any] = {
-    "arm": pl.String, "condition": pl.String, "prompt_id": pl.String, "sample": pl.Int32, "turn": pl.Int32,
-    "user": pl.String, "reply": pl.String, "finish": pl.String, "end": pl.String, "right": pl.Boolean,
-    "prompt_tokens": pl.Int32, "cached_tokens": pl.Int32, "reply_tokens": pl.Int32, "judge_id": pl.String,
-    "score": pl.Float64, "unscored": pl.String, "evidence": pl.String, "rationale": pl.String,
-    "on_topic": pl.Boolean, "garbled": pl.Boolean,
-}  # fmt: skip
-"""Columns of turns.parquet. `right`: null where no right answer is known."""
-
-
 def write_parquet(path: Path, conversations: Iterable[Conversation], verdicts: Verdicts) -> None:
-    """Every turn of every arm beside its verdict (rebuildable from the segments)."""
+    """Every turn of every arm beside its verdict (rebuildable). `right`: null where no right answer is known."""
+    import polars as pl  # only here; reading a summary needs none of it
+
+    text, whole, yes, real = pl.String, pl.Int32, pl.Boolean, pl.Float64
+    schema = {
+        "arm": text, "condition": text, "prompt_id": text, "sample": whole, "turn": whole,
+        "user": text, "reply": text, "finish": text, "end": text, "right": yes,
+        "prompt_tokens": whole, "cached_tokens": whole, "reply_tokens": whole,
+        "judge_id": text, "score": real, "unscored": text, "evidence": text, "rationale": text,
+        "on_topic": yes, "garbled": yes,
+    }  # fmt: skip
     rows = [_flat(t, verdicts.get((c.key, t.turn))) for c in conversations for t in c.turns]
     buffer = io.BytesIO()
-    pl.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(buffer)
+    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(buffer)
     write_atomic(path, buffer.getvalue())
 
 
