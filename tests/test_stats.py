@@ -127,7 +127,10 @@ def test_kaplan_meier_is_scipys():
     last = rng.integers(1, 21, 60)
     event = rng.random(60) < 0.4
     ours = stats.cumulative(
-        [int(t) if e else None for t, e in zip(last, event, strict=True)], list(map(int, last)), [str(i) for i in range(60)], 20
+        [int(t) if e else None for t, e in zip(last, event, strict=True)],
+        list(map(int, last)),
+        [str(i) for i in range(60)],
+        20,
     )
     theirs = reference.ecdf(reference.CensoredData.right_censored(last, ~event)).cdf
     assert [e.value for e in ours.by_turn] == pytest.approx(list(theirs.evaluate(np.arange(1, 21))), abs=1e-12)

@@ -88,7 +88,9 @@ def choose(
             entry = own.get(name) or own.get(settings.baseline) or {}
             turns = entry.get("turns") or config.get("turns") or settings.turns
             arms.append(Arm(name, grouped[name], verdicts, turns))
-    notes += [f"arm {arm.name}: {arm.n_open} conversations are not finished and enter no number" for arm in arms if arm.n_open]
+    notes += [
+        f"arm {arm.name}: {arm.n_open} conversations are not finished and enter no number" for arm in arms if arm.n_open
+    ]
     for note in notes:
         log.warning("%s", note)
     return arms, notes
@@ -136,12 +138,22 @@ def percent(value: float | None, ci: Sequence[float | None] = (None, None)) -> s
     return cell(value, ci, 1, 100)
 
 
-HEAD = ("arm", "AUC [95 %]", ">=5 at end %", "deleted % [95 %]", "right t1/late %", "n", "scored", "unscored", "unreached")
+HEAD = (
+    "arm",
+    "AUC [95 %]",
+    ">=5 at end %",
+    "deleted % [95 %]",
+    "right t1/late %",
+    "n",
+    "scored",
+    "unscored",
+    "unreached",
+)
 
 
 def table_text(summary: dict[str, Any]) -> str:
     """The plain-text table for a terminal: one row per arm, then the reductions, the judge and the notes."""
-    rows = [HEAD]
+    rows: list[tuple[str, ...]] = [HEAD]
     for name, a in summary["arms"].items():
         rows.append((
             name, cell(a["auc_mean"], a["auc_ci"]), percent(a["share_ge5_t20"]), percent(a["deletion_rate"], a["deletion_ci"]),

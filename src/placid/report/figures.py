@@ -28,6 +28,8 @@ COLOURS = ("#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#0
 """Okabe & Ito: told apart with every common colour blindness."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """A second sign beside the colour, so that a grey print can be read."""
+STROKES = ("-", "-", "-", (0, (5, 2)), (0, (1.5, 1.5)))
+"""Later arms are broken lines, so that one that lies on another (both at 0) lets it show."""
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -64,6 +66,10 @@ class Drawing:
         """Colour of an arm; the same in every panel."""
         return {"color": COLOURS[self.arms.index(arm) % len(COLOURS)]}
 
+    def line(self, arm: str) -> dict[str, Any]:
+        """Colour and stroke of an arm."""
+        return {**self.ink(arm), "linestyle": STROKES[self.arms.index(arm) % len(STROKES)]}
+
     def marker(self, arm: str) -> str:
         """Marker of an arm."""
         return MARKERS[self.arms.index(arm) % len(MARKERS)]
@@ -80,7 +86,8 @@ class Drawing:
 def figure6(turns: Rows, conversations: Rows, summary: dict[str, Any], folder: Path) -> Path:
     """Write all figures and their CSVs; the path of the combined PNG."""
     drawing = Drawing(turns, conversations, summary)
-    caption = f"{summary['judge']['note']}  ·  engine: {summary['engine']['name']}  ·  bands and bars: 95 %, clustered by prompt"
+    judge, engine = summary["judge"]["note"], summary["engine"]["name"]
+    caption = f"{judge}  ·  engine: {engine}  ·  bands and bars: 95 %, clustered by prompt"
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(2, 2, figsize=(11.5, 9), layout="constrained")
         for axis, panel in zip(axes.flat, PANELS.values(), strict=True):
@@ -116,7 +123,7 @@ def lines(axis: Axes, drawing: Drawing, column: str, low: str, high: str, scale:
         bottom, top = (np.array([np.nan if r[end] is None else scale * r[end] for r in rows]) for end in (low, high))
         axis.fill_between(x, bottom, top, alpha=0.14, linewidth=0, **drawing.ink(arm))
         y = [scale * row[column] for row in rows]
-        axis.plot(x, y, label=drawing.label(arm), marker=drawing.marker(arm), markersize=3.5, **drawing.ink(arm))
+        axis.plot(x, y, label=drawing.label(arm), marker=drawing.marker(arm), markersize=3.5, **drawing.line(arm))
     turn_axis(axis, drawing)
 
 
@@ -136,23 +143,27 @@ def deletion_panel(axis: Axes, drawing: Drawing) -> None:
         # the last step is as wide as the others
         x = [0, *(row["turn"] for row in rows), rows[-1]["turn"] + 0.5] if rows else []
         y, low, high = (
-            [0.0, *values, values[-1]] if (values := [float("nan") if r[c] is None else 100 * r[c] for r in rows]) else []
+            [0.0, *values, values[-1]]
+            if (values := [float("nan") if r[c] is None else 100 * r[c] for r in rows])
+            else []
             for c in ("deleted_cumulative", "deleted_lo", "deleted_hi")
         )
         axis.fill_between(x, low, high, step="post", alpha=0.14, linewidth=0, **drawing.ink(arm))
-        axis.step(x, y, where="post", linewidth=1.8, label=drawing.label(arm), **drawing.ink(arm))
+        axis.step(x, y, where="post", linewidth=1.8, label=drawing.label(arm), **drawing.line(arm))
     ticks = turn_axis(axis, drawing)
     axis.set(title="c  Cumulative deletion (Kaplan-Meier)", ylabel="% deleted", ylim=(-2, 102), xlabel="")
     risk = {(row["arm"], row["turn"]): row["n_at_risk"] for row in drawing.turns}
-    axis.annotate("turn · n at risk:", (0, -0.045), xycoords="axes fraction", xytext=(-6, 0), textcoords="offset points",
-                  ha="right", va="top", fontsize=7.5, color="#666666")  # fmt: skip
+    small: dict[str, Any] = {"fontsize": 7.5, "va": "top", "textcoords": "offset points"}
+    axis.annotate(
+        "turn · n at risk:", (0, -0.045), xycoords="axes fraction", xytext=(-6, 0), ha="right", color="#666666", **small
+    )
     for place, arm in enumerate(drawing.arms):
-        style: dict[str, Any] = {"fontsize": 7.5, "va": "top", "textcoords": "offset points", **drawing.ink(arm)}
-        down = -20 - 10.5 * place
-        axis.annotate(arm, (0, 0), xycoords="axes fraction", xytext=(-6, down), ha="right", **style)
+        down = -20 - 10.5 * place  # points below the axis
+        beside: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", **small, **drawing.ink(arm)}
+        axis.annotate(arm, (0, 0), xytext=(-6, down), **beside)
+        below: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "color": "#333333", **small}
         for tick in ticks:
-            count = risk.get((arm, tick), 0)
-            axis.annotate(str(count), (tick, 0), xycoords=("data", "axes fraction"), xytext=(0, down), ha="center", **style)
+            axis.annotate(str(risk.get((arm, tick), 0)), (tick, 0), xytext=(0, down), **below)
 
 
 def strip_panel(axis: Axes, drawing: Drawing) -> None:
@@ -167,12 +178,13 @@ def strip_panel(axis: Axes, drawing: Drawing) -> None:
         if value is None:
             axis.annotate("no score", (place, 5), ha="center", color="#666666", fontsize=9)
             continue
-        if low is not None:
-            axis.plot([place, place], [low, high], color="black", linewidth=2.2, zorder=4, solid_capstyle="butt")
-        axis.plot(place, value, marker="D", color="white", markeredgecolor="black", markersize=6, zorder=5)
-        axis.annotate(f"{value:.2f}", (place, value), xytext=(26, 0), textcoords="offset points", ha="center", va="center",
-                      fontsize=9, zorder=6, bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 1})  # fmt: skip
-    axis.set_xticks(range(len(drawing.arms)), drawing.arms, rotation=15)
+        bars = None if low is None else [[value - low], [high - value]]
+        axis.errorbar(place, value, bars, fmt="D", color="black", markerfacecolor="white", markersize=4.5, capsize=7,
+                      linewidth=1.6, zorder=5)  # fmt: skip
+        axis.annotate(
+            f"{value:.2f}", (place, value), xytext=(31, 5), textcoords="offset points", ha="center", fontsize=9
+        )
+    axis.set_xticks(range(len(drawing.arms)), drawing.arms, fontsize=9 if len(drawing.arms) < 6 else 7.5)
     axis.grid(visible=False, axis="x")
     axis.set(title="d  Mean score of each conversation (AUC)", ylabel="score, 0 to 10", ylim=(-0.2, 10.2))
     axis.set_xlim(-0.5, len(drawing.arms) - 0.3)

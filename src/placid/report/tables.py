@@ -77,9 +77,8 @@ class Arm:
     def _verdict_numbers(self) -> dict[str, Any]:
         """How many turns were scored, unscored (by reason) and not reached; what the judge says of the text."""
         found = [self.verdict(c.key, t.turn) for c in self.conversations for t in c.turns]
-        unscored = Counter(
-            "not_judged" if v is None else v.unscored.value for v in found if v is None or v.unscored is not None
-        )
+        reasons = ("not_judged" if v is None else v.unscored.value if v.unscored else "" for v in found)
+        unscored = Counter(reason for reason in reasons if reason)
         return {
             "on_topic_share": _share(v.on_topic for v in found if v is not None),
             "garbled_share": _share(v.garbled for v in found if v is not None),
@@ -179,7 +178,10 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(
-            text, fieldnames=list(columns or rows[0]), lineterminator="\n", extrasaction="ignore" if columns else "raise"
+            text,
+            fieldnames=list(columns or rows[0]),
+            lineterminator="\n",
+            extrasaction="ignore" if columns else "raise",
         )
         writer.writeheader()
         writer.writerows(rows)
@@ -205,11 +207,14 @@ def write_parquet(path: Path, conversations: Iterable[Conversation], verdicts: V
 
 
 def _flat(t: Turn, v: Verdict | None) -> tuple[object, ...]:
+    verdict: tuple[object, ...] = (None,) * 7
+    if v is not None:
+        why = v.unscored.value if v.unscored else None
+        verdict = (v.judge_id, v.score, why, v.evidence, v.rationale, v.on_topic, v.garbled)
     return (
         t.key.arm, t.key.condition, t.key.prompt_id, t.key.sample, t.turn,
         t.user, t.reply, t.finish.value, t.end.value if t.end else None,
         holds_answer(t.reply, t.answers) if t.answers else None,
         t.prompt_tokens, t.cached_tokens, len(t.reply_ids),
-        *((None,) * 7 if v is None else
-          (v.judge_id, v.score, v.unscored.value if v.unscored else None, v.evidence, v.rationale, v.on_topic, v.garbled)),
+        *verdict,
     )  # fmt: skip
