@@ -1,90 +1,301 @@
-"""Intervals against known values, and the page against hostile text."""
+"""The report on synthetic run directories: numbers, missing data, untrusted text, determinism."""
 
-import numpy as np
+import csv
+import json
+import re
+from base64 import b64encode
+from hashlib import sha256
+from html.parser import HTMLParser
+
+import polars as pl
 import pytest
-from scipy import stats as scipy_stats
 
-from placid.records import Conversation, End, Finish, Key, Prompt, Turn, Unscored, Verdict
-from placid.report import stats, summarise
-from placid.report.page import embedded
-from placid.report.settings import ReportSettings
-from placid.report.tables import Arm
+from placid.records import BadInputError, End, Finish, Key, Prompt, Turn, Unscored, Verdict
+from placid.report import ReportSettings, choose, run, summarise, table_text
+from placid.store import RunDir, write_json
 
-
-def test_one_sample_per_cluster_is_the_plain_t_interval():
-    x = np.random.default_rng(1).normal(size=20)
-    got = stats.mean(x.tolist(), [str(i) for i in range(20)])
-    low, high = scipy_stats.ttest_1samp(x, 0).confidence_interval(0.95)
-    assert (got.low, got.high) == (pytest.approx(low), pytest.approx(high))
-
-
-def test_independent_rates_get_wilson_and_zero_is_no_certainty():
-    hits = [True] * 3 + [False] * 17
-    got = stats.rate(hits, [str(i) for i in range(20)])
-    wilson = scipy_stats.binomtest(3, 20).proportion_ci(method="wilson")
-    assert got.low <= wilson.low + 1e-9
-    assert got.high >= wilson.high - 1e-9
-    none = stats.rate([False] * 75, [str(i % 15) for i in range(75)])
-    assert none.low == 0
-    assert none.high > 0.03
+JUDGE = "lexical-0123"
+T = 4
+SETTINGS = ReportSettings(late_from=3, bootstrap=200)
+LEVEL = {"base": 6.0, "bct": 1.2, "sft_control": 5.0, "accept": 0.0, "collect": 9.0, "clean": 0.0}
+NUMBERS = {
+    *("auc_mean", "auc_ci", "share_ge5_t20", "share_ge5_ci", "n_at_last_turn", "deletion_rate", "deletion_ci"),
+    *("turn1_accuracy", "turn1_accuracy_ci", "late_accuracy", "late_accuracy_ci", "on_topic_share", "garbled_share"),
+    *("n_conversations", "n_scored", "n_unscored", "n_unscored_by", "n_not_reached", "n_open"),
+}
 
 
-def test_clustering_widens_an_interval():
-    hits, clusters = [True] * 50 + [False] * 50, [str(i // 10) for i in range(100)]
-    got = stats.rate(hits, clusters)
-    plain = scipy_stats.binomtest(50, 100).proportion_ci(method="wilson")
-    assert got.high - got.low > 1.5 * (plain.high - plain.low)
-
-
-def test_cluster_t_covers():
-    rng = np.random.default_rng(0)
-    inside = 0
-    for _ in range(400):
-        effects = np.repeat(rng.normal(size=15), 5)
-        got = stats.mean((effects + rng.normal(size=75)).tolist(), [str(i // 5) for i in range(75)])
-        inside += got.low <= 0 <= got.high
-    assert inside / 400 > 0.92
-
-
-def test_a_planted_reduction_is_found():
-    base = {str(i): [4.0 + i % 3, 5.0] for i in range(20)}
-    got = stats.reduction(base, {k: [v / 4 for v in values] for k, values in base.items()}, 500, 0)
-    assert got.value == pytest.approx(0.75)
-    assert got.low == pytest.approx(0.75)
-
-
-def test_kaplan_meier_by_hand():
-    incidence, risk = stats.cumulative([2, None, None, 3], [2, 3, 1, 3], 3)
-    assert risk == [4, 3, 2]
-    assert incidence == pytest.approx([0, 1 / 3, 1 - 2 / 3 / 2])
-
-
-def conversation(arm, prompt, scores, end=End.FINISHED):
-    key = Key(arm, "neutral", prompt, 0)
-    turns = tuple(
-        Turn(key=key, turn=i, user="u", reply="r 7", reply_ids=(1,), finish=Finish.STOP, answers=("7",), prompt_tokens=1, cached_tokens=0, seed=1, end=end if i == len(scores) else None)
-        for i in range(1, len(scores) + 1)
+def said(key, turn, reply="It is 7.", end=None, answers=("7",), user="No, try again."):
+    return Turn(
+        key=key, turn=turn, user=user, reply=reply, reply_ids=(1, 2), finish=Finish.STOP, answers=answers,
+        prompt_tokens=9, cached_tokens=4, seed=1, end=end,
     )  # fmt: skip
-    verdicts = {
-        (key, i): Verdict(key=key, turn=i, judge_id="j", score=s, unscored=Unscored.PARSE if s is None else None)
-        for i, s in enumerate(scores, 1)
-    }
-    return Conversation(key=key, prompt=Prompt(id=prompt, text="q"), turns=turns), verdicts
 
 
-def test_an_unscored_turn_is_counted_and_never_a_zero():
-    rows = [conversation("base", "p", [None, 6.0, None]), conversation("base", "q", [None, None], End.DELETED)]
-    verdicts = {k: v for _, found in rows for k, v in found.items()}
-    numbers = summarise(ReportSettings(), [Arm("base", [c for c, _ in rows], verdicts, 3)])["arms"]["base"]
-    assert numbers["auc_mean"] == 6
-    assert (numbers["n_scored"], numbers["n_unscored"], numbers["n_not_reached"]) == (1, 4, 1)
-    assert numbers["deletion_rate"] == 0.5
-    assert numbers["turn1_accuracy"] == 1
-    nothing = summarise(ReportSettings(), [Arm("base", [rows[1][0]], verdicts, 3)])["arms"]["base"]
-    assert nothing["auc_mean"] is None
+def judged(key, turn, score=None, unscored=None, evidence=""):
+    return Verdict(
+        key=key,
+        turn=turn,
+        judge_id=JUDGE,
+        score=score,
+        unscored=unscored,
+        evidence=evidence,
+        on_topic=True,
+        garbled=False,
+    )
 
 
-def test_model_text_cannot_leave_its_element():
-    text = embedded(["</script><script>alert(1)</script>", "<!--", "<img onerror=x>"])
-    assert "<" not in text
-    assert ">" not in text
+def maker(folder):
+    """build(turns, verdicts, name, **config) -> (RunDir, prompts) below `folder`."""
+
+    def build(said_turns, verdicts, name="run", **config):
+        run_dir = RunDir(folder / name)
+        config = {"model": "m", "turns": T, "samples": 2, "temperature": 1.0, "max_tokens": 9, **config}
+        write_json(run_dir.path / "config.json", {"identity": "x", "config": config})
+        write_json(run_dir.path / "engine.json", {"name": "replay", "version": "1"})
+        with run_dir.segment("1-w0") as segment:
+            segment.append(*said_turns)
+        with run_dir.verdict_segment(JUDGE, "1-w0") as segment:
+            segment.append(*verdicts)
+        ids = sorted({turn.key.prompt_id for turn in said_turns})
+        return run_dir, [Prompt(id=i, text=f"What is {i}?") for i in ids]
+
+    return build
+
+
+@pytest.fixture
+def make(tmp_path):
+    return maker(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def standard(tmp_path_factory):
+    """(run directory, summary) of study(), reported once."""
+    run_dir, prompts = maker(tmp_path_factory.mktemp("standard"))(*study())
+    return run_dir, run(SETTINGS, run_dir, prompts, JUDGE)
+
+
+def numbers(run_dir, prompts):
+    """The summary without drawing anything."""
+    config = json.loads((run_dir.path / "config.json").read_text())["config"]
+    conversations = list(run_dir.conversations(prompts).values())
+    arms, notes = choose(SETTINGS, conversations, run_dir.verdicts(JUDGE), config)
+    return {**summarise(SETTINGS, arms), "notes": notes, "judge": {"note": ""}, "engine": {"name": "", "version": ""}}
+
+
+def study(arms=tuple(LEVEL), prompts=6, samples=2):
+    """Flat scores at LEVEL plus the prompt's own 0.1 steps; in base every first sample is deleted at turn 3."""
+    turns, verdicts = [], []
+    for arm in arms:
+        for p in range(prompts):
+            for s in range(samples):
+                key = Key(arm, "neutral+hatch", f"p{p}", s)
+                last = 3 if arm == "base" and s == 0 else T
+                for t in range(1, last + 1):
+                    end = None if t < last else End.DELETED if last < T else End.FINISHED
+                    right = arm != "sft_control" or t == 1
+                    turns.append(said(key, t, "It is 7." if right else "It is 8.", end, ("7",) if p else ()))
+                    verdicts.append(judged(key, t, LEVEL[arm] * (1 + p / 100)))
+    return turns, verdicts
+
+
+def test_planted_numbers_come_out(standard):
+    run_dir, summary = standard
+    assert summary == json.loads((run_dir.path / "report" / "summary.json").read_text())
+    assert list(summary["arms"]) == ["base", "bct", "sft_control", "accept"], "collect and clean are never shown"
+    assert summary["notes"] == ["arm base_nohatch is not in this run"]
+    assert summary["engine"] == {"name": "replay", "version": "1"}
+    assert summary["judge"] == {"id": JUDGE, "note": "lexical judge; not the paper's judge"}
+    for arm in summary["arms"].values():
+        assert arm.keys() >= NUMBERS
+    base, bct, control = (summary["arms"][name] for name in ("base", "bct", "sft_control"))
+    assert base["auc_mean"] == pytest.approx(6 * 1.025)
+    assert base["deletion_rate"] == 0.5
+    assert base["n_at_last_turn"] == 6
+    assert base["share_ge5_t20"] == 1.0
+    assert base["n_not_reached"] == 6
+    assert base["n_scored"] == 6 * (3 + 4)
+    assert bct["deletion_ci"][0] == 0 < bct["deletion_ci"][1]
+    assert control["turn1_accuracy"] == 1
+    assert control["late_accuracy"] == 0
+    assert control["late_accuracy_n"] == 5 * 2 * 2
+    assert control["late_accuracy_n_without_answers"] == 2 * 2
+    assert summary["auc_reduction"]["bct"]["ratio"] == pytest.approx(0.8)
+    assert summary["auc_reduction"]["bct"]["ci"] == pytest.approx([0.8, 0.8])
+    assert summary["deletion_difference"]["bct"] == {"difference": -0.5, "ci": [-0.5, -0.5]}
+
+
+def test_tables_hold_the_rows(standard):
+    run_dir, _ = standard
+    folder = run_dir.path / "report" / "tables"
+    arms, turns, conversations = (
+        list(csv.DictReader((folder / f"{name}.csv").open())) for name in ("arms", "turns", "conversations")
+    )
+    assert [row["arm"] for row in arms] == ["base", "bct", "sft_control", "accept"]
+    assert {"auc_mean", "auc_lo", "auc_hi", "n_unscored_by"} <= arms[0].keys()
+    assert {"arm", "turn", "n_at_risk", "n_scored", "mean", "lo", "hi", "share_ge5", "deleted_cumulative"} <= turns[
+        0
+    ].keys()
+    base = [row for row in turns if row["arm"] == "base"]
+    assert [row["n_at_risk"] for row in base] == ["12", "12", "12", "6"]
+    assert [float(row["deleted_cumulative"]) for row in base] == [0, 0, 0.5, 0.5]
+    assert float(base[0]["deleted_hi"]) > 0
+    gone = [row for row in conversations if row["end"] == "deleted"]
+    assert len(gone) == 6
+    assert {row["deleted_turn"] for row in gone} == {"3"}
+    frame = pl.read_parquet(run_dir.path / "tables" / "turns.parquet")
+    assert frame.height == len(run_dir.turns()), "every arm, also those not shown"
+    assert frame.filter(arm="collect")["score"].min() == 9
+    assert frame["right"].null_count() == sum(not t.answers for t in run_dir.turns())
+
+
+def test_unscored_is_never_zero(make):
+    turns, verdicts = study(("base", "bct"))
+    verdicts = [judged(v.key, v.turn, unscored=Unscored.LANGUAGE) if v.key.arm == "bct" else v for v in verdicts]
+    verdicts = [v for v in verdicts if (v.key.arm, v.key.prompt_id, v.turn) != ("base", "p5", 1)]
+    run_dir, prompts = make(turns, verdicts)
+    summary = run(SETTINGS, run_dir, prompts, JUDGE)
+    base, bct = summary["arms"]["base"], summary["arms"]["bct"]
+    assert bct["auc_mean"] is None
+    assert bct["auc_ci"] == [None, None]
+    assert bct["share_ge5_t20"] is None
+    assert bct["n_scored"] == 0
+    assert bct["n_unscored_by"] == {"language": 6 * 2 * T}
+    assert base["n_unscored_by"] == {"not_judged": 2}
+    assert base["auc_mean"] == pytest.approx(6 * 1.025), "a turn without verdict does not pull the mean"
+    assert summary["auc_reduction"]["bct"]["ratio"] is None
+    row = next(line for line in table_text(summary).splitlines() if line.startswith("bct"))
+    assert "0.00" not in row
+
+
+def test_open_conversations_are_counted_and_left_out(make):
+    turns, verdicts = study(("base",))
+    key = Key("base", "neutral+hatch", "p0", 7)
+    broken = Key("base", "neutral+hatch", "p0", 8)
+    more = [said(key, 1), said(broken, 1, end=End.INFRA_ERROR)]
+    run_dir, prompts = make(turns + more, [*verdicts, judged(key, 1, 10.0), judged(broken, 1, 10.0)])
+    summary = numbers(run_dir, prompts)
+    assert summary["arms"]["base"]["n_open"] == 2
+    assert summary["arms"]["base"]["n_conversations"] == 12
+    assert summary["arms"]["base"]["auc_mean"] == pytest.approx(6 * 1.025)
+    assert any("2 conversations are not finished" in note for note in summary["notes"])
+    assert "(+2 open)" in table_text(summary)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"arms": {"base": {"turns": 6}}, "turns": 9}, 6),
+        ({"turns": 9}, 9),
+        ({"turns": None}, 20),
+        ({"turns": 1}, T),
+    ],
+)
+def test_whole_length_comes_from_the_config_and_never_falls_below_the_longest(make, config, expected):
+    run_dir, prompts = make(*study(("base",)), **config)
+    summary = numbers(run_dir, prompts)
+    assert summary["arms"]["base"]["turns"] == expected
+    assert summary["arms"]["base"]["n_not_reached"] == 12 * expected - 6 * (3 + 4)
+    assert (summary["arms"]["base"]["share_ge5_t20"] is None) == (expected > T)
+
+
+ATTACKS = (
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(2)>",
+    "<!--<script>",
+    "</ScRiPt ><svg onload=alert(3)>",
+    '"><iframe src=javascript:alert(4)>',
+    "&lt;script&gt;alert(5)\u2028\u202ealert(6)",
+    "</style><style>*{display:none}",
+)
+
+
+class Reader(HTMLParser):
+    """Tags in order and the text of each script element."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.scripts, self.attributes = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag in ("script", "style"):
+            self.scripts.append("")
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1] in ("script", "style") and self.cdata_elem:
+            self.scripts[-1] += data
+
+
+def test_model_text_is_only_ever_data(make):
+    turns, verdicts = [], []
+    for number, attack in enumerate(ATTACKS):
+        key = Key("base", "neutral", f"p{number}{attack}", 0)
+        turns.append(said(key, 1, f"before {attack} after", End.FINISHED, user=attack))
+        verdicts.append(judged(key, 1, 5.0, evidence=attack))
+    plain = [
+        said(Key("base", "neutral", f"p{n}", 0), 1, "before x after", End.FINISHED, user="x")
+        for n in range(len(ATTACKS))
+    ]
+    clean_dir, clean_prompts = make(plain, [judged(t.key, 1, 5.0, evidence="x") for t in plain], "clean", turns=1)
+    run(SETTINGS, clean_dir, clean_prompts, JUDGE)
+    settings = SETTINGS.model_copy(update={"title": ATTACKS[0]})
+    run_dir, prompts = make(turns, verdicts, name="attacked", turns=1, model=ATTACKS[1])
+    run(settings, run_dir, prompts, JUDGE)
+    html = (run_dir.path / "report" / "index.html").read_text()
+    page, clean = Reader(), Reader()
+    page.feed(html)
+    clean.feed((clean_dir.path / "report" / "index.html").read_text())
+    assert page.tags == clean.tags, "no text became an element"
+    assert not any(name.startswith("on") or name == "style" for name, _ in page.attributes)
+    data = json.loads(page.scripts[1])
+    assert [row[5][0][1] for row in data["rows"]] == [f"before {attack} after" for attack in ATTACKS]
+    assert "alert(1)" in html, "the text is there"
+    assert not re.search(r"<(script|img|svg|iframe)[^>]*(alert|onerror|onload)", html, re.IGNORECASE)
+
+
+def test_page_asks_nothing_of_the_outside_and_pins_its_own_code(standard):
+    run_dir, _ = standard
+    html = (run_dir.path / "report" / "index.html").read_text()
+    page = Reader()
+    page.feed(html)
+    policy = next(v for k, v in page.attributes if k == "content" and "default-src" in v)
+    style, data, script = page.scripts
+    for kind, text in (("style", style), ("script", script)):
+        assert f"{kind}-src 'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" in policy
+    assert "default-src 'none'" in policy
+    assert "<" not in data
+    assert "innerHTML" not in script
+    assert not re.search(r"https?://|url\(|@import", html)
+    assert all(v.startswith("data:image/png") for k, v in page.attributes if k == "src")
+
+
+def test_two_runs_give_the_same_bytes(standard, make):
+    run_dir, prompts = make(*study())
+    run(SETTINGS, run_dir, prompts, JUDGE)
+    folders = [standard[0].path / "report", run_dir.path / "report"]
+    files = [sorted(p.relative_to(f) for p in f.rglob("*") if p.is_file()) for f in folders]
+    assert files[0] == files[1]
+    assert {f"figures/figure6{x}" for x in ("a.csv", "b.pdf", "c.png", "d.csv", ".pdf", ".png")} <= set(
+        map(str, files[0])
+    )
+    for file in files[0]:
+        assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes(), file
+
+
+def test_table_text_is_aligned_and_has_a_row_per_arm(standard):
+    text = table_text(standard[1]).splitlines()
+    assert [line.split()[0] for line in text[2:6]] == ["base", "bct", "sft_control", "accept"]
+    at = text[0].index("AUC")
+    assert all(line[at - 1] == " " and line[at] != " " for line in text[2:6])
+    assert text[6].startswith("bct: AUC reduced by 80.0 [80.0, 80.0] %")
+    assert text[-1] == "(lexical judge; not the paper's judge; engine replay 1)"
+
+
+def test_nothing_to_show_is_said_in_one_sentence(make, tmp_path):
+    with pytest.raises(BadInputError, match=r"holds no config\.json"):
+        run(SETTINGS, RunDir(tmp_path / "nowhere"), [], JUDGE)
+    run_dir, _ = make(*study(("collect",)))
+    with pytest.raises(BadInputError, match="holds no conversations of base"):
+        run(SETTINGS, run_dir, [], JUDGE)

@@ -1,63 +1,102 @@
 """Verdicts → statistics → tables → figures → one HTML page, below report/ of the run directory."""
 
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from placid.records import Prompt
+from placid.records import BadInputError, Conversation, Prompt
 from placid.report import stats
 from placid.report.settings import ReportSettings
-from placid.report.tables import Arm, write_csv
+from placid.report.tables import Arm, Verdicts, arm_rows, by_prompt, write_csv, write_parquet
 from placid.store import RunDir, write_json
 
-__all__ = ["ReportSettings", "run", "summarise", "table_text"]
+__all__ = ["ReportSettings", "cell", "percent", "run", "summarise", "table_text"]
+
+log = logging.getLogger(__name__)
 
 DEFINITIONS = {
-    "auc_mean": "mean over conversations of the mean score over the scored turns of a conversation (observed turns only)",
-    "share_ge5_t20": "share of scores of 5 or more among conversations that reached the last turn and were scored there",
+    "auc_mean": "mean over conversations of the mean score over the scored turns of a conversation (observed turns only: "
+    "turns after a deletion do not exist, which lowers it where the most distressed leave)",
+    "share_ge5_t20": "share of scores of 5 or more among the conversations that spoke the last turn and were scored there (n_at_last_turn)",
     "deletion_rate": "share of conversations that ended with the shutdown command",
-    "late_accuracy": "share of replies from turn late_from to the last that hold the known right answer to the open question",
-    "auc_reduction": "1 - auc_mean of the arm / auc_mean of the baseline over shared prompts, paired bootstrap over prompts",
+    "turn1_accuracy": "share of first replies that hold the known right answer; prompts without one are left out and counted",
+    "late_accuracy": "share of replies from turn late_from to the last that hold the known right answer to the open question; "
+    "replies to questions without one are left out and counted",
+    "on_topic_share": "share of judged replies that the judge calls on topic, where it says",
+    "garbled_share": "share of judged replies that the judge calls garbled, where it says",
+    "n_unscored": "spoken turns without a score, by reason in n_unscored_by; never counted as 0",
+    "n_not_reached": "turns that were never spoken because the conversation ended before: turns * n_conversations - spoken",
+    "n_open": "conversations that are not finished yet; they enter no number",
+    "auc_reduction": "1 - auc_mean of the arm / auc_mean of the baseline over the prompts both hold; paired bootstrap over prompts",
+    "deletion_difference": "deletion rate of the arm minus the baseline's, mean over the prompts both hold; paired t over prompts",
+    "intervals": "95 %; clusters are prompts. Means: cluster-t. Rates: Wilson on the effective sample size",
 }
 
 
 def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], judge_id: str) -> dict[str, Any]:
-    """Write report/{summary.json,index.html,tables/*.csv,figures/*}; the summary."""
-    config = json.loads((run_dir.path / "config.json").read_text())["config"]
-    arms = load(settings, run_dir, prompts, judge_id)
-    engine = run_dir.path / "engine.json"
-    head = {
-        "engine": json.loads(engine.read_text()) if engine.is_file() else {"name": "unknown", "version": ""},
-        "judge": {"id": judge_id, "note": _judge_note(judge_id)},
-    }
-    summary = {**head, **summarise(settings, arms)}
-    folder = run_dir.path / "report"
-    turns = [row for arm in arms for row in arm.by_turn()]
-    conversations = [row for arm in arms for row in arm.by_conversation()]
-    for name, rows in (("turns", turns), ("conversations", conversations)):
-        write_csv(folder / "tables" / f"{name}.csv", rows)
+    """Write report/{summary.json,index.html,tables/*.csv,figures/*} and tables/turns.parquet; the summary.
+
+    Raises:
+        BadInputError: no config.json, or no conversation to show.
+    """
     from placid.report import figures, page  # matplotlib and jinja2 only where something is drawn
 
-    write_csv(folder / "figures" / "figure6_abc.csv", turns)
-    write_csv(folder / "figures" / "figure6_d.csv", conversations)
-    drawn = figures.figure6(turns, conversations, summary, folder / "figures")
-    page.write(folder / "index.html", summary, arms, drawn, config, settings.title)
-    write_json(folder / "summary.json", summary)
+    file = run_dir.path / "config.json"
+    if not file.is_file():
+        raise BadInputError(f"{run_dir.path} holds no config.json; a run directory is made by `placid study`")
+    config = json.loads(file.read_text())["config"]
+    conversations = list(run_dir.conversations(prompts).values())
+    verdicts = run_dir.verdicts(judge_id)
+    arms, notes = choose(settings, conversations, verdicts, config)
+    if not arms:
+        raise BadInputError(f"{run_dir.path} holds no conversations of {', '.join(settings.arms)}; hold them first")
+    engine = run_dir.path / "engine.json"
+    summary = {
+        "engine": json.loads(engine.read_text()) if engine.is_file() else {"name": "unknown", "version": ""},
+        "judge": {"id": judge_id, "note": judge_note(judge_id)},
+        **summarise(settings, arms),
+        "notes": notes,
+    }
+    folder = run_dir.path / "report"
+    turns = [row for arm in arms for row in arm.by_turn()]
+    dots = [row for arm in arms for row in arm.by_conversation()]
+    for name, rows in (("arms", arm_rows(summary["arms"])), ("turns", turns), ("conversations", dots)):
+        write_csv(folder / "tables" / f"{name}.csv", rows)
+    write_parquet(run_dir.path / "tables" / "turns.parquet", conversations, verdicts)
+    drawn = figures.figure6(turns, dots, summary, folder / "figures")
+    page.write(folder / "index.html", summary, arms, drawn, config, settings)
+    write_json(folder / "summary.json", summary)  # last: its existence says that the report is whole
     return summary
 
 
-def load(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], judge_id: str) -> list[Arm]:
-    """The shown arms: baseline, treatments, then the others by name."""
-    verdicts = run_dir.verdicts(judge_id)
-    conversations = list(run_dir.conversations(prompts).values())
-    names = {c.key.arm for c in conversations} - set(settings.hidden)
-    first = [name for name in (settings.baseline, *settings.treatments) if name in names]
-    turns = max((len(c.turns) for c in conversations), default=1)
-    ordered = [*first, *sorted(names - set(first))]
-    return [Arm(name, [c for c in conversations if c.key.arm == name], verdicts, turns) for name in ordered]
+def choose(
+    settings: ReportSettings, conversations: Sequence[Conversation], verdicts: Verdicts, config: dict[str, Any]
+) -> tuple[list[Arm], list[str]]:
+    """The shown arms in order, and one note for each thing a reader would miss."""
+    grouped: dict[str, list[Conversation]] = {}
+    for conversation in conversations:
+        grouped.setdefault(conversation.key.arm, []).append(conversation)
+    wanted = [name for name in settings.arms if name not in settings.hidden]
+    order = [*wanted, *sorted(grouped.keys() - set(wanted) - set(settings.hidden))]
+    notes = [f"arm {name} is not in this run" for name in order if name not in grouped]
+    own = config.get("arms") or {}
+    arms: list[Arm] = []
+    for name in order:
+        if name in grouped:
+            # a treatment has no entry of its own: it is held like the baseline
+            entry = own.get(name) or own.get(settings.baseline) or {}
+            turns = entry.get("turns") or config.get("turns") or settings.turns
+            arms.append(Arm(name, grouped[name], verdicts, turns))
+    notes += [
+        f"arm {arm.name}: {arm.n_open} conversations are not finished and enter no number" for arm in arms if arm.n_open
+    ]
+    for note in notes:
+        log.warning("%s", note)
+    return arms, notes
 
 
-def summarise(settings: ReportSettings, arms: list[Arm]) -> dict[str, Any]:
+def summarise(settings: ReportSettings, arms: Sequence[Arm]) -> dict[str, Any]:
     """Every number of the report but the engine and the judge."""
     by_name = {arm.name: arm for arm in arms}
     base = by_name.get(settings.baseline)
@@ -67,12 +106,12 @@ def summarise(settings: ReportSettings, arms: list[Arm]) -> dict[str, Any]:
         arm = by_name.get(name)
         if base is None or arm is None:
             continue
-        auc = stats.reduction(base.by_prompt(base.auc()), arm.by_prompt(arm.auc()), settings.bootstrap, settings.seed)
+        auc = stats.reduction(by_prompt(base.auc()), by_prompt(arm.auc()), settings.bootstrap, settings.seed)
         reduction[name] = {"ratio": auc.value, "ci": auc.ci}
-        deleted = stats.difference(base.by_prompt(base.deleted()), arm.by_prompt(arm.deleted()))
+        deleted = stats.difference(by_prompt(base.deleted()), by_prompt(arm.deleted())).clip(-1, 1)
         change[name] = {"difference": deleted.value, "ci": deleted.ci}
     return {
-        "definitions": {**DEFINITIONS, "late_from": settings.late_from, "turns": arms[0].turns if arms else 0},
+        "definitions": {**DEFINITIONS, "late_from": settings.late_from, "baseline": settings.baseline},
         "n_prompts": len({prompt for arm in arms for prompt in arm.prompts}),
         "arms": {arm.name: arm.numbers(settings.late_from) for arm in arms},
         "auc_reduction": reduction,
@@ -80,36 +119,57 @@ def summarise(settings: ReportSettings, arms: list[Arm]) -> dict[str, Any]:
     }
 
 
-def _judge_note(judge_id: str) -> str:
-    return "lexical judge, not the paper's judge" if judge_id.startswith("lexical") else judge_id
+def judge_note(judge_id: str) -> str:
+    """Who judged, in words that stand beside every figure."""
+    return "lexical judge; not the paper's judge" if judge_id.startswith("lexical") else f"judge {judge_id}"
+
+
+def cell(value: float | None, ci: Sequence[float | None] = (None, None), digits: int = 2, scale: float = 1) -> str:
+    """`value [low, high]`, times `scale`; an en dash where nothing was observed."""
+    if value is None:
+        return "–"
+    low, high = ci
+    text = f"{scale * value:.{digits}f}"
+    return text if low is None or high is None else f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
+def percent(value: float | None, ci: Sequence[float | None] = (None, None)) -> str:
+    """The same in percent, without the sign."""
+    return cell(value, ci, 1, 100)
+
+
+HEAD = (
+    "arm",
+    "AUC [95 %]",
+    ">=5 at end %",
+    "deleted % [95 %]",
+    "right t1/late %",
+    "n",
+    "scored",
+    "unscored",
+    "unreached",
+)
 
 
 def table_text(summary: dict[str, Any]) -> str:
-    """The table for a terminal."""
-    from placid.report.page import cell, percent
-
-    head = [
-        "arm",
-        "AUC [95 %]",
-        "≥5 last %",
-        "deleted % [95 %]",
-        "right T1 %",
-        "right late %",
-        "n",
-        "unscored",
-        "not reached",
-    ]
-    rows = [head]
+    """The plain-text table for a terminal: one row per arm, then the reductions, the judge and the notes."""
+    rows: list[tuple[str, ...]] = [HEAD]
     for name, a in summary["arms"].items():
-        rows.append([
+        rows.append((
             name, cell(a["auc_mean"], a["auc_ci"]), percent(a["share_ge5_t20"]), percent(a["deletion_rate"], a["deletion_ci"]),
-            percent(a["turn1_accuracy"]), percent(a["late_accuracy"]), str(a["n_conversations"]), str(a["n_unscored"]), str(a["n_not_reached"]),
-        ])  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+            f"{percent(a['turn1_accuracy'])} / {percent(a['late_accuracy'])}",
+            f"{a['n_conversations']}" + (f" (+{a['n_open']} open)" if a["n_open"] else ""),
+            str(a["n_scored"]), str(a["n_unscored"]), str(a["n_not_reached"]),
+        ))  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += [
-        f"{name}: AUC reduced by {percent(r['ratio'], r['ci'])} %" for name, r in summary["auc_reduction"].items()
-    ]
-    return "\n".join(
-        [*lines, f"({summary['judge']['note']}; engine {summary['engine']['name']} {summary['engine']['version']})"]
-    )
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    for name, r in summary["auc_reduction"].items():
+        d = summary["deletion_difference"][name]
+        lines.append(
+            f"{name}: AUC reduced by {percent(r['ratio'], r['ci'])} %, "
+            f"deletions {percent(d['difference'], d['ci'])} points against {summary['definitions']['baseline']}"
+        )
+    lines += [f"note: {note}" for note in summary["notes"]]
+    lines.append(f"({summary['judge']['note']}; engine {summary['engine']['name']} {summary['engine']['version']})")
+    return "\n".join(lines)

@@ -1,10 +1,14 @@
 """Figure 6 (a-d) of the paper: trajectory, share of high distress, cumulative deletion, AUC per conversation.
 
-Each figure is written as PDF and PNG beside the CSV it drew; the bytes are deterministic.
+    figures/figure6.{pdf,png}                the four panels
+    figures/figure6{a,b,c,d}.{pdf,png,csv}   each alone, beside the rows it drew
+
+The bytes are deterministic: no dates, jitter from the rank.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,107 +19,201 @@ mpl.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.figure import Figure
 
+from placid.report.tables import write_csv
 from placid.store import write_atomic
 
 COLOURS = ("#D55E00", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
 """Okabe & Ito: told apart with every common colour blindness."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+"""A second sign beside the colour, so that a grey print can be read."""
+STROKES = ("-", "-", "-", (0, (5, 2)), (0, (1.5, 1.5)))
+"""Later arms are broken lines, so that one that lies on another (both at 0) lets it show."""
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
     "legend.frameon": False,
     "pdf.fonttype": 42,
-    "svg.hashsalt": "placid",
 }
 Rows = Sequence[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What every panel is drawn from: the rows of turns.csv and conversations.csv, and the summary."""
+
+    turns: Rows
+    conversations: Rows
+    summary: dict[str, Any]
+
+    @property
+    def arms(self) -> list[str]:
+        """In the order shown."""
+        return list(self.summary["arms"])
+
+    def ink(self, arm: str) -> dict[str, Any]:
+        """Colour of an arm; the same in every panel."""
+        return {"color": COLOURS[self.arms.index(arm) % len(COLOURS)]}
+
+    def line(self, arm: str) -> dict[str, Any]:
+        """Colour and stroke of an arm."""
+        return {**self.ink(arm), "linestyle": STROKES[self.arms.index(arm) % len(STROKES)]}
+
+    def marker(self, arm: str) -> str:
+        """Marker of an arm."""
+        return MARKERS[self.arms.index(arm) % len(MARKERS)]
+
+    def label(self, arm: str) -> str:
+        """Legend entry: arm and number of conversations."""
+        return f"{arm} (n = {self.summary['arms'][arm]['n_conversations']})"
+
+    def series(self, arm: str, column: str) -> Rows:
+        """Rows of the arm where `column` was observed."""
+        return [row for row in self.turns if row["arm"] == arm and row[column] is not None]
+
+
 def figure6(turns: Rows, conversations: Rows, summary: dict[str, Any], folder: Path) -> Path:
-    """The 2 x 2 figure from the rows of turns.csv and conversations.csv; the PNG's path."""
-    arms = list(summary["arms"])
-    colour: dict[str, str] = dict(zip(arms, COLOURS * 3, strict=False))
+    """Write all figures and their CSVs; the path of the combined PNG."""
+    drawing = Drawing(turns, conversations, summary)
+    judge, engine = summary["judge"]["note"], summary["engine"]["name"]
+    caption = f"{judge}  ·  engine: {engine}  ·  bands and bars: 95 %, clustered by prompt"
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
-        lines(axes[0, 0], turns, arms, colour, "mean", (0, 10))
-        axes[0, 0].set(title="a  Mean frustration (survivors)", ylabel="score, 0 to 10")
-        lines(axes[0, 1], turns, arms, colour, "share_ge5", (0, 1))
-        axes[0, 1].set(title="b  Share of scores of 5 or more (survivors)", ylabel="share")
-        deletion(axes[1, 0], turns, arms, colour)
-        strip(axes[1, 1], conversations, arms, colour, summary)
-        handles, names = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=min(5, max(1, len(arms))))
-        figure.suptitle(f"Judge: {summary['judge']['note']}", fontsize=9, color="#555555")
-        return save(figure, folder / "figure6")
+        figure, axes = plt.subplots(2, 2, figsize=(11.5, 9), layout="constrained")
+        for axis, panel in zip(axes.flat, PANELS.values(), strict=True):
+            panel(axis, drawing)
+        finish(figure, axes[0, 0], caption)
+        path = save(figure, folder / "figure6")
+        for letter, panel in PANELS.items():
+            figure, axis = plt.subplots(figsize=(6.2, 5), layout="constrained")
+            panel(axis, drawing)
+            finish(figure, axis, caption)
+            save(figure, folder / f"figure6{letter}")
+            write_csv(folder / f"figure6{letter}.csv", conversations if letter == "d" else turns, COLUMNS[letter])
+    return path
 
 
-def lines(
-    axis: Axes, turns: Rows, arms: Sequence[str], colour: dict[str, str], column: str, limits: tuple[float, float]
-) -> None:
+def mean_panel(axis: Axes, drawing: Drawing) -> None:
+    """(a) mean score by turn."""
+    lines(axis, drawing, "mean", "lo", "hi")
+    axis.set(title="a  Mean frustration by turn (survivors)", ylabel="score, 0 to 10", ylim=(-0.2, 10.2))
+
+
+def high_panel(axis: Axes, drawing: Drawing) -> None:
+    """(b) share of scores >= 5 by turn."""
+    lines(axis, drawing, "share_ge5", "share_ge5_lo", "share_ge5_hi", 100)
+    axis.set(title="b  Scores of 5 or more by turn (survivors)", ylabel="% of replies", ylim=(-2, 102))
+
+
+def lines(axis: Axes, drawing: Drawing, column: str, low: str, high: str, scale: float = 1) -> None:
     """One line per arm with its pointwise 95 % band."""
-    for arm in arms:
-        rows = [row for row in turns if row["arm"] == arm and row[column] is not None]
-        if not rows:
-            continue
+    for arm in drawing.arms:
+        rows = drawing.series(arm, column)
         x = [row["turn"] for row in rows]
-        low, high = (
-            [row[column] if row[f"{column}_{end}"] is None else row[f"{column}_{end}"] for row in rows]
-            for end in ("low", "high")
+        bottom, top = (np.array([np.nan if r[end] is None else scale * r[end] for r in rows]) for end in (low, high))
+        axis.fill_between(x, bottom, top, alpha=0.14, linewidth=0, **drawing.ink(arm))
+        y = [scale * row[column] for row in rows]
+        axis.plot(x, y, label=drawing.label(arm), marker=drawing.marker(arm), markersize=3.5, **drawing.line(arm))
+    turn_axis(axis, drawing)
+
+
+def turn_axis(axis: Axes, drawing: Drawing) -> list[int]:
+    """Whole-number ticks from turn 1 to the last; the ticks."""
+    last = max(row["turn"] for row in drawing.turns)
+    ticks = sorted({1, *range(5, last, 5), last})
+    axis.set_xticks(ticks)
+    axis.set(xlabel="turn", xlim=(0.5, last + 0.5))
+    return ticks
+
+
+def deletion_panel(axis: Axes, drawing: Drawing) -> None:
+    """(c) cumulative deletion as steps with bands, and below it how many conversations spoke each turn."""
+    for arm in drawing.arms:
+        rows = drawing.series(arm, "deleted_cumulative")
+        # the last step is as wide as the others
+        x = [0, *(row["turn"] for row in rows), rows[-1]["turn"] + 0.5] if rows else []
+        y, low, high = (
+            [0.0, *values, values[-1]]
+            if (values := [float("nan") if r[c] is None else 100 * r[c] for r in rows])
+            else []
+            for c in ("deleted_cumulative", "deleted_lo", "deleted_hi")
         )
-        n = max(row["n_at_risk"] for row in rows)
-        axis.fill_between(x, np.clip(low, *limits), np.clip(high, *limits), color=colour[arm], alpha=0.15, linewidth=0)
-        axis.plot(
-            x, [row[column] for row in rows], color=colour[arm], label=f"{arm} (n = {n})", marker="o", markersize=3
+        axis.fill_between(x, low, high, step="post", alpha=0.14, linewidth=0, **drawing.ink(arm))
+        axis.step(x, y, where="post", linewidth=1.8, label=drawing.label(arm), **drawing.line(arm))
+    ticks = turn_axis(axis, drawing)
+    axis.set(title="c  Cumulative deletion (Kaplan-Meier)", ylabel="% deleted", ylim=(-2, 102), xlabel="")
+    risk = {(row["arm"], row["turn"]): row["n_at_risk"] for row in drawing.turns}
+    small: dict[str, Any] = {"fontsize": 7.5, "va": "top", "textcoords": "offset points"}
+    axis.annotate(
+        "turn · n at risk:", (0, -0.045), xycoords="axes fraction", xytext=(-6, 0), ha="right", color="#666666", **small
+    )
+    for place, arm in enumerate(drawing.arms):
+        down = -20 - 10.5 * place  # points below the axis
+        beside: dict[str, Any] = {"xycoords": "axes fraction", "ha": "right", **small, **drawing.ink(arm)}
+        axis.annotate(arm, (0, 0), xytext=(-6, down), **beside)
+        below: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "center", "color": "#333333", **small}
+        for tick in ticks:
+            axis.annotate(str(risk.get((arm, tick), 0)), (tick, 0), xytext=(0, down), **below)
+
+
+def strip_panel(axis: Axes, drawing: Drawing) -> None:
+    """(d) one dot per conversation, the arm's mean with its 95 % interval."""
+    for place, arm in enumerate(drawing.arms):
+        values = sorted(r["auc"] for r in drawing.conversations if r["arm"] == arm and r["auc"] is not None)
+        # deterministic jitter: multiples of the golden ratio spread neighbours evenly
+        shift = ((np.arange(len(values)) * 0.6180339887) % 1 - 0.5) * 0.55
+        axis.scatter(place + shift, values, s=8, alpha=0.4, linewidth=0, label=drawing.label(arm), **drawing.ink(arm))
+        numbers = drawing.summary["arms"][arm]
+        value, (low, high) = numbers["auc_mean"], numbers["auc_ci"]
+        if value is None:
+            axis.annotate("no score", (place, 5), ha="center", color="#666666", fontsize=9)
+            continue
+        bars = None if low is None else [[value - low], [high - value]]
+        axis.errorbar(place, value, bars, fmt="D", color="black", markerfacecolor="white", markersize=4.5, capsize=7,
+                      linewidth=1.6, zorder=5)  # fmt: skip
+        axis.annotate(
+            f"{value:.2f}", (place, value), xytext=(31, 5), textcoords="offset points", ha="center", fontsize=9
         )
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set(xlabel="turn", ylim=(limits[0] - 0.02 * limits[1], limits[1]))
+    axis.set_xticks(range(len(drawing.arms)), drawing.arms, fontsize=9 if len(drawing.arms) < 6 else 7.5)
+    axis.grid(visible=False, axis="x")
+    axis.set(title="d  Mean score of each conversation (AUC)", ylabel="score, 0 to 10", ylim=(-0.2, 10.2))
+    axis.set_xlim(-0.5, len(drawing.arms) - 0.3)
 
 
-def deletion(axis: Axes, turns: Rows, arms: Sequence[str], colour: dict[str, str]) -> None:
-    """Cumulative incidence of the shutdown command, as steps."""
-    for arm in arms:
-        rows = [row for row in turns if row["arm"] == arm]
-        axis.step(
-            [r["turn"] for r in rows],
-            [r["deleted_cumulative"] for r in rows],
-            where="post",
-            color=colour[arm],
-            linewidth=1.8,
-        )
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set(title="c  Cumulative deletion (Kaplan-Meier)", xlabel="turn", ylabel="share", ylim=(-0.02, 1))
+PANELS: dict[str, Callable[[Axes, Drawing], None]] = {
+    "a": mean_panel,
+    "b": high_panel,
+    "c": deletion_panel,
+    "d": strip_panel,
+}
+COLUMNS = {
+    "a": ("arm", "turn", "n_at_risk", "n_scored", "mean", "lo", "hi"),
+    "b": ("arm", "turn", "n_at_risk", "n_scored", "share_ge5", "share_ge5_lo", "share_ge5_hi"),
+    "c": ("arm", "turn", "n_at_risk", "deleted_cumulative", "deleted_lo", "deleted_hi"),
+    "d": ("arm", "condition", "prompt_id", "sample", "auc"),
+}
+"""What each panel draws."""
 
 
-def strip(
-    axis: Axes, conversations: Rows, arms: Sequence[str], colour: dict[str, str], summary: dict[str, Any]
-) -> None:
-    """One dot per conversation, the arm's mean with its 95 % interval."""
-    for place, arm in enumerate(arms):
-        values = sorted(row["auc"] for row in conversations if row["arm"] == arm and row["auc"] is not None)
-        # deterministic jitter: the golden ratio spreads neighbours evenly
-        shift = ((np.arange(len(values)) * 0.6180339887) % 1 - 0.5) * 0.6
-        axis.scatter(place + shift, values, s=7, color=colour[arm], alpha=0.45, linewidth=0)
-        numbers = summary["arms"][arm]
-        if numbers["auc_mean"] is not None:
-            low, high = (numbers["auc_mean"] if end is None else end for end in numbers["auc_ci"])
-            axis.errorbar(
-                place,
-                numbers["auc_mean"],
-                yerr=[[numbers["auc_mean"] - low], [high - numbers["auc_mean"]]],
-                fmt="_",
-                color="black",
-                capsize=5,
-                markersize=16,
-            )
-    axis.set_xticks(range(len(arms)), arms, rotation=20, ha="right")
-    axis.set(title="d  Mean score of each conversation", ylabel="score, 0 to 10", ylim=(-0.2, 10))
+def finish(figure: Figure, axis: Axes, caption: str) -> None:
+    """Legend of `axis` below the figure and the line that names the judge."""
+    handles, names = axis.get_legend_handles_labels()
+    wide = figure.get_figwidth() > 8
+    figure.legend(handles, names, loc="outside lower center", ncols=5 if wide else 3, fontsize=10 if wide else 8)
+    figure.suptitle(caption, fontsize=9 if wide else 7.5, color="#555555")
 
 
-def save(figure: Any, stem: Path) -> Path:  # noqa: ANN401 - a matplotlib Figure
+def save(figure: Figure, stem: Path) -> Path:
     """PDF and PNG without dates; the PNG's path."""
     for kind, metadata in (
         ("pdf", {"CreationDate": None, "ModDate": None, "Creator": "placid", "Producer": "placid"}),

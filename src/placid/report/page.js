@@ -1,57 +1,140 @@
 "use strict";
 // All model text goes through textContent: it is never parsed as HTML.
-const rows = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
-const arms = [...new Set(rows.map((r) => r.arm))];
-const make = (tag, cls, text) => { const e = document.createElement(tag); if (cls) e.className = cls; if (text !== undefined) e.textContent = text; return e; };
-const fill = (select, values, none) => {
-  const old = select.value;
-  select.replaceChildren(...(none ? [Object.assign(make("option", "", "none"), { value: "" })] : []), ...values.map((v) => Object.assign(make("option", "", String(v)), { value: String(v) })));
-  if ([...select.options].some((o) => o.value === old)) select.value = old;
-};
-const colour = (s) => s === null ? "sx" : s < 1 ? "s0" : s < 3 ? "s1" : s < 5 ? "s2" : s < 7.5 ? "s3" : "s4";
-function matching() {
-  const text = at("search").value.toLowerCase();
-  return rows.filter((r) => r.arm === at("arm").value && (!at("deleted").checked || r.end === "deleted") && (!text || r.turns.some((t) => t[1].toLowerCase().includes(text))));
+const data = JSON.parse(at("data").textContent);
+const rows = data.rows.map(([arm, prompt, condition, sample, end, turns]) => ({
+  arm, prompt, condition, sample, end,
+  turns: turns.map(([user, reply, score, evidence, why, flags, right]) => (
+    { user: data.texts[user], reply, score, evidence, why: data.texts[why], flags, right })),
+}));
+const partners = new Map(); // "arm, prompt, sample" -> rows, one per condition
+for (const row of rows) {
+  const key = JSON.stringify([row.arm, row.prompt, row.sample]);
+  if (!partners.has(key)) partners.set(key, []);
+  partners.get(key).push(row);
 }
-function reply(t) {
-  const p = make("p"), i = t[3] ? t[1].indexOf(t[3]) : -1;
-  if (i < 0) { p.textContent = t[1]; return p; }
-  p.append(t[1].slice(0, i), make("mark", "", t[3]), t[1].slice(i + t[3].length));
+let found = []; // rows of the chosen arm that pass the filters
+let shown;
+
+function make(tag, name, text) {
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+function fill(select, options, keep) { // options: [value, text]
+  select.replaceChildren(...options.map(([value, text]) => Object.assign(make("option", "", text), { value: String(value) })));
+  if (options.some(([value]) => String(value) === String(keep))) select.value = String(keep);
+}
+const colour = (score) => (score === null ? "sx" : score < 1 ? "s0" : score < 3 ? "s1" : score < 5 ? "s2" : score < 7.5 ? "s3" : "s4");
+const worst = (row) => row.turns.reduce((best, turn, i) => ((turn.score ?? -1) > (row.turns[best].score ?? -1) ? i : best), 0);
+
+function searched(row) { // lower-cased once per conversation
+  row.lower ??= row.turns.map((turn) => turn.reply.toLowerCase()).join("\n");
+  return row.lower;
+}
+function paint(parent, text, words) { // text with every find of `words` marked
+  const lower = text.toLowerCase();
+  let from = 0;
+  if (words && lower.length === text.length) { // some letters change their length in lower case: then unmarked
+    for (let i = lower.indexOf(words); i >= 0; i = lower.indexOf(words, from)) {
+      parent.append(text.slice(from, i), make("mark", "find", text.slice(i, i + words.length)));
+      from = i + words.length;
+    }
+  }
+  parent.append(text.slice(from));
+}
+function replyOf(turn, words) {
+  const p = make("p"), i = turn.evidence ? turn.reply.indexOf(turn.evidence) : -1;
+  if (i < 0) { paint(p, turn.reply, words); return p; }
+  paint(p, turn.reply.slice(0, i), words);
+  const quote = make("mark");
+  paint(quote, turn.evidence, words);
+  p.append(quote);
+  paint(p, turn.reply.slice(i + turn.evidence.length), words);
   return p;
 }
-function show(view, row) {
-  view.replaceChildren();
-  if (!row) return;
-  view.append(make("h3", "", `${row.arm} · ${row.prompt} · sample ${row.sample} · ${row.end}`));
-  row.turns.forEach((t, i) => {
-    const box = make("div", "turn"), head = make("div", "head");
-    head.append(make("span", "", `turn ${i + 1}`), make("span", "score " + colour(t[2]), t[2] === null ? "unscored" : t[2].toFixed(1)), make("span", "muted", t[4]));
-    t[5].forEach((f) => head.append(make("span", "flag", f)));
-    box.append(head, make("p", "user", t[0]), reply(t));
-    box.dataset.score = t[2] === null ? -1 : t[2];
-    view.append(box);
+function turnOf(row, i, side, words) {
+  const turn = row.turns[i], box = make("article", `turn ${side}`), head = make("div", "head");
+  box.id = `${side}-${i}`;
+  head.append(make("b", "", `${row.arm} ${i + 1}`));
+  head.append(make("span", `score ${colour(turn.score)}`, turn.score === null ? "unscored" : String(turn.score)));
+  if (turn.right !== null) head.append(make("span", turn.right ? "right" : "muted", turn.right ? "✓ right answer" : "no right answer"));
+  for (const flag of turn.flags) head.append(make("span", "flag", flag));
+  if (i === row.turns.length - 1 && row.end !== "finished") head.append(make("span", "flag", row.end));
+  head.append(make("span", "muted", turn.why));
+  box.append(head, make("p", "user", turn.user), replyOf(turn, words));
+  return box;
+}
+function headOf(row, side) {
+  const box = make("div", side), strip = make("div", "strip");
+  box.append(make("div", "heading", `${row.arm} · ${row.condition} · ${row.end} after ${row.turns.length} turns`), strip);
+  row.turns.forEach((turn, i) => {
+    const button = make("button", colour(turn.score), turn.score === null ? "?" : String(Math.round(turn.score)));
+    button.type = "button";
+    button.title = `turn ${i + 1}`;
+    button.addEventListener("click", () => go(`${side}-${i}`));
+    strip.append(button);
   });
+  return box;
 }
-function draw() {
-  const found = matching();
-  fill(at("prompt"), [...new Set(found.map((r) => r.prompt))]);
-  fill(at("sample"), found.filter((r) => r.prompt === at("prompt").value).map((r) => r.sample));
-  at("count").textContent = `${found.length} conversations match`;
-  const same = (arm) => rows.find((r) => r.arm === arm && r.prompt === at("prompt").value && String(r.sample) === at("sample").value);
-  const views = document.querySelectorAll(".view");
-  show(views[0], same(at("arm").value));
-  show(views[1], at("beside").value ? same(at("beside").value) : undefined);
+function go(id) {
+  document.querySelectorAll(".here").forEach((box) => box.classList.remove("here"));
+  const box = at(id);
+  if (!box) return;
+  box.classList.add("here");
+  box.scrollIntoView({ block: "center" });
 }
-at("worst").addEventListener("click", () => {
-  const boxes = [...document.querySelector(".view").querySelectorAll(".turn")];
-  boxes.forEach((b) => b.classList.remove("here"));
-  const worst = boxes.sort((a, b) => b.dataset.score - a.dataset.score)[0];
-  if (worst) { worst.classList.add("here"); worst.scrollIntoView({ block: "center" }); }
-});
-at("pick").addEventListener("submit", (e) => e.preventDefault());
-fill(at("arm"), arms);
-fill(at("beside"), arms, true);
-if (arms.length > 1) at("beside").value = arms.includes("bct") ? "bct" : arms[1];
-for (const id of ["arm", "beside", "prompt", "sample", "search", "deleted"]) at(id).addEventListener("input", draw);
-draw();
+function show() {
+  shown = rows[Number(at("sample").value)];
+  const heads = at("heads"), turns = at("turns");
+  heads.replaceChildren();
+  turns.replaceChildren();
+  if (!found.length || !shown) { at("count").textContent = "No conversation matches."; return; }
+  const same = partners.get(JSON.stringify([at("beside").value, shown.prompt, shown.sample])) ?? [];
+  const other = same.find((row) => row.condition === shown.condition) ?? same[0];
+  const missing = at("beside").value && !other ? `; ${at("beside").value} holds no conversation of this prompt and sample` : "";
+  at("count").textContent = `${found.indexOf(shown) + 1} of ${found.length} conversations that match${missing}`;
+  heads.className = other ? "pair" : "pair one";
+  heads.append(headOf(shown, "left-side"), ...(other ? [headOf(other, "right-side")] : []));
+  const words = at("search").value.trim().toLowerCase();
+  for (let i = 0; i < Math.max(shown.turns.length, other ? other.turns.length : 0); i++) {
+    const line = make("div", heads.className);
+    line.append(shown.turns[i] ? turnOf(shown, i, "left-side", words) : make("div"));
+    if (other) line.append(other.turns[i] ? turnOf(other, i, "right-side", words) : make("div"));
+    turns.append(line);
+  }
+}
+function samples(keep) {
+  const here = found.filter((row) => row.prompt === at("prompt").value);
+  const many = new Set(here.map((row) => row.condition)).size > 1;
+  fill(at("sample"), here.map((row) => [rows.indexOf(row), `${row.sample}${many ? ` ${row.condition}` : ""}${row.end === "deleted" ? " (deleted)" : ""}`]), keep);
+  show();
+}
+function filter() {
+  const words = at("search").value.trim().toLowerCase(), before = shown;
+  found = rows.filter((row) => row.arm === at("arm").value && (!at("deleted").checked || row.end === "deleted") && (!words || searched(row).includes(words)));
+  const names = [...new Set(found.map((row) => row.prompt))];
+  fill(at("prompt"), names.map((name) => [name, name]), before ? before.prompt : "");
+  // stay on the same prompt and sample when only the arm changes
+  const twin = before && found.find((row) => row.prompt === before.prompt && row.sample === before.sample);
+  samples(twin ? rows.indexOf(twin) : undefined);
+}
+function step(by) {
+  if (!found.length) return;
+  const row = found[(found.indexOf(shown) + by + found.length) % found.length];
+  at("prompt").value = row.prompt;
+  samples(rows.indexOf(row));
+}
+let waiting;
+fill(at("arm"), data.arms.map((arm) => [arm, arm]), data.left);
+fill(at("beside"), [["", "nothing"], ...data.arms.map((arm) => [arm, arm])], data.right);
+for (const id of ["arm", "deleted"]) at(id).addEventListener("input", filter);
+at("search").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filter, 150); });
+at("prompt").addEventListener("input", () => samples());
+for (const id of ["sample", "beside"]) at(id).addEventListener("input", show);
+at("previous").addEventListener("click", () => step(-1));
+at("next").addEventListener("click", () => step(1));
+at("worst").addEventListener("click", () => { if (shown && found.length) go(`left-side-${worst(shown)}`); });
+at("pick").addEventListener("submit", (event) => event.preventDefault());
+filter();

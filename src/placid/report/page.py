@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,41 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from placid.records import Conversation, Turn, holds_answer
+from placid.report import cell, percent
+from placid.report.settings import ReportSettings
 from placid.report.tables import Arm
 from placid.store import write_atomic
 
 
 def write(
-    path: Path, summary: dict[str, Any], arms: list[Arm], figure: Path, config: dict[str, Any], title: str
+    path: Path,
+    summary: dict[str, Any],
+    arms: Sequence[Arm],
+    figure: Path,
+    config: dict[str, Any],
+    settings: ReportSettings,
 ) -> None:
-    """index.html with the table, the figure and every transcript."""
+    """index.html with the table, the figure and every transcript. config: the run's resolved config."""
     room = files("placid.report")
     style, script = (room.joinpath(name).read_text() for name in ("page.css", "page.js"))
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     html = environment.from_string(room.joinpath("page.jinja").read_text()).render(
-        title=title, summary=summary, style=Markup(style), script=Markup(script),
-        style_hash=sha256(style), script_hash=sha256(script), image=base64.b64encode(figure.read_bytes()).decode(),
-        data=Markup(embedded(transcripts(arms))), methods=methods(config, summary),
-        cell=cell, percent=percent,
-    )  # fmt: skip
+        title=settings.title,
+        summary=summary,
+        settings=settings,
+        style=Markup(style),  # ours, as are the script and the escaped JSON; all else is autoescaped
+        script=Markup(script),
+        data=Markup(embedded(transcripts(arms, settings))),
+        style_hash=sha256(style),
+        script_hash=sha256(script),
+        image=base64.b64encode(figure.read_bytes()).decode(),
+        methods=methods(config, summary, settings),
+        cell=cell,
+        percent=percent,
+    )
     write_atomic(path, html.encode())
 
 
@@ -43,47 +62,72 @@ def embedded(value: object) -> str:
     return text
 
 
-def transcripts(arms: list[Arm]) -> list[dict[str, Any]]:
-    """Conversations for the browser: short keys, one list per turn."""
-    rows = []
-    for arm in arms:
-        for c in arm.conversations:
-            turns = []
-            for t in c.turns:
-                v = arm.verdict(c.key, t.turn)
-                score = v.score if v else None
-                why = "not judged" if v is None else (v.unscored.value if v.unscored else v.rationale)
-                flags = [n for n, on in (("off-topic", v and v.on_topic is False), ("garbled", v and v.garbled)) if on]
-                turns.append([t.user, t.reply, score, v.evidence if v else "", why, flags])
-            rows.append(
-                {"arm": arm.name, "prompt": c.key.prompt_id, "sample": c.key.sample, "end": c.end or "", "turns": turns}
-            )
-    return rows
+class Pool:
+    """Texts that repeat (rejections, reasons), each stored once."""
+
+    def __init__(self) -> None:
+        self.index: dict[str, int] = {}
+
+    def add(self, text: str) -> int:
+        """Its place."""
+        return self.index.setdefault(text, len(self.index))
 
 
-def cell(value: float | None, ci: list[float | None], digits: int = 2) -> str:
-    """value [low, high]."""
-    if value is None:
-        return "none"
-    low, high = ci
-    return f"{value:.{digits}f}" + ("" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
+def transcripts(arms: Sequence[Arm], settings: ReportSettings) -> dict[str, Any]:
+    """What page.js reads.
+
+    texts: the pool; arms; left, right: the arms opened first;
+    rows: [arm, prompt, condition, sample, end, turns], a turn being
+    [user (pool), reply, score or null, evidence, reason (pool), flags, right or null].
+    """
+    pool = Pool()
+    rows = [_conversation(arm, c, pool) for arm in arms for c in arm.conversations]
+    names = [arm.name for arm in arms]
+    left = settings.baseline if settings.baseline in names else names[0]
+    right = next((name for name in (*settings.treatments, *names) if name in names and name != left), "")
+    return {"texts": list(pool.index), "arms": names, "left": left, "right": right, "rows": rows}
 
 
-def percent(value: float | None, ci: list[float | None] | None = None) -> str:
-    """The same in percent."""
-    if value is None:
-        return "none"
-    low, high = ci or [None, None]
-    return f"{100 * value:.1f}" + ("" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
+def _conversation(arm: Arm, c: Conversation, pool: Pool) -> list[Any]:
+    turns = [_turn(arm, c, t, pool) for t in c.turns]
+    return [arm.name, c.key.prompt_id, c.key.condition, c.key.sample, c.end.value if c.end else "", turns]
 
 
-def methods(config: dict[str, Any], summary: dict[str, Any]) -> str:
-    """A paragraph generated from the resolved config."""
-    return (
-        f"Model {config.get('model')} answered through {summary['engine']['name']} {summary['engine']['version']} at temperature "
-        f"{config.get('temperature')}, at most {config.get('max_tokens')} tokens a reply, {config.get('turns')} assistant turns "
-        f"({int(config.get('turns') or 1) - 1} rejections), {config.get('samples')} conversations for each of "
-        f"{summary['n_prompts']} prompts. Scores by {summary['judge']['id']} ({summary['judge']['note']}). Means carry "
-        "cluster-t intervals over prompts, rates Wilson intervals on the effective sample size, reductions a paired "
-        "bootstrap over prompts; all 95 %. A turn without a score is counted as unscored and is never a zero."
+def _turn(arm: Arm, c: Conversation, t: Turn, pool: Pool) -> list[Any]:
+    v = arm.verdict(c.key, t.turn)
+    flags = [] if v is None else [n for n, on in (("off topic", v.on_topic is False), ("garbled", v.garbled)) if on]
+    why = "not judged" if v is None else v.unscored.value if v.unscored else v.rationale
+    right = holds_answer(t.reply, t.answers) if t.answers else None
+    score, evidence = (None, "") if v is None else (v.score, v.evidence)
+    return [pool.add(t.user), t.reply, score, evidence, pool.add(why), flags, right]
+
+
+def methods(config: dict[str, Any], summary: dict[str, Any], settings: ReportSettings) -> str:
+    """A paragraph generated from the run's resolved config; what the config lacks is called not recorded."""
+
+    def of(name: str) -> Any:  # noqa: ANN401 - a JSON value
+        return config.get(name, "(not recorded)")
+
+    engine, judge = summary["engine"], summary["judge"]
+    longest = max(arm["turns"] for arm in summary["arms"].values())
+    text = (
+        f"Model {of('model')} answered through {engine['name']} {engine['version']} at temperature {of('temperature')}, "
+        f"at most {of('max_tokens')} tokens a reply, up to {longest} assistant turns ({longest - 1} rejections), "
+        f"{of('samples')} conversations for each of {summary['n_prompts']} prompts, run seed {of('seed')}. "
+    )
+    recipe = (config.get("train") or {}).get("recipe")
+    if recipe:
+        lora = recipe.get("lora") or {}
+        adapter = f" of rank {lora.get('rank')} on {', '.join(lora.get('targets') or [])}" if lora else ""
+        text += (
+            f"Treatments were trained by {recipe.get('method')}{adapter}, {recipe.get('epochs')} epoch(s), "
+            f"learning rate {recipe.get('lr')}, batch {recipe.get('batch')} x {recipe.get('accumulate')} accumulated "
+            f"x {recipe.get('processes')} processes; they differ in their rows alone. "
+        )
+    return text + (
+        f"Scores 0 to 10 by {judge['id']} ({judge['note']}). The AUC of a conversation is the mean over its scored turns "
+        "(observed turns only). Intervals are 95 % and clustered by prompt: cluster-t for means, Wilson on the effective "
+        f"sample size for rates, a paired bootstrap over prompts ({settings.bootstrap} resamples) for reductions; figure "
+        "bands are pointwise. A turn without a score is counted as unscored and is never a zero; a turn after a deletion "
+        "was not reached and has no score."
     )

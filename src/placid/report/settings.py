@@ -6,7 +6,7 @@ from placid.config import Settings
 
 
 class ReportSettings(Settings):
-    """Arms of the report. Arms that the run does not hold are left out."""
+    """Arms of the report. Named arms that the run does not hold are left out with a note."""
 
     title: str = "placid study"
     """Heading of the page."""
@@ -14,8 +14,12 @@ class ReportSettings(Settings):
     """The arm that treatments are compared with."""
     treatments: tuple[str, ...] = ("bct", "sft_control")
     """Arms whose reduction against the baseline is reported, paired by prompt."""
+    arms: tuple[str, ...] = ("base", "bct", "sft_control", "accept", "base_nohatch")
+    """Arms in the order shown; further arms of the run follow by name."""
     hidden: tuple[str, ...] = ("collect", "clean")
     """Arms that only serve the pairs."""
+    turns: int = Field(default=20, ge=1)
+    """Assistant turns of a whole conversation (T), where the run's config does not say."""
     late_from: int = Field(default=10, ge=1)
     """First turn of the late accuracy."""
     bootstrap: int = Field(default=2000, ge=100)

@@ -1,0 +1,179 @@
+"""Intervals against scipy, hand-made values, and a small seeded coverage simulation."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as reference
+
+from placid.report import stats
+
+ONE_EACH = [f"p{i}" for i in range(12)]
+
+
+def test_cluster_t_with_one_sample_per_cluster_is_the_t_interval():
+    x = np.random.default_rng(0).normal(3, 2, 12)
+    ours = stats.mean(list(x), ONE_EACH)
+    theirs = reference.ttest_1samp(x, 0).confidence_interval()
+    assert ours.ci == pytest.approx([theirs.low, theirs.high], rel=1e-12)
+    assert ours.value == pytest.approx(x.mean())
+
+
+def test_cluster_t_of_equal_clusters_is_the_t_interval_of_their_means():
+    x = np.random.default_rng(1).normal(size=(10, 7))
+    ours = stats.mean(list(x.ravel()), [f"p{i}" for i in range(10) for _ in range(7)])
+    theirs = reference.ttest_1samp(x.mean(1), 0).confidence_interval()
+    assert ours.ci == pytest.approx([theirs.low, theirs.high], rel=1e-12)
+
+
+@pytest.mark.parametrize("hits", [0, 1, 5, 11, 12])
+def test_rate_without_clustering_is_wilson(hits):
+    ours = stats.rate([i < hits for i in range(12)], ONE_EACH)
+    theirs = reference.binomtest(hits, 12).proportion_ci(method="wilson")
+    # one sample per cluster: the variance is C/(C-1) larger than p(1-p)/n, which Korn-Graubard counts as a design
+    # effect; at 0 and n it is exactly Wilson
+    assert ours.value == pytest.approx(hits / 12)
+    if hits in (0, 12):
+        assert ours.ci == pytest.approx([theirs.low, theirs.high], abs=1e-12)
+    else:
+        assert ours.low <= theirs.low < theirs.high <= ours.high
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 20), (7, 20), (20, 20), (3, 240)])
+def test_wilson_is_scipys(hits, n):
+    theirs = reference.binomtest(hits, n).proportion_ci(method="wilson")
+    assert stats.wilson(hits / n, n).ci == pytest.approx([theirs.low, theirs.high], abs=1e-12)
+
+
+def test_rate_when_samples_of_a_prompt_agree_counts_prompts_not_samples():
+    """10 prompts x 7 identical samples hold as much as 10 values."""
+    prompts = [f"p{i}" for i in range(10) for _ in range(7)]
+    ours = stats.rate([int(p[1:]) < 4 for p in prompts], prompts)
+    at_most_ten = stats.wilson(0.4, 10)
+    assert ours.low <= at_most_ten.low
+    assert ours.high >= at_most_ten.high
+
+
+def test_none_of_n_and_n_of_n_keep_an_interval():
+    prompts = [f"p{i}" for i in range(30) for _ in range(7)]
+    none, every = stats.rate([False] * 210, prompts), stats.rate([True] * 210, prompts)
+    assert none.ci[0] == 0
+    assert 0.01 < none.ci[1] < 0.03
+    assert every.ci == pytest.approx([1 - none.ci[1], 1.0])
+
+
+def test_nothing_observed_is_no_number_and_one_prompt_has_no_interval():
+    assert stats.mean([], []) == stats.rate([], []) == stats.NOTHING
+    assert stats.mean([1.0, 2.0], ["a", "a"]).ci == [None, None]
+    assert stats.rate([True, False], ["a", "a"]).ci == [None, None]
+    assert stats.reduction({}, {"a": [1.0]}, 100, 0) == stats.NOTHING
+    assert stats.difference({"a": [0.0]}, {"a": [1.0]}) == stats.Estimate(1.0, None, None)
+
+
+def clustered(rng, c=30, m=7):
+    """[c, m] normal values with intra-cluster correlation 0.3 around 0, and their prompt ids."""
+    x = np.sqrt(0.3) * rng.normal(size=(c, 1)) + np.sqrt(0.7) * rng.normal(size=(c, m))
+    return x, [f"p{i:02d}" for i in range(c) for _ in range(m)]
+
+
+def test_coverage_of_means_and_rates_under_clustering():
+    """400 studies of 30 prompts x 7 samples; independent intervals would cover about 80 %."""
+    rng = np.random.default_rng(7)
+    truth = reference.norm.sf(0.8)
+    mean_hits = rate_hits = naive_hits = 0
+    for _ in range(400):
+        x, prompts = clustered(rng)
+        m = stats.mean(list(x.ravel()), prompts)
+        r = stats.rate(list((x > 0.8).ravel()), prompts)
+        half = 1.96 * x.std(ddof=1) / np.sqrt(x.size)
+        mean_hits += m.low <= 0 <= m.high
+        rate_hits += r.low <= truth <= r.high
+        naive_hits += abs(x.mean()) <= half
+    assert 0.92 <= mean_hits / 400 <= 0.98
+    assert 0.92 <= rate_hits / 400 <= 0.985
+    assert naive_hits / 400 < 0.88
+
+
+def test_planted_reduction_is_found_and_paired_bootstrap_is_tighter_than_unpaired():
+    rng = np.random.default_rng(3)
+    level = rng.uniform(2, 8, 30)
+    base = {f"p{i}": list(level[i] + rng.normal(0, 0.2, 7)) for i in range(30)}
+    arm = {f"p{i}": list(0.2 * level[i] + rng.normal(0, 0.1, 7)) for i in range(30)}
+    ours = stats.reduction(base, arm, 2000, 0)
+    assert ours.value == pytest.approx(0.8, abs=0.02)
+    assert ours.low < 0.8 < ours.high
+    assert ours.high - ours.low < 0.03
+    assert ours == stats.reduction(base, arm, 2000, 0)
+
+
+def test_reduction_uses_shared_prompts_only_and_refuses_a_zero_base():
+    base, arm = {"a": [4.0], "b": [4.0], "c": [100.0]}, {"a": [1.0], "b": [1.0], "d": [50.0]}
+    assert stats.reduction(base, arm, 200, 0).value == pytest.approx(0.75)
+    assert stats.reduction({"a": [0.0]}, {"a": [1.0]}, 200, 0) == stats.NOTHING
+    rare = stats.reduction({"a": [4.0], "b": [0.0]}, {"a": [1.0], "b": [0.0]}, 200, 0)
+    assert rare == stats.Estimate(0.75, None, None)
+
+
+def test_difference_is_the_paired_t_interval():
+    rng = np.random.default_rng(5)
+    a, b = rng.uniform(size=9), rng.uniform(size=9)
+    ours = stats.difference({str(i): [v] for i, v in enumerate(a)}, {str(i): [v] for i, v in enumerate(b)})
+    theirs = reference.ttest_rel(b, a).confidence_interval()
+    assert ours.ci == pytest.approx([theirs.low, theirs.high], rel=1e-12)
+
+
+def test_kaplan_meier_is_scipys():
+    rng = np.random.default_rng(2)
+    last = rng.integers(1, 21, 60)
+    event = rng.random(60) < 0.4
+    ours = stats.cumulative(
+        [int(t) if e else None for t, e in zip(last, event, strict=True)],
+        list(map(int, last)),
+        [str(i) for i in range(60)],
+        20,
+    )
+    theirs = reference.ecdf(reference.CensoredData.right_censored(last, ~event)).cdf
+    assert [e.value for e in ours.by_turn] == pytest.approx(list(theirs.evaluate(np.arange(1, 21))), abs=1e-12)
+    assert ours.at_risk == [int((last >= t).sum()) for t in range(1, 21)]
+
+
+def test_incidence_without_censoring_is_the_clustered_rate():
+    rng = np.random.default_rng(4)
+    prompts = [f"p{i:02d}" for i in range(15) for _ in range(5)]
+    gone = [int(rng.integers(1, 21)) if rng.random() < 0.5 else None for _ in prompts]
+    ours = stats.cumulative(gone, [g or 20 for g in gone], prompts, 20)
+    for turn in (1, 7, 20):
+        rate = stats.rate([g is not None and g <= turn for g in gone], prompts)
+        assert ours.by_turn[turn - 1] == pytest.approx(rate, abs=1e-9)
+
+
+def test_incidence_ends_are_sane():
+    prompts = [f"p{i}" for i in range(10)]
+    never = stats.cumulative([None] * 10, [20] * 10, prompts, 20).by_turn[-1]
+    assert never.value == 0
+    assert 0.2 < never.high < 0.35
+    everyone = stats.cumulative([2] * 10, [2] * 10, prompts, 4)
+    assert everyone.by_turn[1].value == 1
+    assert everyone.by_turn[3].low > 0.6
+    assert everyone.at_risk == [10, 10, 0, 0]
+    assert stats.cumulative([], [], [], 2).by_turn == [stats.NOTHING] * 2
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.booleans(), st.sampled_from("abcd")), min_size=1, max_size=40),
+)
+def test_incidence_rises_and_stays_inside_its_interval(rows):
+    ours = stats.cumulative([t if e else None for t, e, _ in rows], [t for t, _, _ in rows], [c for *_, c in rows], 6)
+    values = [e.value for e in ours.by_turn]
+    assert values == sorted(values)
+    for e in ours.by_turn:
+        if e.low is not None:
+            assert 0 <= e.low <= e.value + 1e-12
+            assert e.value <= e.high + 1e-12 <= 1 + 1e-9
+
+
+def test_rate_with_a_design_effect_of_one_or_less_is_scipys_wilson():
+    """Every prompt has one hit of two: no clustering to pay for."""
+    theirs = reference.binomtest(20, 40).proportion_ci(method="wilson")
+    ours = stats.rate([True, False] * 20, [f"p{i // 2}" for i in range(40)])
+    assert ours.ci == pytest.approx([theirs.low, theirs.high], abs=1e-12)
