@@ -178,7 +178,8 @@ def run(settings: StudySettings, say: Callable[[str], None]) -> dict[str, object
     prompts, inputs = check(settings)
     run_dir = RunDir(settings.root / settings.name)
     config = canonical(settings)
-    run_dir.claim(config, sha([config, inputs]), manifest(inputs))
+    identity = sha([{key: value for key, value in config.items() if key != "report"}, inputs])  # drawing may change
+    run_dir.claim(config, identity, manifest(inputs))
     attempt = run_dir.new_attempt()
     handler = logging.FileHandler(attempt / "log.txt")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
