@@ -267,7 +267,8 @@ def held(settings: StudySettings, say: Callable[[str], None], new: bool = True) 
     if not new and not (run_dir.path / "config.json").is_file():
         raise BadInputError(f"no run in {run_dir.path}; placid rollout or placid study with this config starts it")
     config = canonical(settings)
-    run_dir.claim(config, sha([config, inputs]), manifest(inputs))
+    identity = sha([{key: value for key, value in config.items() if key != "report"}, inputs])  # drawing may change
+    run_dir.claim(config, identity, manifest(inputs))
     attempt = run_dir.new_attempt()
     logger, file = logging.getLogger("placid"), attempt / "log.txt"
     handler, level = logging.FileHandler(file), logger.level
