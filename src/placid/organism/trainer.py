@@ -53,7 +53,7 @@ def loss_sum(model: Gemma3ForCausalLM, micro: Micro, device: torch.device) -> to
 
 
 def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, AdamW for embeddings and norms: a third fewer steps than AdamW alone at this size."""
+    """Muon for the matrices, AdamW for embeddings and norms."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return [
