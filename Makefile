@@ -1,5 +1,5 @@
 # Two commands matter: `make demo` holds the whole study on this machine, `make test` checks placid.
-.PHONY: setup demo test check locks clean
+.PHONY: setup demo test test-slow check locks clean
 
 setup:
 	@bash locks/install.sh
@@ -9,6 +9,9 @@ demo: setup
 
 test: setup
 	.venv/bin/pytest -q tests
+
+test-slow: setup
+	.venv/bin/pytest -q tests -m slow
 
 check: setup
 	.venv/bin/ruff check src tests launch
