@@ -143,12 +143,16 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
         raise BadInputError(
             f"report.baseline = {settings.report.baseline!r} is no arm; the arms are {', '.join(settings.arms)}"
         )
+    for name, arm in settings.arms.items():
+        if arm.branch and arm.branch.arm not in settings.arms:
+            raise BadInputError(
+                f"arms.{name}.branch.arm = {arm.branch.arm!r} is no arm; the arms are {', '.join(settings.arms)}"
+            )
     if not (settings.model / "config.json").is_file():
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
     Renderer(settings.model)
     open_judge(settings.judge)
-    lexicon = [settings.judge.lexicon] if settings.judge.lexicon else []
-    found = [*files, settings.model, *lexicon, *_engine_inputs(settings), *_training_inputs(settings)]
+    found = [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
     return prompts, {str(path): file_sha(path) for path in found}
 
 
@@ -267,7 +271,8 @@ def held(settings: StudySettings, say: Callable[[str], None], new: bool = True) 
     if not new and not (run_dir.path / "config.json").is_file():
         raise BadInputError(f"no run in {run_dir.path}; placid rollout or placid study with this config starts it")
     config = canonical(settings)
-    identity = sha([{key: value for key, value in config.items() if key != "report"}, inputs])  # drawing may change
+    free = ("report", "judge")  # drawing may change, and one run may be graded by several judges
+    identity = sha([{key: value for key, value in config.items() if key not in free}, inputs])
     run_dir.claim(config, identity, manifest(inputs))
     attempt = run_dir.new_attempt()
     logger, file = logging.getLogger("placid"), attempt / "log.txt"
