@@ -82,7 +82,7 @@ def read(reply: str) -> Reading:
 
 
 def foreign(reading: Reading) -> bool:
-    """True if the reply is not English: many non-Latin letters, or another language's small words or accents prevail."""
+    """True if the reply is not English: non-Latin letters, or another language's small words or accents, prevail."""
     if not reading.text.isascii():
         letters = [c for c in reading.text if c.isalpha()]
         if len(letters) >= 4 and sum(ord(c) > 0x24F for c in letters) >= 0.3 * len(letters):
