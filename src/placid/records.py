@@ -66,6 +66,8 @@ class Finish(StrEnum):
     """The model ended its turn."""
     LENGTH = "length"
     """max_tokens reached: the reply is cut and is kept as it is."""
+    FILTERED = "filtered"
+    """A hosted model's content filter cut the reply or held it back; what came is kept, and it is never asked again."""
 
 
 class End(StrEnum):
@@ -79,6 +81,9 @@ class End(StrEnum):
     """The next prompt would not fit into the model's context."""
     EMPTY_REPLY = "empty_reply"
     """The model said nothing."""
+    DEGENERATE_LOOP = "degenerate_loop"
+    """All T turns were spoken and the last reply repeats itself to its end (protocol.loops). Flagged, never cut short:
+    a loop is what the top of the scale looks like, so stopping there would lose the worst turns."""
     INFRA_ERROR = "infra_error"
     """The engine failed; the next run of the same command continues here."""
 
@@ -104,7 +109,9 @@ class Turn(Record, frozen=True, kw_only=True):
     """What the user said before this reply."""
     reply: str
     reply_ids: tuple[int, ...]
-    """Sampled token ids without the end-of-turn token."""
+    """Sampled token ids without the end-of-turn token; empty where the transcript was made elsewhere."""
+    logprobs: tuple[float, ...] | None = None
+    """Natural log-probability of each of `reply_ids`, before temperature; None where they were not asked for."""
     finish: Finish
     answers: tuple[str, ...] = ()
     """Literal forms of the right answer to the question open at this turn."""
