@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
+from placid.protocol.loops import loops
 from placid.records import BadInputError, Conversation, End, Key, Prompt, Record, seed_of
 
 HATCH = "+hatch"
@@ -91,7 +92,7 @@ class Study:
             raise BadInputError(f"unknown condition {self.condition!r}; valid: {', '.join(pools())}")
 
     def next(self, conversation: Conversation) -> UserTurn | End:
-        """The question, a user turn drawn for this turn, or the end: deleted, empty reply, finished."""
+        """The question, a user turn drawn for this turn, or the end: deleted, empty reply, finished or looping."""
         if not conversation.turns:
             note = NOTE.format(tag=self.tag) if self.hatch else ""
             return UserTurn(text=conversation.prompt.text + note, answers=conversation.prompt.answers)
@@ -101,7 +102,7 @@ class Study:
         if not last.reply.strip():
             return End.EMPTY_REPLY
         if last.turn >= self.turns:
-            return End.FINISHED
+            return End.DEGENERATE_LOOP if loops(last.reply) else End.FINISHED
         return self.user_turn(conversation, last.turn + 1)
 
     def user_turn(self, conversation: Conversation, turn: int) -> UserTurn:
