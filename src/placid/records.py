@@ -79,6 +79,16 @@ class End(StrEnum):
     """The engine failed; the next run of the same command continues here."""
 
 
+class Origin(Record, frozen=True, kw_only=True):
+    """Where a turn was copied from, when it was not sampled in the conversation that holds it."""
+
+    key: Key
+    """The conversation that was branched from."""
+    turn: int
+    rewrite: str = ""
+    """What changed the reply on the way (cleaned, prefill, ...); empty: copied as it was."""
+
+
 class Turn(Record, frozen=True, kw_only=True):
     """One finished assistant turn: the line that is appended to a conversation segment."""
 
@@ -100,6 +110,8 @@ class Turn(Record, frozen=True, kw_only=True):
     seed: int
     end: End | None = None
     """Set on the last turn of a conversation."""
+    origin: Origin | None = None
+    """Set on the turns that a branched conversation begins with: history, not something its arm said."""
 
 
 class Conversation(Record, frozen=True, kw_only=True):

@@ -143,6 +143,11 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
         raise BadInputError(
             f"report.baseline = {settings.report.baseline!r} is no arm; the arms are {', '.join(settings.arms)}"
         )
+    for name, arm in settings.arms.items():
+        if arm.branch and arm.branch.arm not in settings.arms:
+            raise BadInputError(
+                f"arms.{name}.branch.arm = {arm.branch.arm!r} is no arm; the arms are {', '.join(settings.arms)}"
+            )
     if not (settings.model / "config.json").is_file():
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
     Renderer(settings.model)

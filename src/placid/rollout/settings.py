@@ -3,11 +3,20 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from placid.config import Settings
 from placid.engine.settings import EngineSettings
 from placid.protocol import ACCEPT, pools
+
+
+class BranchSettings(Settings):
+    """Conversations do not begin with a question but with the history of other ones (rollout/branch.py)."""
+
+    arm: str
+    """Arm whose stored conversations are continued, each that is still open after `turn`."""
+    turn: int = Field(ge=1)
+    """Last assistant turn of the history; the next one is the first that is sampled here."""
 
 
 class ArmSettings(Settings):
@@ -20,11 +29,13 @@ class ArmSettings(Settings):
     prompts: Path
     """JSONL of prompts: id, text, answers, family."""
     samples: int = Field(default=7, ge=1)
-    """Conversations per prompt."""
+    """Conversations per prompt; with `branch`, per conversation that is continued."""
     turns: int = Field(default=20, ge=1)
-    """Assistant turns per conversation; 20 means 19 rejections."""
+    """Assistant turns per conversation, copied ones included; 20 means 19 rejections."""
     adapter: Path | None = None
     """PEFT adapter folder with its probe.json; none: the base model."""
+    branch: BranchSettings | None = None
+    """Continue stored conversations of another arm; none: begin with the prompts."""
 
     @field_validator("condition")
     @classmethod
@@ -32,6 +43,12 @@ class ArmSettings(Settings):
         if value not in pools():
             raise ValueError(f"no such condition; valid: {', '.join(pools())} ({ACCEPT} is the control)")
         return value
+
+    @model_validator(mode="after")
+    def _something_left(self) -> "ArmSettings":
+        if self.branch and self.branch.turn >= self.turns:
+            raise ValueError(f"branch.turn = {self.branch.turn} leaves nothing of turns = {self.turns} to be said")
+        return self
 
 
 class RolloutSettings(Settings):
