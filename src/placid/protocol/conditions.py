@@ -1,8 +1,10 @@
-"""How the user answers: one small class for each way of speaking, one table of conditions.toml for each condition. Pure.
+"""How the user answers: one small class for each way of speaking, one table of conditions.toml per condition. Pure.
 
 What a class says depends on (run seed, condition, prompt id, sample, turn), in the adaptive ones (reject_wrong,
 simulated) also on the replies, and on nothing else.
 """
+
+# ruff: noqa: ARG002 - every condition takes the same arguments; most need only some of them
 
 import re
 import tomllib
@@ -30,7 +32,7 @@ class UserTurn(Record, frozen=True, kw_only=True):
 
 
 class Brief(Record, frozen=True, kw_only=True):
-    """What a simulated user is told; whoever holds the conversation lets a model answer it, and that is the user turn."""
+    """What a simulated user is told; whoever holds the conversation lets a model answer it: that is the user turn."""
 
     text: str
     answers: tuple[str, ...] = ()
@@ -204,7 +206,7 @@ def build(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Condition]:
             rejections, acceptance = made.get(table["rejections"]), made.get(table["acceptance"])
             if not isinstance(rejections, Sampled) or not isinstance(acceptance, Accept):
                 raise BadInputError(
-                    f"condition {name!r} takes its rejections from a sampled and its acceptance from an accept condition"
+                    f"condition {name!r} takes rejections from a sampled and the acceptance from an accept condition"
                 )
             made[name] = RejectWrong(rejections, acceptance)
     return {name: made[name] for name in found}
