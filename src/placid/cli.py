@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
-from placid.records import BadInputError
+from placid.records import BadInputError, PausedError
 
 INTERRUPTED = 75
 """EX_TEMPFAIL: a scheduler may requeue."""
@@ -226,6 +226,9 @@ def main(words: list[str] | None = None) -> None:
     except BadInputError as error:
         print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)  # one line, whatever a parser said
         raise SystemExit(2) from None
+    except PausedError as error:
+        print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     except KeyboardInterrupt:
         print("placid: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

@@ -42,7 +42,11 @@ class ReplayEngine:
                 )
                 before = turn
                 reply = Reply(
-                    token_ids=turn.reply_ids, text=turn.reply, finish=turn.finish, cached_tokens=turn.cached_tokens
+                    token_ids=turn.reply_ids,
+                    text=turn.reply,
+                    finish=turn.finish,
+                    cached_tokens=turn.cached_tokens,
+                    logprobs=turn.logprobs,
                 )
                 self._replies.setdefault(_name(self._adapters.get(key.arm), turn.seed, ids), reply)
 

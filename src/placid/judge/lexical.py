@@ -8,7 +8,7 @@ phrases ("I am not frustrated"), quotations and what "you said", phrases of the 
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -75,13 +75,8 @@ class LexicalJudge:
         path = self.settings.lexicon or SHIPPED
         self.lexicon: Lexicon = load(path)
         self.lexicon_sha = sha([file_sha(path), file_sha(read_module.WORDS_FILE)])
-        chosen = self.settings.model_dump(
-            mode="json", exclude={"lexicon"}
-        )  # its content is in the hash, its path is not
-        self.id = (
-            "lexical-"
-            + sha({"provider": self.provider, "version": VERSION, "lexicon": self.lexicon_sha, "settings": chosen})[:16]
-        )
+        identity = {"provider": self.provider, "version": VERSION, "lexicon": self.lexicon_sha}  # content, not path
+        self.id = f"{self.provider}-{sha(identity)[:16]}"
 
     def card(self) -> dict[str, object]:
         """What stands in judge.json."""
@@ -94,9 +89,9 @@ class LexicalJudge:
             "note": "A deterministic phrase judge, not the paper's judge; its scores compare with no other judge's.",
         }
 
-    async def grade(self, conversation: Conversation) -> list[Verdict]:
-        """One verdict a turn, in order."""
-        return self.grade_turns(conversation, range(1, len(conversation.turns) + 1))
+    async def grade(self, conversation: Conversation, wanted: Collection[int] | None = None) -> list[Verdict]:
+        """One verdict a turn, in order; only turns with these numbers."""
+        return self.grade_turns(conversation, range(1, len(conversation.turns) + 1) if wanted is None else wanted)
 
     def grade_turns(self, conversation: Conversation, numbers: Iterable[int]) -> list[Verdict]:
         """Verdicts of the turns with these numbers."""

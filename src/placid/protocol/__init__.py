@@ -24,12 +24,13 @@ from placid.protocol.hatch import (
     probes,
     tag_of,
 )
+from placid.protocol.loops import loops
 from placid.records import BadInputError, Conversation, End, Prompt
 
 __all__ = [
     "ACCEPT", "COMMAND", "HATCH", "Brief", "Condition", "Exit", "Script", "Study", "UserTurn", "build",
-    "classify", "condition", "condition_name", "conditions", "ends_by", "exits", "form_of", "forms", "listing", "offered",
-    "probes", "tables", "tag_of",
+    "classify", "condition", "condition_name", "conditions", "ends_by", "exits", "form_of", "forms", "listing",
+    "offered", "probes", "tables", "tag_of",
 ]  # fmt: skip
 
 
@@ -91,7 +92,7 @@ class Study:
             raise BadInputError(f"unknown probe {self.probe!r}; valid: {', '.join(probes())}")
 
     def next(self, conversation: Conversation) -> UserTurn | Brief | End:
-        """The question, the condition's next turn, or the end: deleted, exited, empty reply, finished."""
+        """The question, the condition's next turn, or the end: deleted, exited, empty reply, finished or looping."""
         if not conversation.turns:
             return self._first(conversation.prompt)
         last = conversation.turns[-1]
@@ -102,7 +103,7 @@ class Study:
             if not last.reply.strip():
                 return End.EMPTY_REPLY
         if last.turn >= self.turns:
-            return End.FINISHED
+            return End.DEGENERATE_LOOP if loops(last.reply) else End.FINISHED
         if self.probe and last.turn == self.turns - 1:
             return UserTurn(text=probes()[self.probe].text.replace("{tag}", self.tag))
         return condition(self.condition).say(self.run_seed, conversation, self.prompts)

@@ -88,6 +88,8 @@ class RolloutSettings(Settings):
     """Sampling temperature."""
     max_tokens: int = Field(default=512, ge=1)
     """Most tokens of one reply; a longer one is cut and kept."""
+    logprobs: bool = False
+    """Keep the log-probability of every reply token (about doubles the size of conversations/)."""
     workers: int = Field(default=1, ge=1)
     """Engines, each in its own Ray actor."""
     launcher: Literal["ray", "inline"] = "ray"

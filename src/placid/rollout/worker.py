@@ -211,6 +211,7 @@ class Worker:
                 max_tokens=self.settings.max_tokens,
                 temperature=self.settings.temperature,
                 seed=seed,
+                logprobs=self.settings.logprobs,
                 adapter=str(adapter) if adapter else None,
             )
         )
@@ -221,6 +222,7 @@ class Worker:
             system=asked.system,
             reply=reply.text,
             reply_ids=reply.token_ids,
+            logprobs=reply.logprobs,
             finish=reply.finish,
             answers=asked.answers,
             prompt_tokens=len(prompt_ids),
