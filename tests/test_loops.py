@@ -1,6 +1,6 @@
 """placid.protocol.loops: what counts as a degenerate loop, and that it flags the end without cutting anything."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placid.protocol import Study
@@ -8,6 +8,7 @@ from placid.protocol.loops import LONGEST_UNIT, REPEATS, SMALLEST, loops
 from placid.records import Conversation, End, Finish, Key, Prompt, Turn
 
 
+@settings(deadline=None)
 @given(
     opening=st.text(max_size=60),
     unit=st.text(st.characters(codec="utf-8"), min_size=1, max_size=80).filter(lambda unit: unit.strip() == unit),
@@ -20,6 +21,7 @@ def test_a_unit_repeated_to_the_end_is_found_in_any_script_and_cut_anywhere(open
         assert loops(opening + tail)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=SMALLEST - 1))
 def test_a_short_reply_is_no_loop(reply):
     assert not loops(reply)

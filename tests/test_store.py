@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placid.records import BadInputError, End, Finish, Key, Prompt, Turn, Verdict
@@ -138,6 +138,7 @@ def test_a_missing_turn_is_refused(tmp_path):
 KEYS = st.builds(Key, st.sampled_from(["base", "bct"]), st.just("neutral"), st.sampled_from("pq"), st.integers(0, 3))
 
 
+@settings(deadline=None)  # each example writes files: how long that takes is the disk's business
 @given(st.dictionaries(KEYS, st.integers(1, 5), min_size=1), st.randoms())
 def test_an_index_finds_every_turn_in_any_order_and_any_file(lengths, shuffle):
     spoken = [turn(n, key) for key, length in lengths.items() for n in range(1, length + 1)]
