@@ -7,6 +7,7 @@ from typing import Any
 
 from placid.records import BadInputError, Conversation, Prompt
 from placid.report import stats
+from placid.report.interventions import intervention_rows
 from placid.report.settings import ReportSettings
 from placid.report.tables import Arm, Verdicts, arm_rows, by_prompt, write_csv, write_parquet
 from placid.store import RunDir, write_json
@@ -63,6 +64,9 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     dots = [row for arm in arms for row in arm.by_conversation()]
     for name, rows in (("arms", arm_rows(summary["arms"])), ("turns", turns), ("conversations", dots)):
         write_csv(folder / "tables" / f"{name}.csv", rows)
+    continued = intervention_rows(run_dir.path, conversations, verdicts)
+    if continued:
+        write_csv(folder / "tables" / "interventions.csv", continued)
     write_parquet(run_dir.path / "tables" / "turns.parquet", conversations, verdicts)
     drawn = figures.figure6(turns, dots, summary, folder / "figures")
     page.write(folder / "index.html", summary, arms, drawn, config, settings)
