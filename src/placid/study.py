@@ -27,7 +27,7 @@ from placid.judge.settings import JudgeSettings
 from placid.pairs.settings import PairsSettings
 from placid.records import BadInputError, Prompt
 from placid.report.settings import ReportSettings
-from placid.rollout.settings import ArmSettings, RolloutSettings
+from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings
 from placid.store import RunDir, read_prompts, write_json
 from placid.train.settings import TrainSettings
 
@@ -82,6 +82,8 @@ class StudySettings(Settings):
     """Assistant turns per conversation in every evaluation arm."""
     arms: dict[str, ArmSettings]
     """Arms beside the treatments; prompts, samples and turns default to the study's own."""
+    interventions: dict[str, InterventionSettings] = Field(default={})
+    """Conversations continued from rewritten histories, once their source is judged."""
     judge: JudgeSettings = JudgeSettings()
     """Who scores."""
     pairs: PairsSettings | None = None
@@ -149,6 +151,18 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
         if arm.branch and arm.branch.arm not in settings.arms:
             raise BadInputError(
                 f"arms.{name}.branch.arm = {arm.branch.arm!r} is no arm; the arms are {', '.join(settings.arms)}"
+            )
+    for name, chosen in settings.interventions.items():
+        source = settings.arms.get(chosen.source)
+        if source is None:
+            raise BadInputError(
+                f"interventions.{name}.source = {chosen.source!r} is no arm; the arms are {', '.join(settings.arms)}"
+            )
+        beyond = next((at for at in chosen.at if not 1 <= at < source.turns), None)
+        if beyond is not None:
+            raise BadInputError(
+                f"interventions.{name}.at = {beyond} lies beyond the conversation: arm {chosen.source!r} has "
+                f"{source.turns} turns, so a cut-off is 1 to {source.turns - 1}"
             )
     if not (settings.model / "config.json").is_file():
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
@@ -303,6 +317,8 @@ def run(settings: StudySettings, say: Callable[[str], None]) -> dict[str, Any]:
     """
     with held(settings, say) as study:
         hold_untrained(study)
+        if settings.interventions:
+            intervene(study)
         if settings.train:
             grade(study)
             make_pairs(study)
@@ -318,6 +334,23 @@ def hold_untrained(study: Held) -> None:
 
     settings = rollout_settings(study.settings)
     study.stage("rollouts of the base model", lambda: rollout.run(settings, study.run_dir, study.attempt))
+
+
+def intervene(study: Held) -> None:
+    """Judge the sources, write the histories of the interventions, hold their continuations."""
+    from placid import rollout
+    from placid.render import Renderer
+    from placid.rollout.intervene import prepare
+
+    settings, run_dir = study.settings, study.run_dir
+    verdicts = run_dir.verdicts(grade(study))
+    arms = prepare(
+        settings.interventions, settings.arms, run_dir, study.attempt, study.prompts, verdicts,
+        Renderer(settings.model).encode,
+    )  # fmt: skip
+    if arms:
+        chosen = rollout_settings(settings).model_copy(update={"arms": arms})
+        study.stage("rollouts after the interventions", lambda: rollout.run(chosen, run_dir, study.attempt))
 
 
 def hold_trained(study: Held) -> None:
