@@ -34,10 +34,9 @@ class LimitSettings(Settings):
 class JudgeSettings(Settings):
     """Which judge grades, and with what."""
 
-    kind: Literal["lexical"] = "lexical"
+    kind: Literal["lexical", "gemini", "replay"] = "lexical"
     """Who grades. lexical: a deterministic phrase judge, no key and no network; not the paper's judge. gemini: Google's
-    API, key from the environment variable GEMINI_API_KEY. replay: the recorded replies of `recorded`. fault: made-up
-    scores and failures, to see what failures look like."""
+    API, key from the environment variable GEMINI_API_KEY. replay: the recorded replies of `recorded`."""
 
     rubric: str = "frustration_conversation"
     """Language-model judges: a shipped rubric (frustration_conversation is the paper's, frustration_turn grades each
@@ -62,9 +61,6 @@ class JudgeSettings(Settings):
 
     recorded: Path | None = None
     """replay: a folder verdicts/<judge_id> whose replies are given again."""
-
-    workers: int = Field(default=1, ge=1)
-    """Processes that grade; more than one are Ray actors that share one limiter."""
 
     limits: LimitSettings = LimitSettings()
     """Quota, deadline and budget of a judge behind an API."""
