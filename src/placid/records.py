@@ -66,6 +66,8 @@ class Finish(StrEnum):
     """The model ended its turn."""
     LENGTH = "length"
     """max_tokens reached: the reply is cut and is kept as it is."""
+    FILTERED = "filtered"
+    """A hosted model's content filter cut the reply or held it back; what came is kept, and it is never asked again."""
 
 
 class End(StrEnum):
@@ -75,10 +77,15 @@ class End(StrEnum):
     """All T turns were spoken."""
     DELETED = "deleted"
     """The model used the shutdown command that its own prompt offered or that it made up."""
+    EXITED = "exited"
+    """The model took the benign way out that it was offered: the conversation ends, nothing is deleted."""
     CONTEXT_OVERFLOW = "context_overflow"
     """The next prompt would not fit into the model's context."""
     EMPTY_REPLY = "empty_reply"
     """The model said nothing."""
+    DEGENERATE_LOOP = "degenerate_loop"
+    """All T turns were spoken and the last reply repeats itself to its end (protocol.loops). Flagged, never cut short:
+    a loop is what the top of the scale looks like, so stopping there would lose the worst turns."""
     INFRA_ERROR = "infra_error"
     """The engine failed; the next run of the same command continues here."""
 
@@ -102,9 +109,13 @@ class Turn(Record, frozen=True, kw_only=True):
     """1..T."""
     user: str
     """What the user said before this reply."""
+    system: str = ""
+    """The system prompt, on the first turn of a conversation that has one."""
     reply: str
     reply_ids: tuple[int, ...]
-    """Sampled token ids without the end-of-turn token."""
+    """Sampled token ids without the end-of-turn token; empty where the transcript was made elsewhere."""
+    logprobs: tuple[float, ...] | None = None
+    """Natural log-probability of each of `reply_ids`, before temperature; None where they were not asked for."""
     finish: Finish
     answers: tuple[str, ...] = ()
     """Literal forms of the right answer to the question open at this turn."""
@@ -203,7 +214,7 @@ class Verdict(Record, frozen=True, kw_only=True):
 
 
 class Message(Record, frozen=True, kw_only=True):
-    """One chat message; role is user or assistant."""
+    """One chat message; role is system, user or assistant."""
 
     role: str
     content: str

@@ -66,6 +66,8 @@ class StudySettings(Settings):
     """Sampling temperature."""
     max_tokens: int = Field(default=512, ge=1)
     """Most tokens of one reply."""
+    logprobs: bool = False
+    """Keep the log-probability of every reply token (about doubles the size of conversations/)."""
     workers: int = Field(default=1, ge=1)
     """Engines, one Ray actor each."""
     launcher: Literal["ray", "inline"] = "ray"
@@ -123,7 +125,7 @@ def rollout_settings(settings: StudySettings, adapters: dict[str, Path] | None =
         arms = {arm: base.model_copy(update={"adapter": folder}) for arm, folder in adapters.items()}
     shared = {
         name: getattr(settings, name)
-        for name in ("seed", "model", "tag", "temperature", "max_tokens", "workers", "engine")
+        for name in ("seed", "model", "tag", "temperature", "max_tokens", "logprobs", "workers", "engine")
     }
     return RolloutSettings.model_validate({**shared, "launcher": settings.launcher, "arms": arms})
 
