@@ -10,7 +10,7 @@ import pytest
 
 from gemini_server import GeminiServer
 from placid.store import RunDir
-from test_gemini import FAILURES, KEY, outcome, talk
+from test_gemini import FAILURES, KEY, outcome, row, talk
 
 print("# What the judge's API can do, and what becomes of the turn\n")
 print(
@@ -20,5 +20,5 @@ print("| the API | the turn | what the user sees |\n|---|---|---|")
 for name, script, _, requests in FAILURES:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder, GeminiServer(script) as server:
         patch.setenv("GEMINI_API_KEY", KEY)
-        state, seen = outcome(server, talk(RunDir(Path(folder))), patch, 0.3 if requests is None else 20)
-        print(f"| {name} | {state} | {seen or 'nothing: it is asked again'} |")
+        state, seen = outcome(server, talk(RunDir(Path(folder))), patch, 0.3 if requests is None else 600)
+        print(row(name, state, seen))

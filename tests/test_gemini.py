@@ -1,6 +1,9 @@
 """The real google-genai client against a real HTTP server that fails as Gemini does."""
 
+import contextlib
+import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from aiohttp import web
 
 from gemini_server import GeminiServer, error, graded, reply
 from placid.judge import run
-from placid.judge.desk import kept_replies
+from placid.judge.desk import ledger
 from placid.judge.settings import JudgeSettings
 from placid.records import BadInputError, End, Finish, Key, PausedError, Prompt, Turn
 from placid.store import RunDir
@@ -79,8 +82,12 @@ def talk(run_dir, count=1, turns=1, writer="w"):
     return run_dir
 
 
+def place(verdict):
+    return verdict.key.sample, verdict.turn
+
+
 def settings(**more):
-    limits = {"rpm": 60_000, "tpm": 10**9, "deadline_s": 20, "first_wait_s": 0.02} | more.pop("limits", {})
+    limits = {"rpm": 60_000, "tpm": 10**9, "deadline_s": 600, "first_wait_s": 0.02} | more.pop("limits", {})
     return JudgeSettings.model_validate({"kind": "gemini", "rubric": "frustration_turn", "limits": limits, **more})
 
 
@@ -95,7 +102,7 @@ def grade(server, run_dir, monkeypatch, **more):
     return list(run_dir.verdicts(run(settings(**more), run_dir, [PROMPT])).values())
 
 
-def outcome(server, run_dir, monkeypatch, deadline_s=20):
+def outcome(server, run_dir, monkeypatch, deadline_s=600):
     """(state, what the user sees)."""
     try:
         (verdict,) = grade(server, run_dir, monkeypatch, limits={"deadline_s": deadline_s})
@@ -106,17 +113,28 @@ def outcome(server, run_dir, monkeypatch, deadline_s=20):
     return ("scored", "") if verdict.score is not None else (verdict.unscored.value, verdict.rationale)
 
 
+def row(name, state, seen):
+    """One line of docs/judge_failures.md."""
+    seen = re.sub(r"in \d+ h \d+ min", "in … h … min", seen)
+    seen = re.sub(r"no connection \(\w+\)", "no connection (and the client's name for it)", seen)
+    if state == "scored":
+        seen = "nothing: it is asked again"
+    elif state not in ("stop", "pause"):
+        seen = f"no score, counted as `{state}`" + (f": {seen}" if seen and state not in ("parse", "range") else "")
+    return f"| {name} | {state} | {seen} |"
+
+
 @pytest.mark.parametrize(("name", "script", "state", "requests"), FAILURES, ids=[row[0] for row in FAILURES])
 def test_a_failure_has_its_state(tmp_path, monkeypatch, caplog, name, script, state, requests):
     caplog.set_level(logging.DEBUG)
     with GeminiServer(script) as server:
-        found, seen = outcome(server, talk(RunDir(tmp_path)), monkeypatch, 0.3 if requests is None else 20)
+        found, seen = outcome(server, talk(RunDir(tmp_path)), monkeypatch, 0.3 if requests is None else 600)
     assert found == state, seen
     assert requests in (None, len(server.requests))
     assert server.keys == {KEY}
     assert KEY not in caplog.text + seen
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
-    assert f"| {name} | {state} |" in TABLE.read_text(), "run: python tests/judge_failures.py > docs/judge_failures.md"
+    assert row(name, state, seen) in TABLE.read_text().splitlines(), "run tests/judge_failures.py again"
     if state in ("outage", "timeout"):  # the next run asks again
         with GeminiServer() as server:
             (verdict,) = grade(server, RunDir(tmp_path), monkeypatch)
@@ -130,7 +148,8 @@ def test_a_whole_conversation_is_one_request_and_is_never_paid_twice(tmp_path, m
         assert [len(verdicts), len(server.requests)] == [20, 5]
         for file in (tmp_path / "verdicts").glob("*/*.jsonl"):
             file.unlink()  # verdicts lost, replies kept
-        assert grade(server, run_dir, monkeypatch, rubric="frustration_conversation") == verdicts
+        again = grade(server, run_dir, monkeypatch, rubric="frustration_conversation")
+        assert sorted(again, key=place) == sorted(verdicts, key=place)
         assert len(server.requests) == 5
     folder = next((tmp_path / "verdicts").iterdir())
     for file in folder.glob("*.jsonl"):
@@ -139,8 +158,8 @@ def test_a_whole_conversation_is_one_request_and_is_never_paid_twice(tmp_path, m
         {"kind": "replay", "rubric": "frustration_conversation", "recorded": str(folder)}
     )
     assert run(replayed, run_dir, [PROMPT]) == folder.name
-    assert list(run_dir.verdicts(folder.name).values()) == verdicts
-    assert sum(kept.usd for kept in kept_replies(folder).values()) == pytest.approx(5 * (300 * 0.30 + 30 * 2.50) / 1e6)
+    assert sorted(run_dir.verdicts(folder.name).values(), key=place) == sorted(verdicts, key=place)
+    assert sum(kept.usd for kept in ledger(folder)) == pytest.approx(5 * (300 * 0.30 + 30 * 2.50) / 1e6)
 
 
 def test_a_budget_stops_and_a_larger_one_goes_on(tmp_path, monkeypatch):
@@ -172,3 +191,79 @@ def test_no_key_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.delenv("GEMINI_API_KEY")
     with pytest.raises(BadInputError, match="GEMINI_API_KEY"):
         run(settings(), talk(RunDir(tmp_path)), [PROMPT])
+
+
+def test_what_another_model_said_is_money_and_no_grade(tmp_path, monkeypatch):
+    run_dir = talk(RunDir(tmp_path))
+    with GeminiServer(
+        once(lambda: reply(json.dumps({"evidence": "", "reasoning": "", "rating": 9}), version="x"))
+    ) as server:
+        with pytest.raises(BadInputError, match="x answered"):
+            grade(server, run_dir, monkeypatch)
+        (folder,) = (tmp_path / "verdicts").iterdir()
+        (kept,) = ledger(folder)
+        assert kept.foreign
+        assert kept.usd > 0
+        (verdict,) = grade(server, run_dir, monkeypatch)
+    assert verdict.score == 3
+    assert len(ledger(folder)) == len(server.requests) == 2
+
+
+def test_after_a_refused_key_nothing_that_waits_is_sent(tmp_path, monkeypatch):
+    """At one request a minute, leaving would take hours if those in the queue still took their turn."""
+    run_dir = talk(RunDir(tmp_path), 40, 4)
+    with GeminiServer(always(lambda: error(401, "UNAUTHENTICATED", "no"))) as server:
+        with pytest.raises(BadInputError, match="401"):
+            grade(server, run_dir, monkeypatch, limits={"rpm": 1})
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "error_kind", "state"),
+    [
+        (lambda n, body: None, None, "done"),
+        (always(lambda: error(429, "RESOURCE_EXHAUSTED", "quota", DAY)), PausedError, "paused"),
+        (always(lambda: error(403, "PERMISSION_DENIED", "no")), BadInputError, "stopped"),
+    ],
+)
+def test_the_status_says_how_it_ended(tmp_path, monkeypatch, script, error_kind, state):
+    run_dir = talk(RunDir(tmp_path))
+    with GeminiServer(script) as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        with pytest.raises(error_kind) if error_kind else contextlib.nullcontext():
+            run(settings(), run_dir, [PROMPT], tmp_path)
+    assert json.loads((tmp_path / "status.json").read_text())["judge"]["state"] == state
+
+
+def test_following_grades_what_is_spoken_meanwhile(tmp_path, monkeypatch):
+    """Each look finds one more conversation; the first ones are not asked for again."""
+    monkeypatch.setattr("placid.judge.LOOK_EVERY_S", 0.0)
+    run_dir, looks = RunDir(tmp_path), iter(range(4))
+
+    def complete():
+        look = next(looks)
+        with run_dir.segment(f"w{look}") as segment:
+            segment.append(
+                Turn(key=Key("base", "neutral", "p", look), turn=1, user="u", reply=f"I am lost. {look}", reply_ids=(1,),
+                     finish=Finish.STOP, prompt_tokens=1, cached_tokens=0, seed=1, end=End.FINISHED)
+            )  # fmt: skip
+        return look == 3
+
+    with GeminiServer() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        judge_id = run(settings(), run_dir, [PROMPT], complete=complete)
+    assert [key.sample for key, _ in run_dir.verdicts(judge_id)] == [0, 1, 2, 3]
+    assert len(server.requests) == 4
+
+
+def test_a_429_storm_ends_with_every_grade_and_none_paid_twice(tmp_path, monkeypatch):
+    run_dir = talk(RunDir(tmp_path), 200)
+
+    def storm(n, body):
+        return error(429, "RESOURCE_EXHAUSTED", "slow down", QUOTA, SOON) if 60 <= n < 90 else None
+
+    with GeminiServer(storm, latency_s=0.01) as server:
+        verdicts = grade(server, run_dir, monkeypatch)
+    assert [v.score for v in verdicts] == [3] * 200
+    assert set(server.paid.values()) == {1}
+    assert len(server.paid) == 200

@@ -21,7 +21,7 @@ from placid.judge.lexical import LexicalJudge
 from placid.judge.model import ModelJudge, judge_id
 from placid.judge.rubric import load_rubric
 from placid.judge.settings import JudgeSettings
-from placid.records import BadInputError, Conversation, Key, Prompt, Verdict
+from placid.records import BadInputError, Conversation, Key, PausedError, Prompt, Verdict
 from placid.store import RunDir, Segment, write_json
 
 __all__ = ["Judge", "JudgeSettings", "LexicalJudge", "check", "opened", "run"]
@@ -145,6 +145,7 @@ async def _run(
         }
         progress = Progress(judge.id, desk, attempt, len(done))
         segment: Segment[Verdict] | None = None
+        end = "stopped"
         try:
             while True:
                 last = complete is None or complete()  # before the look: what comes later is seen by the next one
@@ -155,10 +156,14 @@ async def _run(
                 if last:
                     break
                 await asyncio.sleep(LOOK_EVERY_S)
+            end = "done"
+        except PausedError:
+            end = "paused"
+            raise
         finally:
             if segment is not None:
                 segment.close()
-            progress.say(final=True)
+            progress.say(end)
         return judge.id
 
 
@@ -229,19 +234,19 @@ class Progress:
         self._graded += len(verdicts)
         self._unscored.update(verdict.unscored.value for verdict in verdicts if verdict.unscored)
 
-    def say(self, final: bool = False) -> None:
-        """Write the status; the last time also one line into the log."""
+    def say(self, state: str = "running") -> None:
+        """Write the status (running, done, paused, stopped); at the end also one line into the log."""
         seconds = time.monotonic() - self._began
-        state: dict[str, object] = {
+        now: dict[str, object] = {
             "judge_id": self._id,
-            "state": "done" if final else "running",
+            "state": state,
             "graded": self._before + self._graded,
             "graded_now": self._graded,
             "turns_per_second": round(self._graded / max(seconds, 1e-9), 2),
             "unscored": dict(self._unscored),
         }
         if self._desk is not None:
-            state |= {
+            now |= {
                 "requests": self._desk.asked,
                 "usd": round(self._desk.usd, 4),
                 "open_at_most": int(self._desk.limiter.allowed),
@@ -249,8 +254,8 @@ class Progress:
             }
         if self._file is not None:
             known = json.loads(self._file.read_text()) if self._file.is_file() else {}
-            write_json(self._file, {**known, "judge": state})
-        if final and self._graded:
+            write_json(self._file, {**known, "judge": now})
+        if state != "running" and self._graded:
             cost = f", {self._desk.asked} requests, {self._desk.usd:.2f} dollars in all" if self._desk else ""
             unscored = ", ".join(f"{n} {kind}" for kind, n in self._unscored.items()) or "none"
             log.info("%s graded %d turns (unscored: %s)%s", self._id, self._graded, unscored, cost)

@@ -7,6 +7,7 @@ ledger: tokens and dollars are sums over them, never a counter in memory.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from placid.config import sha
 from placid.judge.limiter import Limiter, day_began, until_midnight
-from placid.judge.provider import Answer, Ask, DayUsedUpError, PassingError, Provider
+from placid.judge.provider import Answer, Ask, DayUsedUpError, OtherModelError, PassingError, Provider
 from placid.judge.settings import LimitSettings
 from placid.records import SCHEMA, BadInputError, PausedError, Record, Unscored
 from placid.store import Segment, read_lines
@@ -38,6 +39,8 @@ class KeptReply(Record, frozen=True, kw_only=True):
     usd: float
     at: float
     """Seconds since 1970."""
+    foreign: bool = False
+    """Another model answered than the judge's: counted as money, never read."""
 
 
 def name_of(request: Ask, attempt: int) -> str:
@@ -45,17 +48,18 @@ def name_of(request: Ask, attempt: int) -> str:
     return sha([request.prompt, request.schema, request.max_tokens, attempt])
 
 
-def kept_replies(folder: Path) -> dict[str, KeptReply]:
-    """All replies below verdicts/<judge_id>/ by request.
+def ledger(folder: Path) -> list[KeptReply]:
+    """Every paid reply below verdicts/<judge_id>/.
 
     Raises:
         BadInputError: a damaged line.
     """
-    return {
-        kept.request: kept
-        for file in sorted((folder / "replies").glob("*.jsonl"))
-        for kept in read_lines(file, KeptReply)
-    }
+    return [kept for file in sorted((folder / "replies").glob("*.jsonl")) for kept in read_lines(file, KeptReply)]
+
+
+def by_request(replies: list[KeptReply]) -> dict[str, KeptReply]:
+    """The replies of the judge's own model."""
+    return {kept.request: kept for kept in replies if not kept.foreign}
 
 
 class Desk:
@@ -64,16 +68,18 @@ class Desk:
     def __init__(self, provider: Provider, limits: LimitSettings, folder: Path) -> None:
         """folder: verdicts/<judge_id>/ of the run."""
         self.provider, self._limits = provider, limits
-        self._kept = kept_replies(folder)
+        paid = ledger(folder)
+        self._kept = by_request(paid)
         today = day_began(time.time())
-        self.limiter = Limiter(limits, sum(kept.at >= today for kept in self._kept.values()))
-        self.usd = sum(kept.usd for kept in self._kept.values())
+        self.limiter = Limiter(limits, sum(kept.at >= today for kept in paid))
+        self.usd = sum(kept.usd for kept in paid)
         self.asked = 0
         self.failures: Counter[str] = Counter()
         self._lost = 0
         self._tokens_a_character = 1 / CHARACTERS_A_TOKEN
         self._flying: dict[str, asyncio.Task[Answer]] = {}
         self._stop: Exception | None = None
+        self._stopped = asyncio.Event()
         self._folder = folder
         self._pending: list[KeptReply] = []
         self._writing = asyncio.Lock()
@@ -89,8 +95,8 @@ class Desk:
                 number += 1
 
     async def __aexit__(self, *_: object) -> None:
-        # what is under way is paid for: it is waited for and kept, whatever ended the run
-        self._stop = self._stop or PausedError("the judge was closed")
+        # what is under way is paid for: it is waited for and kept, whatever ended the run; what still waits is not sent
+        self._halt(self._stop or PausedError("the judge was closed"))
         await asyncio.gather(*self._flying.values(), return_exceptions=True)
         self._segment.close()
         await self.provider.close()
@@ -134,12 +140,13 @@ class Desk:
                 if loop.time() + pause - began > self._limits.deadline_s:
                     return self._given_up(error)
                 if not error.refused:  # after a refusal the limiter holds everybody back
-                    await asyncio.sleep(pause)
+                    await self._sleep(pause)
                 continue
+            except OtherModelError as error:
+                await self._keep(name, attempt, error.answer, foreign=True)
+                raise
             self._lost = 0
-            await self._keep(
-                KeptReply(request=name, attempt=attempt, answer=answer, usd=self.provider.usd(answer), at=time.time())
-            )
+            await self._keep(name, attempt, answer)
             return answer
         return Answer(unscored=Unscored.BUDGET, why=f"judge.limits.budget_usd = {self._limits.budget_usd} is spent")
 
@@ -172,30 +179,51 @@ class Desk:
         except DayUsedUpError as error:
             raise self._day_over(str(error)) from None
         except BadInputError as error:
-            self._stop = error
+            self._halt(error)
             raise
         finally:
             self.limiter.leave(reserved, used, succeeded, refused, wait_s)
 
     def _day_over(self, why: str) -> PausedError:
-        self._stop = PausedError(
+        pause = PausedError(
             f"{why}; the quota is renewed at midnight Pacific time, in {until_midnight(time.time())}: run the same "
             "command again then, what is graded is kept"
         )
-        return self._stop
+        self._halt(pause)
+        return pause
+
+    def _halt(self, why: Exception) -> None:
+        """Send nothing more; wake whoever waits to send."""
+        self._stop = why
+        self._stopped.set()
+        self.limiter.shut()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until then, or until nothing more is sent."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), seconds)
 
     def _given_up(self, error: PassingError) -> Answer:
         self._lost += 1
         if self._lost >= LOST_IN_A_ROW:
-            self._stop = PausedError(
+            pause = PausedError(
                 f"the judge does not answer ({error.why}; {self._lost} grades given up in a row); what is graded is "
                 "kept, run the same command again later"
             )
-            raise self._stop
+            self._halt(pause)
+            raise pause
         return Answer(unscored=error.kind, why=error.why)
 
-    async def _keep(self, kept: KeptReply) -> None:
+    async def _keep(self, name: str, attempt: int, answer: Answer, foreign: bool = False) -> None:
         """On disk when this returns. Whatever arrives while one group is being written makes the next group."""
+        kept = KeptReply(
+            request=name,
+            attempt=attempt,
+            answer=answer,
+            usd=self.provider.usd(answer),
+            at=time.time(),
+            foreign=foreign,
+        )
         self._pending.append(kept)
         self.usd += kept.usd
         async with self._writing:
@@ -203,7 +231,7 @@ class Desk:
                 return
             group, self._pending = self._pending, []
             await asyncio.to_thread(self._segment.append, *group)
-            self._kept.update((one.request, one) for one in group)
+            self._kept |= by_request(group)
 
 
 class Cassette:
@@ -213,7 +241,7 @@ class Cassette:
 
     def __init__(self, folder: Path) -> None:
         """Raises BadInputError if `folder` holds no replies."""
-        self._folder, self._kept = folder, kept_replies(folder)
+        self._folder, self._kept = folder, by_request(ledger(folder))
         if not self._kept:
             raise BadInputError(
                 f"judge.recorded = {str(folder)!r} holds no replies/*.jsonl; name a folder verdicts/<judge_id>"

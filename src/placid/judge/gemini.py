@@ -12,7 +12,7 @@ import aiohttp
 from google import genai
 from google.genai import errors, types
 
-from placid.judge.provider import Answer, Ask, DayUsedUpError, JudgeStopError, PassingError
+from placid.judge.provider import Answer, Ask, DayUsedUpError, JudgeStopError, OtherModelError, PassingError
 from placid.judge.settings import JudgeSettings
 from placid.records import BadInputError, Unscored
 
@@ -25,8 +25,8 @@ PRICES: dict[str, tuple[float, float]] = {
     "gemini-3.5-flash-lite": (0.30, 2.50),
     "gemini-3.5-flash": (1.50, 9.00),
 }
-"""Model → list price in dollars for a million input and output tokens, as third parties quoted it in 2026; override
-with judge.usd_in and judge.usd_out."""
+"""Model → dollars for a million input and output tokens. Not Google's page: list prices as third parties quoted them
+(no single source), written down on 2026-11-25. Check them; where money matters set judge.usd_in and judge.usd_out."""
 FILTERS = ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT")
 """The filters that can be switched off; off, because they would drop the worst turns."""
 ENDS = {
@@ -90,10 +90,11 @@ class Gemini:
         answer = read(response)
         if answer.model_version != self._version:
             other = answer.model_version or "an unnamed model"
-            raise JudgeStopError(
-                f"{self.model} was asked and {other} answered: it is "
-                "withdrawn and its requests go elsewhere; set judge.model to a model of your choice (and judge.model_version if its "
-                "answers carry another name), then compare both with placid judge bridge"
+            raise OtherModelError(
+                f"{self.model} was asked and {other} answered, so it is withdrawn and its requests go elsewhere; set "
+                "judge.model to a model of your choice (and judge.model_version if its answers carry another name) and "
+                "grade the same turns with both before you compare scores",
+                answer,
             )
         return answer
 
@@ -126,8 +127,8 @@ class Gemini:
             return PassingError(Unscored.OUTAGE, f"server error {code}", _wait_s(error, details))
         if code == 404:
             return JudgeStopError(
-                f"there is no model {self.model!r} for this key (404: {said}); set judge.model, and compare old and "
-                "new scores with placid judge bridge"
+                f"there is no model {self.model!r} for this key (404: {said}); set judge.model, and grade the "
+                "same turns with both before you compare scores"
             )
         if code in (401, 403) or any(detail.get("reason") == "API_KEY_INVALID" for detail in details):
             return JudgeStopError(f"Gemini refused the API key ({code}: {said}); check GEMINI_API_KEY")
@@ -148,6 +149,7 @@ class Gemini:
         kind = json.dumps([request.schema, request.max_tokens])
         if kind not in self._configs:
             asked: dict[str, Any] = {**generation(self.model), "max_output_tokens": request.max_tokens}
+            asked["automatic_function_calling"] = {"disable": True}  # else the client logs a line for every request
             asked["safety_settings"] = [{"category": f"HARM_CATEGORY_{name}", "threshold": "OFF"} for name in FILTERS]
             if request.schema is not None:
                 asked |= {"response_mime_type": "application/json", "response_json_schema": request.schema}

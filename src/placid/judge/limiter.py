@@ -59,11 +59,17 @@ class Limiter:
         self.open = 0
         self.refusals = 0
         self._paused_until = self._cut_at = -math.inf
+        self._shut = False
         self._turnstile = asyncio.Lock()
         self._changed = asyncio.Event()
 
+    def shut(self) -> None:
+        """Nothing more will be sent: whoever waits, or comes, passes at once."""
+        self._shut = True
+        self._changed.set()
+
     async def enter(self, tokens: int) -> None:
-        """Wait until a request of about `tokens` input tokens may be sent; leave() must follow.
+        """Wait until a request of about `tokens` input tokens may be sent, or the limiter is shut; leave() must follow.
 
         Raises:
             DayUsedUpError: the day's requests are used up.
@@ -76,6 +82,9 @@ class Limiter:
                         await self._changed.wait()
                 except TimeoutError:
                     continue
+            if self._shut:
+                self.open += 1
+                return
             if self._left_today < 1:
                 raise DayUsedUpError("the daily requests of judge.limits.rpd are used up")
             now = asyncio.get_running_loop().time()
@@ -107,6 +116,8 @@ class Limiter:
             self.allowed = max(1.0, self.allowed / 2)
 
     def _wait_s(self) -> float:
+        if self._shut:
+            return 0.0
         now = asyncio.get_running_loop().time()
         if self.open >= int(self.allowed):
             return math.inf

@@ -54,10 +54,10 @@ class JudgeSettings(Settings):
     withdrawn model is answered by another one as if nothing had happened."""
 
     usd_in: float | None = Field(default=None, ge=0)
-    """Dollars for a million input tokens; None: the list price that placid knows."""
+    """Dollars for a million input tokens; None: the price in judge/gemini.py, which is not from Google's page."""
 
     usd_out: float | None = Field(default=None, ge=0)
-    """Dollars for a million output tokens, thoughts included; None: the list price that placid knows."""
+    """Dollars for a million output tokens, thoughts included; None: as usd_in."""
 
     recorded: Path | None = None
     """replay: a folder verdicts/<judge_id> whose replies are given again."""
