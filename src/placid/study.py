@@ -138,7 +138,7 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
     Raises:
         BadInputError: with one sentence.
     """
-    from placid.judge import open_judge
+    from placid.judge import check as check_judge
     from placid.render import Renderer
 
     files = sorted({arm.prompts for arm in settings.arms.values()} | {settings.prompts})
@@ -167,7 +167,7 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
     if not (settings.model / "config.json").is_file():
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
     Renderer(settings.model)
-    open_judge(settings.judge)
+    check_judge(settings.judge)
     found = [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
     return prompts, {str(path): file_sha(path) for path in found}
 
@@ -362,11 +362,27 @@ def hold_trained(study: Held) -> None:
     study.stage("rollouts of the trained models", lambda: rollout.run(settings, study.run_dir, study.attempt))
 
 
-def grade(study: Held) -> str:
-    """Grade what has no verdict yet; the judge's id."""
+def grade(study: Held, follow: bool = False) -> str:
+    """Grade what has no verdict yet; the judge's id. follow: also what still comes, until every rollout is over."""
     from placid import judge
 
-    return study.stage("judge", lambda: judge.run(study.settings.judge, study.run_dir, study.prompts))
+    settings, complete = study.settings.judge, (lambda: _held_out(study)) if follow else None
+    return study.stage("judge", lambda: judge.run(settings, study.run_dir, study.prompts, study.attempt, complete))
+
+
+def _held_out(study: Held) -> bool:
+    """True once no conversation of any arm is open, the treatments' too."""
+    from placid import rollout
+
+    if rollout.unfinished(rollout_settings(study.settings), study.run_dir):
+        return False
+    if study.settings.train is None:
+        return True
+    file = study.run_dir.path / ADAPTERS
+    if not file.is_file():
+        return False
+    adapters = {arm: Path(folder) for arm, folder in json.loads(file.read_text()).items()}
+    return not rollout.unfinished(rollout_settings(study.settings, adapters), study.run_dir)
 
 
 def make_pairs(study: Held) -> None:
@@ -376,14 +392,14 @@ def make_pairs(study: Held) -> None:
         BadInputError: the study has no [pairs], or its run no conversations to make them of.
     """
     from placid import pairs
-    from placid.judge import open_judge
+    from placid.judge import check as judge_of
 
     settings = study.settings
     if settings.pairs is None:
         raise BadInputError("this study has no [pairs] section, so no training rows can be made; add pairs.instruct")
     if (study.run_dir.path / "pairs" / "dropped.json").is_file():  # written last
         return
-    building, judge_id, count = settings.pairs, open_judge(settings.judge).id, _token_counter(settings.model)
+    building, judge_id, count = settings.pairs, judge_of(settings.judge), _token_counter(settings.model)
     study.stage("pairs", lambda: pairs.build(building, study.run_dir, study.prompts, judge_id, count))
 
 
@@ -411,9 +427,9 @@ def train_all(study: Held) -> None:
 def show(study: Held) -> dict[str, Any]:
     """Tables, figures and page; the summary. Expects grade() before."""
     from placid import report
-    from placid.judge import open_judge
+    from placid.judge import check as judge_of
 
-    judge_id = open_judge(study.settings.judge).id
+    judge_id = judge_of(study.settings.judge)
     return study.stage("report", lambda: report.run(study.settings.report, study.run_dir, study.prompts, judge_id))
 
 
