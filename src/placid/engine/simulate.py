@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from placid.engine import ContextOverflowError, Reply, ReplyRequest
+from placid.engine import ContextOverflowError, KvPool, Reply, ReplyRequest
 from placid.engine.settings import EngineSettings
 from placid.records import Finish
 from placid.render import Renderer
@@ -60,6 +60,7 @@ class SimulateEngine:
     ) -> None:
         """answers: question text → right answers, so that the machine can be right sometimes."""
         self.context_tokens = settings.context_tokens
+        self.pool: KvPool | None = None
         self._model, self._answers = model, dict(answers or {})
 
     async def start(self) -> None:

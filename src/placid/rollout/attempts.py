@@ -111,7 +111,8 @@ class Status:
 
     INTERVAL_S = 1.0
 
-    def __init__(self, run_dir: Path, attempt: Path) -> None:
+    def __init__(self, run_dir: Path, attempt: Path, conversations: int) -> None:
+        self._conversations = conversations
         self._engine_file = run_dir / "engine.json"
         self._file = attempt / "status.json"
         # other stages may keep their own keys in this file
@@ -157,27 +158,33 @@ class Status:
         self._data["scratch"] = str(folder)
         self._write()
 
-    def update(self, totals: list[Totals], engine: str, version: str, worker_pids: list[int]) -> None:
-        """What is known now. Worker processes are kept with all their children, dead ones too."""
+    def worker(self, process: Process) -> None:
+        """A worker's process, on disk before its first turn can be: whoever comes next can end it and its children."""
+        self._data["workers"].append(vars(process))
+        self._write()
+
+    def update(self, totals: list[Totals], engine: str, version: str) -> None:
+        """What is known now."""
         known = {entry["pid"]: entry for entry in self._data["workers"]}
-        for pid in worker_pids:
+        for entry in list(known.values()):
             try:
-                for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+                for process in psutil.Process(entry["pid"]).children(recursive=True):
                     known[process.pid] = {"pid": process.pid, "created": process.create_time()}
             except psutil.NoSuchProcess:
-                continue  # it ended between two looks
+                continue  # it ended between two looks; its children, if any, are known from before
         self._data["workers"] = list(known.values())
-        self._data["totals"] = add_up(totals)
+        self._data["engines"] = [msgspec.to_builtins(t) for t in totals]
+        self._data["totals"] = add_up(totals) | {"conversations": self._conversations}
         if version and self._data["engine"] is None:
             self._data["engine"] = {"name": engine, "version": version}
             write_json(self._engine_file, self._data["engine"])
         self._write()
         self._tell()
 
-    def finish(self, totals: list[Totals]) -> None:
-        """All workers are done and closed."""
-        self._data["totals"] = add_up(totals)
-        self._data["state"] = "done" if not self._data["totals"]["failed"] else "failed"
+    def finish(self, totals: list[Totals], left: int) -> None:
+        """All workers are closed; `left` conversations are still open."""
+        self._data["totals"] = add_up(totals) | {"conversations": self._conversations}
+        self._data["state"] = "failed" if left else "done"
         self._write()
         log.info("rollout: %s", self._line())
 
@@ -211,7 +218,7 @@ def add_up(totals: list[Totals]) -> dict[str, Any]:
         if name == "first_failure":
             result[name] = next((v for v in values if v), "")
         else:
-            result[name] = max(values) if "seconds" in name else sum(values)
+            result[name] = max(values) if "seconds" in name else min(values) if name == "budget" else sum(values)
     result["cached_share"] = result["cached_tokens"] / max(result["prompt_tokens"], 1)
     result["turns_per_second"] = result["turns"] / max(result["seconds"], 1e-9)
     result["reply_tokens_per_second"] = result["reply_tokens"] / max(result["seconds"], 1e-9)

@@ -1,33 +1,45 @@
-"""A worker owns one engine, one segment, and the conversations given to it.
+"""A worker owns one engine, one segment, and the conversations leased to it.
 
 The loop "reply → script.next → reply" runs in here, so a conversation's history never leaves the engine that holds its
-cache. Active conversations finish before new ones start: with more open histories than the cache holds, first come
-first served would evict each one before its next turn.
+cache. Whoever leases conversations calls work() again and again: it hands over a small batch and gets news back.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections import deque
 from collections.abc import Mapping
 
 import msgspec
 
-from placid.engine import Engine, ReplyRequest
+from placid.engine import Engine, EngineDiedError, ReplyRequest
 from placid.protocol import Script, UserTurn
-from placid.records import BadInputError, Conversation, End, Message, Turn, seed_of
+from placid.records import BadInputError, Conversation, End, Key, Message, Turn, seed_of
 from placid.render import Renderer
+from placid.rollout.schedule import Schedule
 from placid.rollout.settings import RolloutSettings
 from placid.store import Segment
 
 log = logging.getLogger(__name__)
+
+REPORT_S = 0.5
+"""A worker without news reports after so long."""
+WORTH_MOVING = 3
+"""Turns that must be left for an active conversation to move: its history is prefilled again, about one turn's time."""
 
 
 class Totals(msgspec.Struct, kw_only=True):
     """What a worker did so far. Numbers of turns and tokens count this launch only."""
 
     conversations: int = 0
-    """Conversations given to the worker."""
+    """Conversations leased to the worker."""
+    active: int = 0
+    waiting: int = 0
+    preemptions: int = 0
+    budget: float = 1.0
+    """Share of the admission budget that the safety net leaves."""
+    kv_use: float = 0.0
+    """Share of the key-value pool that active conversations will hold at their expected ends."""
     ended: int = 0
     turns: int = 0
     reply_tokens: int = 0
@@ -42,12 +54,27 @@ class Totals(msgspec.Struct, kw_only=True):
     first_failure: str = ""
 
 
+class Report(msgspec.Struct, kw_only=True):
+    """News of a worker since its last report."""
+
+    totals: Totals
+    wants: int
+    """More conversations that it would take now."""
+    ended: list[Key]
+    failed: list[Conversation]
+    """Left open by an engine failure, with every turn so far."""
+    returned: list[Conversation]
+    """Given back unfinished, with every turn so far: another worker may go on."""
+    idle: bool
+    """Nothing waits and nothing is active."""
+
+
 class Journal:
     """Groups finished turns into few fsyncs: whatever arrives while one group is being written makes the next group."""
 
     def __init__(self, segment: Segment[Turn]) -> None:
         self._segment = segment
-        self._queue: asyncio.Queue[tuple[Turn, asyncio.Future[None]]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[Turn, asyncio.Future[None]] | None] = asyncio.Queue()
 
     async def append(self, turn: Turn) -> None:
         """Returns when the turn is on disk; raises what writing raised."""
@@ -56,11 +83,14 @@ class Journal:
         await done
 
     async def run(self) -> None:
-        """Write for ever; cancel it when no append is pending."""
-        while True:
-            group = [await self._queue.get()]
+        """Write until stop()."""
+        open_ = True
+        while open_:
+            entries = [await self._queue.get()]
             while not self._queue.empty():
-                group.append(self._queue.get_nowait())
+                entries.append(self._queue.get_nowait())
+            open_ = None not in entries
+            group = [entry for entry in entries if entry is not None]
             fault: Exception | None = None
             try:
                 await asyncio.to_thread(self._segment.append, *(turn for turn, _ in group))
@@ -73,6 +103,11 @@ class Journal:
                     done.set_result(None)
                 else:
                     done.set_exception(fault)
+        self._segment.close()
+
+    def stop(self) -> None:
+        """Let run() end after what is pending."""
+        self._queue.put_nowait(None)
 
 
 class Worker:
@@ -90,34 +125,19 @@ class Worker:
         self.totals = Totals()
         self._journal = Journal(segment)
         self._began = 0.0
+        self._writer: asyncio.Task[None]
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
+        self._hungry = self._draining = False
+        self._to_park = 0
+        self._fault: Exception | None = None
+        self._ended: list[Key] = []
+        self._failed: list[Conversation] = []
+        self._held: dict[Key, Conversation] = {}
+        self._returned: list[Conversation] = []
 
-    async def run(self, conversations: list[Conversation]) -> Totals:
-        """Continue each conversation to its end; started ones first.
-
-        Raises BadInputError (a first question that does not fit). An engine failure ends one conversation's work for
-        now and is counted in the totals; everything that was finished is on disk.
-        """
-        self.totals.conversations = len(conversations)
-        await self._start()
-        waiting = deque(sorted(conversations, key=lambda c: -len(c.turns)))
-        writer = asyncio.create_task(self._journal.run())
-        self._began = time.monotonic()
-        try:
-            lanes = min(self.settings.engine.max_concurrent, len(waiting))
-            async with asyncio.TaskGroup() as group:
-                for _ in range(lanes):
-                    group.create_task(self._lane(waiting))
-        except* BadInputError as errors:
-            raise errors.exceptions[0] from None
-        except* OSError as errors:  # the segment cannot be written: nothing can go on
-            raise errors.exceptions[0] from None
-        finally:
-            writer.cancel()
-            self.totals.seconds = time.monotonic() - self._began
-            await self.engine.close()
-        return self.totals
-
-    async def _start(self) -> None:
+    async def start(self) -> None:
+        """Load the engine and begin to write. Raises what the engine raises."""
         began = time.monotonic()
         try:
             await self.engine.start()
@@ -125,29 +145,129 @@ class Worker:
             await self.engine.close()
             raise
         self.totals.start_seconds = time.monotonic() - began
+        settings = self.settings
+        self._schedule = Schedule(
+            settings.schedule,
+            self.engine.pool,
+            settings.engine.max_concurrent,
+            settings.max_tokens,
+            lambda key: settings.arms[key.arm].turns,
+        )
+        self._writer = asyncio.create_task(self._journal.run())
+        self._began = time.monotonic()
 
-    async def _lane(self, waiting: deque[Conversation]) -> None:
-        """One conversation after the other, each to its end."""
-        while waiting:
-            conversation = waiting.popleft()
-            try:
-                await self._converse(conversation)
+    async def work(self, batch: list[Conversation], more: bool, give_back: int = 0, drain: bool = False) -> Report:
+        """Take `batch`; report after a second, or earlier when there is room for more or nothing left to do.
+
+        more: others are to come, so room for them is news. give_back: return so many conversations, waiting ones now,
+        active ones after the turn in flight. drain: return all of them so.
+
+        Raises:
+            BadInputError (a first question that does not fit), EngineDiedError, OSError (the segment cannot grow).
+        """
+        for conversation in batch:
+            self._schedule.add(conversation)
+        self.totals.conversations += len(batch)
+        self._hungry, self._draining = more, drain
+        count = self._schedule.waiting + len(self._schedule.active) if drain else give_back
+        waiting = self._schedule.give_back(count)
+        self._returned += waiting
+        self._to_park = max(self._to_park, count - len(waiting)) if count else self._to_park
+        self._admit()
+        self._news.clear()
+        self._tell()
+        with contextlib.suppress(TimeoutError):  # no news is reported like any other
+            await asyncio.wait_for(self._news.wait(), timeout=REPORT_S)
+        if self._fault is not None:
+            raise self._fault
+        return self._report()
+
+    async def close(self) -> None:
+        """Stop what is in flight (unwritten, so as if it had not begun), the writer, and the engine."""
+        self._draining = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._journal.stop()
+        try:
+            await self._writer
+        finally:
+            await self.engine.close()
+
+    def _report(self) -> Report:
+        schedule, totals = self._schedule, self.totals
+        totals.active, totals.waiting, totals.budget = len(schedule.active), schedule.waiting, schedule.budget
+        totals.kv_use = schedule.use
+        report = Report(
+            totals=totals, wants=0 if self._draining else max(0, self._reserve() - schedule.waiting), ended=self._ended,
+            failed=self._failed, returned=self._returned, idle=not schedule.active and not schedule.waiting,
+        )  # fmt: skip
+        self._ended, self._failed, self._returned = [], [], []
+        return report
+
+    def _reserve(self) -> int:
+        """Conversations to keep at hand: small, so that others can have the rest; the baselines take all there are."""
+        return max(4, len(self._schedule.active) // 2) if self.settings.schedule == "admission" else 1 << 20
+
+    def _tell(self) -> None:
+        """Wake work() if there is something to say."""
+        schedule = self._schedule
+        idle = not schedule.active and not schedule.waiting
+        room = self._hungry and 2 * schedule.waiting <= self._reserve()
+        if self._fault is not None or self._returned or room or idle:
+            self._news.set()
+
+    def _admit(self) -> None:
+        """Start what fits."""
+        while (
+            not self._draining and self._fault is None and (conversation := self._schedule.admit(_length)) is not None
+        ):
+            task = asyncio.create_task(self._lane(conversation))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _lane(self, conversation: Conversation) -> None:
+        """One conversation to its end, or until it is parked or its engine fails."""
+        self._held[conversation.key] = conversation
+        try:
+            left = await self._converse(conversation)
+            if left is None:
                 self.totals.ended += 1
-            except (BadInputError, OSError):
-                raise
-            except Exception as error:  # noqa: BLE001 - infrastructure of any kind: counted, and raised by the launcher
-                self.totals.failed += 1
-                self.totals.first_failure = self.totals.first_failure or f"{type(error).__name__}: {error}"
-                log.warning("%s stopped after turn %d: %r", conversation.key, len(conversation.turns), error)
+                self._ended.append(conversation.key)
+            else:
+                self._returned.append(left)
+        except (BadInputError, OSError, EngineDiedError) as error:
+            self._fault = self._fault or error
+        except Exception as error:  # noqa: BLE001 - infrastructure of any kind: counted, and raised by the launcher
+            self.totals.failed += 1
+            self.totals.first_failure = self.totals.first_failure or f"{type(error).__name__}: {error}"
+            left = self._held[conversation.key]
+            self._failed.append(left)
+            log.warning("%s stopped after turn %d: %r", conversation.key, len(left.turns), error)
+        finally:
+            del self._held[conversation.key]
+            self._schedule.ended(conversation.key)
+            self._admit()
+            self._tell()
 
-    async def _converse(self, conversation: Conversation) -> None:
-        """From its last stored turn to its end."""
+    def _park(self, conversation: Conversation) -> bool:
+        """Is this conversation to be given back now? Only what has some turns left is worth its new prefill."""
+        left = self.settings.arms[conversation.key.arm].turns - len(conversation.turns)
+        if self._draining or (self._to_park and left >= WORTH_MOVING):
+            self._to_park = max(0, self._to_park - 1)
+            return True
+        return False
+
+    async def _converse(self, conversation: Conversation) -> Conversation | None:
+        """From its last stored turn to its end (None), or to a turn after which it is to be given back."""
         script = self.scripts[conversation.key.arm]
         asked = script.next(conversation)
         if isinstance(asked, End):
             raise BadInputError(f"{conversation.key} is over ({asked}) but its last stored turn does not say so")
         prompt_ids = self._first_prompt(conversation, asked)
+        before: Turn | None = None
         while True:
+            await self._schedule.turn()
             turn = await self._speak(conversation, asked, prompt_ids)
             spoken = Conversation(key=turn.key, prompt=conversation.prompt, turns=(*conversation.turns, turn))
             following = script.next(spoken)
@@ -159,9 +279,13 @@ class Worker:
                 turn = msgspec.structs.replace(turn, end=following)
             await self._journal.append(turn)
             self._count(turn)
+            self._schedule.spoke(turn, before)
+            self._held[turn.key] = spoken
             if isinstance(following, End):
-                return
-            conversation, asked = spoken, following
+                return None
+            if self._park(spoken):
+                return spoken
+            conversation, asked, before = spoken, following, turn
 
     def _first_prompt(self, conversation: Conversation, asked: UserTurn) -> list[int]:
         """The next prompt's ids, rebuilt from the stored ids: token for token what an undisturbed run would send."""
@@ -210,3 +334,10 @@ class Worker:
         totals.prompt_tokens += turn.prompt_tokens
         totals.cached_tokens += turn.cached_tokens
         totals.seconds = time.monotonic() - self._began
+
+
+def _length(conversation: Conversation) -> int:
+    """Tokens of a conversation so far, near enough for a forecast: its text has four characters a token."""
+    turns = conversation.turns
+    asked = len(conversation.prompt.text) // 4 if not turns else sum(len(turn.user) // 4 + 6 for turn in turns)
+    return asked + sum(len(turn.reply_ids) for turn in turns)
