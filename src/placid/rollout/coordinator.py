@@ -108,7 +108,7 @@ class Coordinator:
             async with asyncio.TaskGroup() as group:
                 for k, slot in enumerate(self.slots):
                     group.create_task(self._serve(slot, lambda k=k: launch(k)))
-        except* Exception as errors:
+        except* Exception as errors:  # noqa: BLE001 - only unpacked; the first one is raised
             first: BaseException = errors
             while isinstance(first, BaseExceptionGroup):
                 first = first.exceptions[0]
@@ -167,7 +167,7 @@ class Coordinator:
             slot.moved = now
         elif now - slot.moved > self._hang_s:
             raise WorkerLostError(
-                f"{report.totals.active} active conversations and no turn for {now - slot.moved:.0f} s: the engine hangs"
+                f"{report.totals.active} conversations active and no turn for {now - slot.moved:.0f} s: the engine hangs"
             )
         slot.totals = report.totals
         for key in report.ended:
