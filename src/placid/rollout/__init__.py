@@ -97,14 +97,18 @@ async def _coordinate(
         status.update(coordinator.totals, *coordinator.engine)
         await asyncio.wait({held}, timeout=status.INTERVAL_S)
     status.update(coordinator.totals, *coordinator.engine)
-    if not (coordinator.draining and held.cancelled()):
-        held.result()
+    if coordinator.draining:
+        fault = None if held.cancelled() else held.exception()
+        if fault is None or not isinstance(fault, BadInputError | OSError):
+            log.warning("rollout: drained%s", f"; the signal reached the engine too: {fault!r}" if fault else "")
+            return
+    held.result()
 
 
 def _drain(coordinator: Coordinator, held: "asyncio.Task[None]", grace_s: float) -> None:
     """Give back everything; after the grace time turns in flight are dropped, as if they had not begun."""
     log.warning("rollout: draining; %d conversations are open, the same command goes on with them", coordinator.open)
-    coordinator.draining = True
+    coordinator.drain()
     asyncio.get_running_loop().call_later(grace_s, held.cancel)
 
 

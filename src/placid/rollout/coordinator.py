@@ -6,6 +6,7 @@ worker that has nothing left while others do gets their waiting conversations, o
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ LOSSES = 3
 """A slot whose workers die so often without one turn between gives up."""
 TRIES = 3
 """A conversation that an engine failed so often is left to the next launch."""
+CALL_S = 10.0
+"""An idle worker is called so often: one that hears nothing takes itself for cut off, and what can move changes."""
 
 
 class WorkerLostError(Exception):
@@ -63,6 +66,8 @@ class Slot:
         """Of the workers that this one replaces."""
         self.speed = 0.0
         """Turns per second, of the last few seconds."""
+        self.starting: asyncio.Future[tuple[str, str]] | None = None
+        """The start of its worker, for as long as that takes."""
         self.asked = 0
         """Conversations that it is to give back."""
         self.moved = time.monotonic()
@@ -86,7 +91,7 @@ class Coordinator:
         """Conversations that are left to the next launch."""
         self._hang_s = hang_s
         self._failures: dict[Key, int] = {}
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()  # a new one for every change, see _tell()
 
     @property
     def totals(self) -> list[Totals]:
@@ -97,6 +102,14 @@ class Coordinator:
     def open(self) -> int:
         """Conversations that are neither over nor given up."""
         return len(self._queue) + sum(len(slot.leased) for slot in self.slots)
+
+    def drain(self) -> None:
+        """Lease nothing more and take everything back; engines that are still loading are not waited for."""
+        self.draining = True
+        for slot in self.slots:
+            if slot.starting is not None:
+                slot.starting.cancel()
+        self._tell()
 
     async def run(self, launch: Callable[[int], Handle]) -> None:
         """Serve all slots. launch: slot number → a new worker with a segment of its own.
@@ -120,7 +133,9 @@ class Coordinator:
         while self.open and not self.draining:
             worker = launch()
             try:
-                self.engine = await worker.start()
+                slot.starting = asyncio.ensure_future(worker.start())
+                self.engine = await slot.starting
+                slot.starting, slot.moved = None, time.monotonic()
                 await self._feed(slot, worker)
                 await worker.close()
                 return
@@ -128,12 +143,14 @@ class Coordinator:
                 losses = 0 if slot.totals.turns else losses + 1
                 log.warning("a worker was lost and is replaced: %s", error)
                 await worker.kill()
-                await self._recover(slot, worker.segment)
+                self._recover(slot, worker.segment)
                 if losses >= LOSSES:
                     raise
             except BaseException:
                 await worker.kill()
                 raise
+            finally:
+                slot.starting = None
 
     async def _feed(self, slot: Slot, worker: Handle) -> None:
         """Lease, hear, until nothing is open anywhere."""
@@ -141,25 +158,36 @@ class Coordinator:
         while True:
             batch = self._take(slot, wants)
             ask, slot.asked = slot.asked, 0
-            report = await worker.work(batch, bool(self._queue), ask, self.draining)
-            await self._hear(slot, report)
-            wants = report.wants
+            report = await worker.work(batch, self._share(slot) > 0, ask, self.draining)
+            self._hear(slot, report)
+            wants = 0 if report.returned else report.wants  # what it gave back is for others first
             if not report.idle:
                 continue
             if not self.open or self.draining:
                 return
             if not self._queue:
                 self._ask_others(slot)
-                async with self._changed:
-                    await self._changed.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), CALL_S)
+
+    def _tell(self) -> None:
+        """Wake whoever waits for a change. A waiter holds the event of its moment, so no wake-up can pass it by."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _share(self, slot: Slot) -> int:
+        """Conversations that this slot may take now: the first engine to be up must not take all."""
+        if self.draining:
+            return 0
+        return min(len(self._queue), -(-self.open // len(self.slots)) - len(slot.leased))
 
     def _take(self, slot: Slot, wants: int) -> list[Conversation]:
         """Up to `wants` conversations, now leased to this slot."""
-        batch = [self._queue.pop() for _ in range(min(wants, len(self._queue)))] if not self.draining else []
+        batch = [self._queue.pop() for _ in range(min(wants, self._share(slot)))]
         slot.leased |= {conversation.key: conversation for conversation in batch}
         return batch
 
-    async def _hear(self, slot: Slot, report: Report) -> None:
+    def _hear(self, slot: Slot, report: Report) -> None:
         """Book what became of the leases."""
         now, spoken = time.monotonic(), report.totals.turns - slot.totals.turns
         if spoken or not report.totals.active:
@@ -167,7 +195,7 @@ class Coordinator:
             slot.moved = now
         elif now - slot.moved > self._hang_s:
             raise WorkerLostError(
-                f"{report.totals.active} conversations active and no turn for {now - slot.moved:.0f} s: the engine hangs"
+                f"the engine hangs: {report.totals.active} active conversations, no turn for {now - slot.moved:.0f} s"
             )
         slot.totals = report.totals
         for key in report.ended:
@@ -184,8 +212,7 @@ class Coordinator:
             del slot.leased[conversation.key]
             self._queue.append(conversation)
         if report.ended or report.returned or report.failed:
-            async with self._changed:
-                self._changed.notify_all()
+            self._tell()
 
     def _ask_others(self, idle: Slot) -> None:
         """Let the slot with most left give a share, by speed, to this idle one."""
@@ -196,7 +223,7 @@ class Coordinator:
         share = own / max(own + victim.speed, 1e-9)
         victim.asked = int(len(victim.leased) * share)
 
-    async def _recover(self, slot: Slot, segment: Path) -> None:
+    def _recover(self, slot: Slot, segment: Path) -> None:
         """Put the leases of a dead worker back, with the turns that its segment holds."""
         self.deaths += 1
         spoken: dict[Key, list[Turn]] = {}
@@ -214,5 +241,4 @@ class Coordinator:
         slot.leased.clear()
         slot.before.append(msgspec.structs.replace(slot.totals, active=0, waiting=0, ended=slot.totals.ended + ended))
         slot.totals, slot.moved, slot.asked = Totals(), time.monotonic(), 0
-        async with self._changed:
-            self._changed.notify_all()
+        self._tell()

@@ -11,8 +11,10 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -144,6 +146,7 @@ async def hold(
         _lock_down()
     import ray
 
+    draining = signal.getsignal(signal.SIGTERM)
     try:
         if settings.ray_address is None:
             ray.init(
@@ -155,6 +158,8 @@ async def hold(
             )
         else:
             ray.init(address=settings.ray_address, logging_level=logging.WARNING)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, draining)  # Ray's own handler would leave at once
         await coordinator.run(_launcher(settings, run_dir, attempt, len(coordinator.slots), status))
     finally:
         ray.shutdown()

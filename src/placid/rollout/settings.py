@@ -10,6 +10,8 @@ from placid.engine.settings import EngineSettings
 from placid.protocol import ACCEPT, condition, form_of, probes
 from placid.records import BadInputError
 
+Schedules = Literal["admission", "free", "lockstep"]
+
 
 class BranchSettings(Settings):
     """Conversations do not begin with a question but with the history of other ones (rollout/branch.py)."""
@@ -92,7 +94,7 @@ class RolloutSettings(Settings):
     """Keep the log-probability of every reply token (about doubles the size of conversations/)."""
     workers: int = Field(default=1, ge=1)
     """Engines, each in its own Ray actor."""
-    schedule: Literal["admission", "free", "lockstep"] = "admission"
+    schedule: Schedules = "admission"
     """Which conversations are active: as many as the cache can hold to their ends; or, as baselines, all at once, or
     all turn by turn."""
     launcher: Literal["ray", "inline"] = "ray"

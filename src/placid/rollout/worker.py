@@ -113,6 +113,10 @@ class Journal:
         """Let run() end after what is pending."""
         self._queue.put_nowait(None)
 
+    def close(self) -> None:
+        """For a journal that never ran."""
+        self._segment.close()
+
 
 class Worker:
     """Holds conversations with one engine and writes each finished turn before the next one is asked for."""
@@ -129,7 +133,7 @@ class Worker:
         self.totals = Totals()
         self._journal = Journal(segment)
         self._began = 0.0
-        self._writer: asyncio.Task[None]
+        self._writer: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._hungry = self._draining = False
@@ -187,14 +191,20 @@ class Worker:
         return self._report()
 
     async def close(self) -> None:
-        """Stop what is in flight (unwritten, so as if it had not begun), the writer, and the engine."""
+        """Stop what is in flight (unwritten, so as if it had not begun), the writer, and the engine.
+
+        Also after a start() that failed, and again after a close() that did.
+        """
         self._draining = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._journal.stop()
         try:
-            await self._writer
+            if self._writer is None:
+                self._journal.close()
+            else:
+                self._journal.stop()
+                await self._writer
         finally:
             await self.engine.close()
 
@@ -203,9 +213,13 @@ class Worker:
         totals.active, totals.waiting, totals.budget = len(schedule.active), schedule.waiting, schedule.budget
         totals.kv_use = schedule.use
         report = Report(
-            totals=totals, wants=0 if self._draining else max(0, self._reserve() - schedule.waiting), ended=self._ended,
-            failed=self._failed, returned=self._returned, idle=not schedule.active and not schedule.waiting,
-        )  # fmt: skip
+            totals=msgspec.structs.replace(totals),  # a copy: the coordinator compares it with the next one
+            wants=0 if self._draining else max(0, self._reserve() - schedule.waiting),
+            ended=self._ended,
+            failed=self._failed,
+            returned=self._returned,
+            idle=not schedule.active and not schedule.waiting,
+        )
         self._ended, self._failed, self._returned = [], [], []
         return report
 

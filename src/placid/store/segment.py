@@ -36,7 +36,9 @@ class Segment(Generic[R]):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close; an empty segment is removed so that idle writers leave no files."""
+        """Close; an empty segment is removed so that idle writers leave no files. Twice is once."""
+        if self._file.closed:
+            return
         self._file.close()
         if not self.path.stat().st_size:
             self.path.unlink()
