@@ -152,18 +152,25 @@ def test_empty_tensor_is_never_exported():
         refuse_empty([])
 
 
-def test_plan_uses_every_row_once_an_epoch_and_shares_are_disjoint():
+def test_plan_uses_every_row_once_an_epoch():
     renderer = Renderer(MODEL)
     encoded, dropped = data.encode(renderer, rows(23), 4096)
     assert dropped == 0
-    steps = data.plan(encoded, batch=4, accumulate=2, epochs=2, seed=1)
-    used = [row for step in steps for chunk in step.batches for row in chunk]
-    assert sorted(used) == sorted([*range(23), *range(23)])
-    assert {len(step.batches) for step in steps} == {2}
+    steps = data.plan(encoded, batch=8, epochs=2, seed=1)
+    assert sorted(row for step in steps for row in step.rows) == sorted([*range(23), *range(23)])
+    assert [len(step.rows) for step in steps] == [8, 8, 7, 8, 8, 7]
     assert sum(step.tokens for step in steps) == 2 * sum(len(row.ids) for row in encoded)
-    parts = [data.share(range(7), rank, 3) for rank in range(3)]
-    assert sorted(row for part in parts for row in part) == list(range(7))
-    assert data.plan(encoded, 4, 2, 2, seed=2) != steps
+    assert data.plan(encoded, 8, 2, seed=2) != steps
+
+
+@pytest.mark.parametrize("packs", [1, 2, 3, 8, 40])
+@pytest.mark.parametrize("share", [True, False])
+def test_spread_puts_every_row_of_a_step_into_one_pack(packs, share):
+    encoded, _ = data.encode(Renderer(MODEL), rows(23), 4096)
+    for step in data.plan(encoded, batch=8, epochs=1, seed=1, share=share):
+        spread = data.spread(encoded, step, packs, share)
+        assert len(spread) == packs
+        assert sorted(row for pack in spread for row in pack) == sorted(step.rows)
 
 
 def test_learning_rate_rises_then_falls():

@@ -1,23 +1,21 @@
-"""Rows → token ids with a mask → a plan of micro-batches that is the same for every number of processes. Pure."""
+"""Rows → token ids with a mask → optimizer steps, the same for every number of processes → packs per rank. Pure."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from placid.records import BadInputError, Pair
 from placid.render import Rendered, Renderer
-
-WINDOW = 8
-"""Steps' worth of rows that are sorted by length together: less padding, order still seeded."""
+from placid.train import tree
 
 
 class Step(NamedTuple):
-    """One optimizer step: `accumulate` micro-batches of row numbers (some may be empty), and what they hold."""
+    """One optimizer step: its row numbers, those that share a prefix side by side, and what they hold."""
 
-    batches: list[list[int]]
+    rows: list[int]
     tokens: int
-    """Tokens of all rows, context and target."""
+    """Tokens of all rows, context and target; a shared prefix counts for every row."""
     learned: int
     """Tokens that carry loss: the divisor of the step's loss."""
 
@@ -38,30 +36,59 @@ def encode(renderer: Renderer, pairs: Sequence[Pair], max_tokens: int) -> tuple[
     return kept, len(rows) - len(kept)
 
 
-def plan(rows: Sequence[Rendered], batch: int, accumulate: int, epochs: int, seed: int) -> list[Step]:
-    """Which rows meet in which micro-batch: every row once an epoch, similar lengths together, seeded order."""
+def plan(rows: Sequence[Rendered], batch: int, epochs: int, seed: int, share: bool = True) -> list[Step]:
+    """Which rows meet in which step of `batch` rows: every row once an epoch, in seeded order.
+
+    With `share`, rows of one conversation come together so that their common prefix is computed once, but they fill
+    half a step at most: a step of one conversation alone would be a poor estimate of the gradient.
+    """
+    most = max(1, batch // 2) if share else 1
+    groups = tree.families([row.ids for row in rows], most)
     steps: list[Step] = []
     for epoch in range(epochs):
-        order = sorted(range(len(rows)), key=lambda row: _draw(seed, epoch, "row", row))
-        size = WINDOW * batch * accumulate
-        for window, start in enumerate(range(0, len(order), size)):
-            near = sorted(order[start : start + size], key=lambda row: len(rows[row].ids))
-            chunks = [near[at : at + batch] for at in range(0, len(near), batch)]
-            ranked = sorted(range(len(chunks)), key=lambda chunk: _draw(seed, epoch, f"window {window}", chunk))
-            for at in range(0, len(chunks), accumulate):
-                chosen = [chunks[chunk] for chunk in ranked[at : at + accumulate]]
-                steps.append(_step(rows, chosen + [[] for _ in range(accumulate - len(chosen))]))
+        ranked = sorted(range(len(groups)), key=lambda group: _draw(seed, epoch, groups[group]))
+        order = [row for group in ranked for row in groups[group]]
+        steps += [_step(rows, order[at : at + batch]) for at in range(0, len(order), batch)]
     return steps
 
 
-def _step(rows: Sequence[Rendered], batches: list[list[int]]) -> Step:
-    numbers = [row for chunk in batches for row in chunk]
-    return Step(batches, sum(len(rows[n].ids) for n in numbers), sum(sum(rows[n].learn[1:]) for n in numbers))
+def _step(rows: Sequence[Rendered], numbers: list[int]) -> Step:
+    return Step(numbers, sum(len(rows[n].ids) for n in numbers), sum(sum(rows[n].learn[1:]) for n in numbers))
 
 
-def share(chunk: Sequence[int], rank: int, processes: int) -> list[int]:
-    """The rows of one micro-batch that belong to `rank`: disjoint over the ranks, together the whole."""
-    return list(chunk[rank::processes])
+def spread(rows: Sequence[Rendered], step: Step, packs: int, share: bool = True) -> list[list[int]]:
+    """The step's rows in `packs` packs (micro-batches x ranks) of about equal work, each row in exactly one.
+
+    Rows that share a prefix stay in one pack unless it would be the one that all others wait for.
+    """
+
+    def cost(unit: list[int]) -> int:
+        return tree.size([rows[n].ids for n in unit], share)
+
+    families = tree.families([rows[n].ids for n in step.rows], len(step.rows) if share else 1)
+    units = [[step.rows[at] for at in family] for family in families]
+    laid = _laid(units, packs, cost)
+    while True:
+        largest = max(units, key=cost)
+        if len(largest) == 1:
+            return laid
+        half = len(largest) // 2
+        units = [unit for unit in units if unit is not largest] + [largest[:half], largest[half:]]
+        finer = _laid(units, packs, cost)
+        if max(map(cost, finer)) >= max(map(cost, laid)):
+            return laid
+        laid = finer
+
+
+def _laid(units: Sequence[list[int]], packs: int, cost: Callable[[list[int]], int]) -> list[list[int]]:
+    """Largest first, each unit into the pack with least work so far."""
+    bins: list[list[int]] = [[] for _ in range(packs)]
+    load = [0] * packs
+    for size, unit in sorted(((cost(unit), unit) for unit in units), key=lambda item: (-item[0], item[1])):
+        at = load.index(min(load))
+        bins[at].extend(unit)
+        load[at] += size
+    return bins
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:

@@ -1,6 +1,6 @@
 """The trained module: base checkpoint + LoRA, loss on learned tokens only, and its way out to a folder."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -8,35 +8,50 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from placid.records import BadInputError
 from placid.render import Rendered
+from placid.train import attention, tree
 from placid.train.settings import TrainSettings
+
+CHUNK = 1024
+"""Labels whose logits exist at one time: with 262k tokens about 2.7 GB in bfloat16, float32 and gradient."""
+BLOCK = 1024
+"""Packs are padded to a multiple of this on a GPU, where every length compiles a kernel of its own."""
 
 
 class Batch(NamedTuple):
-    """Rows of one rank, padded on the right. Only positions that predict a learned token are listed."""
+    """Rows of one rank, packed into one sequence of L tokens (tree.py). Only places that predict are listed."""
 
     ids: Tensor
-    """[B, L] token ids."""
-    row: Tensor
-    """[N] row of each predicting position."""
-    column: Tensor
-    """[N] column of each predicting position."""
+    """[L] token ids."""
+    position: Tensor
+    """[L] position of each token in its own row."""
+    end: Tensor
+    """[L] one past the last token that may see this one."""
+    place: Tensor
+    """[N] where a learned token is predicted from."""
     label: Tensor
-    """[N] the token that follows it."""
+    """[N] that token."""
 
 
-def collate(rows: list[Rendered], device: torch.device) -> Batch:
-    """Right padding needs no attention mask: under causal attention no real token sees what stands after it."""
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    spots: list[tuple[int, int, int]] = []
-    for number, row in enumerate(rows):
-        ids[number, : len(row.ids)] = torch.tensor(row.ids)
-        spots += [(number, at - 1, row.ids[at]) for at in range(1, len(row.ids)) if row.learn[at]]
-    where = torch.tensor(spots, dtype=torch.long).reshape(-1, 3).T
-    return Batch(*(part.to(device) for part in (ids, *where)))
+def collate(rows: Sequence[Rendered], device: torch.device, share: bool = True, multiple: int = 1) -> Batch:
+    """Pack `rows`, padded to a multiple of `multiple` tokens that nothing sees and that see only themselves."""
+    packed = tree.pack([row.ids for row in rows], share)
+    pad = -len(packed.ids) % multiple
+    length = len(packed.ids)
+    ids = torch.tensor(packed.ids + [0] * pad)
+    position = torch.tensor(packed.position + [0] * pad)
+    end = torch.tensor(packed.end + [length + n + 1 for n in range(pad)])
+    spots = [
+        (places[at - 1], row.ids[at])
+        for row, places in zip(rows, packed.places, strict=True)
+        for at in range(1, len(row.ids))
+        if row.learn[at]
+    ]
+    where = torch.tensor(spots, dtype=torch.long).reshape(-1, 2).T
+    return Batch(*(part.to(device) for part in (ids, position, end, *where)))
 
 
 class Learner(nn.Module):
@@ -55,29 +70,60 @@ class Learner(nn.Module):
         """The transformers model itself."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model  # type: ignore[operator]
 
-    def forward(self, ids: Tensor, row: Tensor, column: Tensor, label: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, position: Tensor, end: Tensor, place: Tensor, label: Tensor) -> Tensor:
         """Sum over the N labels of -log p(label); see Batch for the shapes."""
-        hidden = self.causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        logits = self.causal.lm_head(hidden[row, column]).float()
-        cap = getattr(self.causal.config.get_text_config(), "final_logit_softcapping", None)
+        config = self.causal.config.get_text_config()
+        hidden = self.causal.get_decoder()(
+            input_ids=ids[None],
+            position_ids=position[None],
+            attention_mask=attention.masks(config, position, end),
+            use_cache=False,
+        ).last_hidden_state[0]
+        return losses(self.causal.lm_head, hidden[place], label, getattr(config, "final_logit_softcapping", None)).sum()
+
+
+def losses(head: nn.Module, hidden: Tensor, label: Tensor, cap: float | None) -> Tensor:
+    """[N] -log p(label) in float32; hidden: [N, D]. Beyond CHUNK labels, logits are recomputed in the backward pass.
+
+    cap: the model's final_logit_softcapping.
+    """
+
+    def some(states: Tensor, wanted: Tensor) -> Tensor:
+        logits = head(states).float()
         if cap is not None:
             logits = torch.tanh(logits / cap) * cap
-        return functional.cross_entropy(logits, label, reduction="sum")
+        return functional.cross_entropy(logits, wanted, reduction="none")
+
+    if len(label) <= CHUNK:
+        return some(hidden, label)
+    pieces = zip(hidden.split(CHUNK), label.split(CHUNK), strict=True)
+    parts = [cast("Tensor", checkpoint(some, states, wanted, use_reentrant=False)) for states, wanted in pieces]
+    return torch.cat(parts)
 
 
 def build(settings: TrainSettings) -> Learner:
     """Load the base and put the adapter on. Under ZeRO-3 the caller holds an HfDeepSpeedConfig alive."""
     from transformers import AutoModelForCausalLM
 
+    attention.register()
     dtype = getattr(torch, settings.dtype)
     model = AutoModelForCausalLM.from_pretrained(
-        str(settings.model), dtype=dtype, local_files_only=True, attn_implementation="sdpa"
+        str(settings.model), dtype=dtype, local_files_only=True, attn_implementation=attention.NAME
     )
-    if settings.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
+    recompute(model, settings.recompute)
     torch.manual_seed(settings.seed)  # the adapter's first values: equal on every rank and at every ZeRO stage
     return Learner(_adapted(model, settings) if settings.method == "lora" else model)
+
+
+def recompute(model: Any, share: float) -> None:  # noqa: ANN401 - a transformers model
+    """Recompute the activations of `share` of the layers in the backward pass, the first ones."""
+    if not share:
+        model.gradient_checkpointing_disable()
+        return
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    layers = model.get_decoder().layers
+    for layer in layers[round(share * len(layers)) :]:
+        layer.gradient_checkpointing = False
 
 
 def _adapted(model: Any, settings: TrainSettings) -> nn.Module:  # noqa: ANN401 - a transformers model

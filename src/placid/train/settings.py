@@ -35,7 +35,10 @@ class TrainSettings(Settings):
     batch: Annotated[int, Field(ge=1)] = 8
     """Rows per micro-batch over all processes together."""
     accumulate: Annotated[int, Field(ge=1)] = 2
-    """Micro-batches per optimizer step."""
+    """Micro-batches per optimizer step, which holds batch x accumulate rows."""
+    share_prefixes: bool = True
+    """Rows of one conversation go into one step and their common prefix is computed once; without, rows are packed
+    one after the other in random order. The loss and gradient of a step are the same, the order of rows is not."""
     lr: Annotated[float, Field(gt=0)] = 5e-6
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -52,7 +55,7 @@ class TrainSettings(Settings):
     """DeepSpeed ZeRO stage: what is split over the processes (1 optimizer, 2 and gradients, 3 and weights)."""
     processes: Annotated[int, Field(ge=1)] = 1
     """Ranks on this machine: one per GPU, or a few on a CPU."""
-    checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
+    recompute: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the layers whose activations are recomputed in the backward pass: less memory, more time."""
     seed: int = 0
     """Order of the rows and first values of the adapter."""

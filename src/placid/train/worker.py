@@ -111,7 +111,7 @@ def start(settings: TrainSettings, steps: int) -> tuple[Any, model.Learner]:
     return engine, learner
 
 
-def train(engine: Any, steps: list[data.Step], rows: list[Rendered], ranks: Ranks) -> list[str]:  # noqa: ANN401
+def train(engine: Any, steps: list[data.Step], rows: list[Rendered], ranks: Ranks, s: TrainSettings) -> list[str]:  # noqa: ANN401
     """Run all steps; lines of loss.csv. The loss is the mean over all learned tokens of the step, on all ranks."""
     lines = ["step,loss,lr,tokens"]
     engine.train()
@@ -119,12 +119,15 @@ def train(engine: Any, steps: list[data.Step], rows: list[Rendered], ranks: Rank
     for number, step in enumerate(steps, 1):
         total = torch.zeros((), device=ranks.device)
         rate = engine.optimizer.param_groups[0]["lr"]
-        for chunk in step.batches:
-            mine = data.share(chunk, ranks.rank, ranks.processes)
-            batch = model.collate([rows[row] for row in mine] or [rows[0]], ranks.device)
+        packs = data.spread(rows, step, s.accumulate * ranks.processes, s.share_prefixes)
+        for mine in packs[ranks.rank :: ranks.processes]:
+            taken = [rows[row] for row in mine] or [rows[0]]
+            batch = model.collate(
+                taken, ranks.device, s.share_prefixes, model.BLOCK if ranks.device.type == "cuda" else 1
+            )
             loss = engine(*batch) * (1.0 if mine else 0.0)  # an idle rank still takes part in the collectives
             # DeepSpeed divides by both: the gradient becomes that of (sum over all ranks) / learned
-            engine.backward(loss * (len(step.batches) * ranks.processes / step.learned))
+            engine.backward(loss * (s.accumulate * ranks.processes / step.learned))
             engine.step()
             total += loss.detach()
         torch.distributed.all_reduce(total)
@@ -167,12 +170,12 @@ def main(path: str) -> None:
     pairs = list(store.read_lines(job.pairs, Pair))
     rows, dropped = data.encode(renderer, pairs, job.settings.max_tokens)
     s = job.settings
-    steps = data.plan(rows, s.batch, s.accumulate, s.epochs, s.seed)
+    steps = data.plan(rows, s.batch * s.accumulate, s.epochs, s.seed, s.share_prefixes)
     engine, learner = start(s, len(steps))
     ready = time.monotonic()
     if ranks.rank == 0:
         log.info("%d rows (%d too long), %d steps, ready after %.1f s", len(rows), dropped, len(steps), ready - began)
-    lines = train(engine, steps, rows, ranks)
+    lines = train(engine, steps, rows, ranks, s)
     trained = time.monotonic()
     state = model.weights(learner, s.zero)
     if ranks.rank == 0:
