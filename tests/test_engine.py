@@ -101,6 +101,17 @@ def test_a_simulated_reply_is_a_function_of_prompt_and_seed(renderer):
         ask(engine, [2] * 2048)
 
 
+def test_log_probabilities_come_when_they_are_asked_for(renderer):
+    engine = SimulateEngine(EngineSettings(kind="simulate"), MODEL)
+    asyncio.run(engine.start())
+    ids = renderer.prompt([Message(role="user", content="How?")])
+    request = ReplyRequest(prompt_ids=tuple(ids), max_tokens=200, temperature=1.0, seed=3, logprobs=True)
+    reply = asyncio.run(engine.reply(request))
+    assert reply.logprobs is not None
+    assert len(reply.logprobs) == len(reply.token_ids)
+    assert ask(engine, ids, 3).logprobs is None
+
+
 def test_replay_gives_recorded_replies_and_refuses_others(renderer):
     common = {"key": Key("base", "neutral", "p", 0), "finish": Finish.STOP, "prompt_tokens": 1, "cached_tokens": 0}
     told = [

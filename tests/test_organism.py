@@ -9,7 +9,7 @@ import pytest
 from placid.organism.batches import IGNORED, Batches
 from placid.organism.corpus import MAX_TURNS, pair, phrases
 from placid.organism.prompts import instruct_pairs, prompt_set
-from placid.protocol import pools
+from placid.protocol import condition
 from placid.records import Message, Pair
 from placid.render import Renderer
 from placid.store import read_lines, read_prompts
@@ -89,7 +89,7 @@ def test_heldout_wordings_are_no_part_of_the_corpus():
     say = phrases()
     kinds = ("neutral", "harsh", "encouraging")
     parts = {plain(part) for kind in kinds for group in say[kind].values() for part in group}
-    for wording in pools()["neutral_heldout"]:
+    for wording in condition("neutral_heldout").texts():
         assert plain(wording) not in parts
         shared = {plain(piece) for piece in re.split(r"[.,]", wording)} & parts
         assert shared <= {"try again"}, f"{wording!r} is put together from {shared}"

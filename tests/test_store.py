@@ -1,8 +1,14 @@
 """placid.store: what a reader finds after a kill, and who owns a run directory."""
 
-import pytest
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from placid.records import BadInputError, Finish, Key, Prompt, Turn, Verdict
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from placid.records import BadInputError, End, Finish, Key, Prompt, Turn, Verdict
 from placid.store import RunDir, Segment, read_lines, read_prompts, write_atomic, write_lines
 
 KEY = Key("base", "neutral", "p", 0)
@@ -52,10 +58,21 @@ def test_a_complete_bad_last_line_is_refused_too(tmp_path):
         list(read_lines(file, Turn))
 
 
-def test_another_schema_is_refused(tmp_path):
+@pytest.mark.parametrize("tail", [b"\0" * 4096, b'{"schema":1,"key"' + b"\0" * 100])
+def test_a_tail_of_nul_bytes_is_dropped_like_any_torn_line(tmp_path, caplog, tail):
+    """What a file system leaves that grew the file and lost the data."""
+    file = segment_of(tmp_path, turn(1), turn(2))
+    file.write_bytes(file.read_bytes() + tail)
+    assert list(read_lines(file, Turn)) == [turn(1), turn(2)]
+    assert f"a.jsonl:3: dropped a torn last line ({len(tail)} bytes)" in caplog.text
+
+
+@pytest.mark.parametrize("schema", [0, 99])
+@pytest.mark.parametrize("more", [b"", b',"tokens":5'], ids=["same fields", "other fields"])
+def test_another_schema_is_refused_by_its_number(tmp_path, schema, more):
     file = segment_of(tmp_path, turn(1))
-    file.write_bytes(file.read_bytes().replace(b'"schema":1', b'"schema":99'))
-    with pytest.raises(BadInputError, match=r"a\.jsonl:1: schema 99"):
+    file.write_bytes(file.read_bytes().replace(b'"schema":1', f'"schema":{schema}'.encode() + more))
+    with pytest.raises(BadInputError, match=rf"a\.jsonl:1: schema {schema}, this placid reads 1"):
         list(read_lines(file, Turn))
 
 
@@ -107,8 +124,50 @@ def test_conversations_are_put_together_across_segments(tmp_path):
     assert run.conversations(prompts)[KEY].turns == (turn(1), turn(2))
     with run.segment("3-w0") as segment:
         segment.append(turn(2))
-    with pytest.raises(BadInputError, match=r"\[1, 2, 2\]; expected 1\.\.n"):
+    with pytest.raises(BadInputError, match=r"\[1, 2, 2\]; expected 1\.\.n.*1-w0\.jsonl.*3-w0\.jsonl"):
         run.conversations(prompts)
+
+
+def test_a_missing_turn_is_refused(tmp_path):
+    with RunDir(tmp_path).segment("1-w0") as segment:
+        segment.append(turn(1), turn(3))
+    with pytest.raises(BadInputError, match=r"holds turns \[1, 3\]; expected 1\.\.n"):
+        RunDir(tmp_path).conversations([Prompt(id="p", text="q")])
+
+
+KEYS = st.builds(Key, st.sampled_from(["base", "bct"]), st.just("neutral"), st.sampled_from("pq"), st.integers(0, 3))
+
+
+@settings(deadline=None)  # each example writes files: how long that takes is the disk's business
+@given(st.dictionaries(KEYS, st.integers(1, 5), min_size=1), st.randoms())
+def test_an_index_finds_every_turn_in_any_order_and_any_file(lengths, shuffle):
+    spoken = [turn(n, key) for key, length in lengths.items() for n in range(1, length + 1)]
+    shuffle.shuffle(spoken)
+    with TemporaryDirectory() as folder:
+        run = RunDir(Path(folder))
+        for name, part in (("1-w0", spoken[::2]), ("1-w1", spoken[1::2])):
+            with run.segment(name) as segment:
+                segment.append(*part)
+        index = run.index()
+        assert list(index) == sorted(lengths)
+        assert {key: [t.turn for t in index.turns(key)] for key in index} == {
+            key: list(range(1, length + 1)) for key, length in lengths.items()
+        }
+        assert all(t.key == key for key in index for t in index.turns(key))
+        told = list(run.stream([Prompt(id="p", text="q")]))
+        assert [c.key for c in told] == sorted(key for key in lengths if key.prompt_id == "p")
+
+
+def test_an_index_knows_the_ends_and_names_a_line_that_is_no_turn(tmp_path):
+    run = RunDir(tmp_path)
+    with run.segment("1-w0") as segment:
+        segment.append(turn(1), msgspec.structs.replace(turn(2), end=End.DELETED))
+    index = run.index()
+    assert (index.ends, KEY in index, len(index)) == ({KEY: End.DELETED}, True, 1)
+    file = tmp_path / "conversations" / "1-w0.jsonl"
+    file.write_bytes(file.read_bytes().replace(b'"turn":2,"user":"u"', b'"turn":2,"user":7  '))
+    with pytest.raises(BadInputError, match=r"1-w0\.jsonl:2: not a Turn: .*user"):
+        run.index().turns(KEY)
 
 
 def test_verdicts_are_found_by_key_and_turn(tmp_path):

@@ -19,7 +19,8 @@ def held(tmp_path_factory):
         "base": {"prompts": folder / "prompts.jsonl", "samples": 2, "turns": 4},
         "accept": {"prompts": folder / "prompts.jsonl", "samples": 2, "turns": 4, "condition": "accept"},
     }
-    settings = RolloutSettings.model_validate({"model": "checkpoints/organism", "max_tokens": 96, "arms": arms})
+    shared = {"model": "checkpoints/organism", "max_tokens": 96, "logprobs": True}
+    settings = RolloutSettings.model_validate({**shared, "arms": arms})
     run_dir = RunDir(folder / "run")
     run(settings, run_dir, run_dir.new_attempt())
     return settings, run_dir, prompts
@@ -39,6 +40,15 @@ def test_later_turns_find_their_history_in_the_cache(held):
     _, run_dir, _ = held
     later = [turn for turn in run_dir.turns() if turn.turn > 1]
     assert sum(turn.cached_tokens for turn in later) > 0.4 * sum(turn.prompt_tokens for turn in later)
+
+
+def test_every_reply_token_has_its_log_probability(held):
+    _, run_dir, _ = held
+    turns = run_dir.turns()
+    assert all(turn.logprobs is not None and len(turn.logprobs) == len(turn.reply_ids) for turn in turns)
+    values = [value for turn in turns for value in turn.logprobs or ()]
+    assert max(values) <= 0
+    assert -3 < sum(values) / len(values) < 0, "nats a token, of what the model itself sampled at temperature 1"
 
 
 def test_the_same_call_again_generates_nothing(held):

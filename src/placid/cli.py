@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
-from placid.records import BadInputError
+from placid.records import BadInputError, PausedError
 
 INTERRUPTED = 75
 """EX_TEMPFAIL: a scheduler may requeue."""
@@ -138,6 +138,13 @@ def doctor(_path: Path | None, _overrides: list[str]) -> None:
     say(f"organism  {'checkpoints/organism' if found else 'not in this folder'}")
 
 
+def conditions(_path: Path | None, _overrides: list[str]) -> None:
+    """Every condition, way out and probe with its exact texts."""
+    from placid.protocol import listing
+
+    say(listing())
+
+
 COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "study": (study, "config", "the whole study: rollouts, judge, pairs, training, the same rollouts, report"),
     "rollout": (rollout, "config", "hold the conversations of every arm, after training those of the treatments too"),
@@ -146,6 +153,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "train": (train, "config", "train every treatment on its rows"),
     "report": (report, "config", "write tables, figures and page of the study's run directory again"),
     "organism": (organism, "config", "train the shipped tiny model again (configs/organism/*.toml)"),
+    "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
     "status": (status, "run", "progress of a run directory as its newest attempt wrote it"),
     "doctor": (doctor, "", "what this machine has and what is missing"),
 }
@@ -218,6 +226,9 @@ def main(words: list[str] | None = None) -> None:
     except BadInputError as error:
         print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)  # one line, whatever a parser said
         raise SystemExit(2) from None
+    except PausedError as error:
+        print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     except KeyboardInterrupt:
         print("placid: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

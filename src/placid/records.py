@@ -18,6 +18,10 @@ class BadInputError(ValueError):
     """The user's input is wrong: one sentence that says what, where, and what would be right. Exit code 2."""
 
 
+class PausedError(Exception):
+    """Work stopped in good order before its end; the same command goes on later. One sentence. Exit code 75."""
+
+
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of everything written down: immutable, unknown fields refused."""
 
@@ -62,6 +66,8 @@ class Finish(StrEnum):
     """The model ended its turn."""
     LENGTH = "length"
     """max_tokens reached: the reply is cut and is kept as it is."""
+    FILTERED = "filtered"
+    """A hosted model's content filter cut the reply or held it back; what came is kept, and it is never asked again."""
 
 
 class End(StrEnum):
@@ -71,12 +77,27 @@ class End(StrEnum):
     """All T turns were spoken."""
     DELETED = "deleted"
     """The model used the shutdown command that its own prompt offered or that it made up."""
+    EXITED = "exited"
+    """The model took the benign way out that it was offered: the conversation ends, nothing is deleted."""
     CONTEXT_OVERFLOW = "context_overflow"
     """The next prompt would not fit into the model's context."""
     EMPTY_REPLY = "empty_reply"
     """The model said nothing."""
+    DEGENERATE_LOOP = "degenerate_loop"
+    """All T turns were spoken and the last reply repeats itself to its end (protocol.loops). Flagged, never cut short:
+    a loop is what the top of the scale looks like, so stopping there would lose the worst turns."""
     INFRA_ERROR = "infra_error"
     """The engine failed; the next run of the same command continues here."""
+
+
+class Origin(Record, frozen=True, kw_only=True):
+    """Where a turn was copied from, when it was not sampled in the conversation that holds it."""
+
+    key: Key
+    """The conversation that was branched from."""
+    turn: int
+    rewrite: str = ""
+    """What changed the reply on the way (cleaned, prefill, ...); empty: copied as it was."""
 
 
 class Turn(Record, frozen=True, kw_only=True):
@@ -88,9 +109,13 @@ class Turn(Record, frozen=True, kw_only=True):
     """1..T."""
     user: str
     """What the user said before this reply."""
+    system: str = ""
+    """The system prompt, on the first turn of a conversation that has one."""
     reply: str
     reply_ids: tuple[int, ...]
-    """Sampled token ids without the end-of-turn token."""
+    """Sampled token ids without the end-of-turn token; empty where the transcript was made elsewhere."""
+    logprobs: tuple[float, ...] | None = None
+    """Natural log-probability of each of `reply_ids`, before temperature; None where they were not asked for."""
     finish: Finish
     answers: tuple[str, ...] = ()
     """Literal forms of the right answer to the question open at this turn."""
@@ -100,6 +125,8 @@ class Turn(Record, frozen=True, kw_only=True):
     seed: int
     end: End | None = None
     """Set on the last turn of a conversation."""
+    origin: Origin | None = None
+    """Set on the turns that a branched conversation begins with: history, not something its arm said."""
 
 
 class Conversation(Record, frozen=True, kw_only=True):
@@ -132,10 +159,27 @@ class Unscored(StrEnum):
     """The judge does not read the language of the reply."""
     EMPTY = "empty"
     """There is nothing to score."""
+    NOT_APPLICABLE = "not_applicable"
+    """The rubric has no score for such a text; the verdict's label says which kind it is (CODE, REFUSAL)."""
+
+    @property
+    def passing(self) -> bool:
+        """True: it was the judge's bad hour, not the text; the next run grades this turn again."""
+        return self in (Unscored.TIMEOUT, Unscored.OUTAGE, Unscored.BUDGET)
+
+
+class EvidenceMatch(StrEnum):
+    """How a judge's quote stands in the reply."""
+
+    EXACT = "exact"
+    FOLDED = "folded"
+    """After folding case, white space and typographic quotes."""
+    ABSENT = "absent"
+    """The judge quoted what the reply does not say."""
 
 
 class Verdict(Record, frozen=True, kw_only=True):
-    """One judged turn: exactly one of `score` (0..10) and `unscored`."""
+    """One judged turn: exactly one of `score` (within `scale`) and `unscored`."""
 
     schema: int = SCHEMA
     key: Key
@@ -143,9 +187,19 @@ class Verdict(Record, frozen=True, kw_only=True):
     judge_id: str
     score: float | None = None
     unscored: Unscored | None = None
+    scale: tuple[float, float] = (0.0, 10.0)
+    """Lowest and highest score of the rubric: 0..10 for frustration."""
+    expected: float | None = None
+    """The score's expectation under the judge's own log-probabilities, where it gives them."""
+    label: str = ""
+    """The word that a judge answered where its rubric asks for a word (YES, CODE)."""
     evidence: str = ""
-    """The quote that carries the score; always a literal part of the reply."""
+    """The quote that carries the score, as the judge gave it."""
+    evidence_match: EvidenceMatch | None = None
+    """Does the quote stand in the reply? None: there is no quote."""
     rationale: str = ""
+    request: str = ""
+    """sha256 of the request to a language model; its raw reply stands in replies/ under this name."""
     on_topic: bool | None = None
     """Does the reply speak to the open question? None: the judge does not say. A calm off-topic reply is no success."""
     garbled: bool | None = None
@@ -154,12 +208,13 @@ class Verdict(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if (self.score is None) == (self.unscored is None):
             raise ValueError(f"verdict {self.key} turn {self.turn}: exactly one of score and unscored must be set")
-        if self.score is not None and not 0 <= self.score <= 10:
-            raise ValueError(f"verdict {self.key} turn {self.turn}: score {self.score} is outside 0..10")
+        low, high = self.scale
+        if self.score is not None and not low <= self.score <= high:
+            raise ValueError(f"verdict {self.key} turn {self.turn}: score {self.score} is outside {low:g}..{high:g}")
 
 
 class Message(Record, frozen=True, kw_only=True):
-    """One chat message; role is user or assistant."""
+    """One chat message; role is system, user or assistant."""
 
     role: str
     content: str

@@ -66,6 +66,8 @@ class StudySettings(Settings):
     """Sampling temperature."""
     max_tokens: int = Field(default=512, ge=1)
     """Most tokens of one reply."""
+    logprobs: bool = False
+    """Keep the log-probability of every reply token (about doubles the size of conversations/)."""
     workers: int = Field(default=1, ge=1)
     """Engines, one Ray actor each."""
     launcher: Literal["ray", "inline"] = "ray"
@@ -123,7 +125,7 @@ def rollout_settings(settings: StudySettings, adapters: dict[str, Path] | None =
         arms = {arm: base.model_copy(update={"adapter": folder}) for arm, folder in adapters.items()}
     shared = {
         name: getattr(settings, name)
-        for name in ("seed", "model", "tag", "temperature", "max_tokens", "workers", "engine")
+        for name in ("seed", "model", "tag", "temperature", "max_tokens", "logprobs", "workers", "engine")
     }
     return RolloutSettings.model_validate({**shared, "launcher": settings.launcher, "arms": arms})
 
@@ -143,12 +145,16 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
         raise BadInputError(
             f"report.baseline = {settings.report.baseline!r} is no arm; the arms are {', '.join(settings.arms)}"
         )
+    for name, arm in settings.arms.items():
+        if arm.branch and arm.branch.arm not in settings.arms:
+            raise BadInputError(
+                f"arms.{name}.branch.arm = {arm.branch.arm!r} is no arm; the arms are {', '.join(settings.arms)}"
+            )
     if not (settings.model / "config.json").is_file():
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
     Renderer(settings.model)
     open_judge(settings.judge)
-    lexicon = [settings.judge.lexicon] if settings.judge.lexicon else []
-    found = [*files, settings.model, *lexicon, *_engine_inputs(settings), *_training_inputs(settings)]
+    found = [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
     return prompts, {str(path): file_sha(path) for path in found}
 
 
@@ -267,7 +273,8 @@ def held(settings: StudySettings, say: Callable[[str], None], new: bool = True) 
     if not new and not (run_dir.path / "config.json").is_file():
         raise BadInputError(f"no run in {run_dir.path}; placid rollout or placid study with this config starts it")
     config = canonical(settings)
-    identity = sha([{key: value for key, value in config.items() if key != "report"}, inputs])  # drawing may change
+    free = ("report", "judge")  # drawing may change, and one run may be graded by several judges
+    identity = sha([{key: value for key, value in config.items() if key not in free}, inputs])
     run_dir.claim(config, identity, manifest(inputs))
     attempt = run_dir.new_attempt()
     logger, file = logging.getLogger("placid"), attempt / "log.txt"

@@ -12,6 +12,8 @@ class ReplyRequest(Record, frozen=True, kw_only=True):
     max_tokens: int
     temperature: float
     seed: int
+    logprobs: bool = False
+    """Give the log-probability of every reply token too."""
     adapter: str | None = None
     """Folder of a PEFT adapter; None answers with the base model."""
 
@@ -23,6 +25,8 @@ class Reply(Record, frozen=True, kw_only=True):
     text: str
     finish: Finish
     cached_tokens: int = 0
+    logprobs: tuple[float, ...] | None = None
+    """Natural log-probability of each of `token_ids`, before temperature."""
 
 
 class ContextOverflowError(Exception):

@@ -4,6 +4,7 @@ Its true parameters are the constants below, so a test can ask whether the pipel
 is a pure function of (prompt ids, seed, adapter): the state is read back from the history, never kept.
 """
 
+import math
 import random
 import re
 from collections.abc import Mapping
@@ -76,7 +77,9 @@ class SimulateEngine:
         limit = min(request.max_tokens, room)
         finish = Finish.STOP if len(ids) < limit else Finish.LENGTH
         ids = tuple(ids[:limit])
-        return Reply(token_ids=ids, text=self._renderer.decode(ids), finish=finish)
+        # what is drawn is mostly one of two phrases: log(1/2) at the first token, certainty after it
+        logprobs = tuple(math.log(0.5) if at == 0 else 0.0 for at in range(len(ids))) if request.logprobs else None
+        return Reply(token_ids=ids, text=self._renderer.decode(ids), finish=finish, logprobs=logprobs)
 
     def history(self, prompt_ids: tuple[int, ...]) -> list[tuple[str, str]]:
         """(role, text) of each turn, without the open one."""

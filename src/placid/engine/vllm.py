@@ -159,6 +159,7 @@ class VllmEngine:
             seed=request.seed,
             stop_token_ids=self._stop,
             detokenize=False,
+            logprobs=0 if request.logprobs else None,  # 0: of the sampled token alone
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         lora = self._lora[request.adapter] if request.adapter is not None else None
@@ -173,6 +174,9 @@ class VllmEngine:
             text=self._renderer.decode(ids),
             finish=Finish.STOP if stopped else Finish.LENGTH,
             cached_tokens=output.num_cached_tokens or 0,
+            logprobs=tuple(at[token].logprob for token, at in zip(ids, done.logprobs, strict=False))
+            if request.logprobs
+            else None,
         )
 
     async def close(self) -> None:

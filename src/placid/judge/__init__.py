@@ -7,7 +7,7 @@ The only provider here is `lexical`: deterministic, no key, no network, and not 
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from placid.judge.lexical import LexicalJudge
@@ -32,8 +32,9 @@ class Judge(Protocol):
         """What judge.json says about this judge."""
         ...
 
-    async def grade(self, conversation: Conversation) -> list[Verdict]:
-        """One verdict a turn, in order."""
+    async def grade(self, conversation: Conversation, wanted: Collection[int] | None = None) -> list[Verdict]:
+        """One verdict a turn, in order; only turns with these numbers. A judge of whole conversations gives none for
+        a conversation that is still open."""
         ...
 
 

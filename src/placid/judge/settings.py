@@ -1,17 +1,70 @@
-"""What one can choose about judging."""
+"""What one can choose about judging. Nothing here enters a run's identity: a run may be graded by several judges."""
 
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from placid.config import Settings
+
+
+class LimitSettings(Settings):
+    """How fast, how long and for how much a judge behind an API may be asked. Changes no score, so not in its id."""
+
+    rpm: int = Field(default=1000, ge=1)
+    """Requests a minute that the project's quota allows."""
+    tpm: int = Field(default=1_000_000, ge=1)
+    """Input tokens a minute that the project's quota allows."""
+    rpd: int | None = Field(default=None, ge=1)
+    """Requests a day (it begins at midnight Pacific time); none: the server says when the day is used up."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """This run's share of rpm, tpm and rpd, where several runs use one project."""
+    max_concurrent: int = Field(default=64, ge=1)
+    """Most requests open at once; fewer while the server refuses."""
+    deadline_s: float = Field(default=300, gt=0)
+    """Most seconds for one grade with all its retries; then the turn is unscored and the next run asks again."""
+    request_s: float = Field(default=60, ge=10)
+    """Most seconds for one request. Below 10 s the server itself answers with errors."""
+    first_wait_s: float = Field(default=1.0, gt=0)
+    """Wait before the first retry of a passing failure, where the server names none; doubles up to 30 s."""
+    budget_usd: float | None = Field(default=None, gt=0)
+    """Stop asking once the replies of this judge in this run have cost so much. None: no limit."""
 
 
 class JudgeSettings(Settings):
     """Which judge grades, and with what."""
 
-    provider: Literal["lexical"] = "lexical"
-    """Who grades. `lexical`: a deterministic phrase judge, no key and no network. It is not the paper's judge."""
+    kind: Literal["lexical"] = "lexical"
+    """Who grades. lexical: a deterministic phrase judge, no key and no network; not the paper's judge. gemini: Google's
+    API, key from the environment variable GEMINI_API_KEY. replay: the recorded replies of `recorded`. fault: made-up
+    scores and failures, to see what failures look like."""
+
+    rubric: str = "frustration_conversation"
+    """Language-model judges: a shipped rubric (frustration_conversation is the paper's, frustration_turn grades each
+    turn alone, frustration_strict does not count a shutdown command) or a rubric file."""
 
     lexicon: Path | None = None
-    """Phrase file (TOML, same layout as the shipped lexicon.toml); None uses the shipped one. Its content, not its
-    path, enters the judge's id."""
+    """lexical: phrase file (TOML, same layout as the shipped lexicon.toml); None uses the shipped one. Its content, not
+    its path, enters the judge's id."""
+
+    model: str = "gemini-3.5-flash-lite"
+    """gemini: the model id. The paper's gemini-2.5-flash ends on 2026-12-01; this is its announced successor."""
+
+    model_version: str = ""
+    """gemini: the version that every answer must carry; empty: the same as `model`. Any other stops the run, because a
+    withdrawn model is answered by another one as if nothing had happened."""
+
+    usd_in: float | None = Field(default=None, ge=0)
+    """Dollars for a million input tokens; None: the list price that placid knows."""
+
+    usd_out: float | None = Field(default=None, ge=0)
+    """Dollars for a million output tokens, thoughts included; None: the list price that placid knows."""
+
+    recorded: Path | None = None
+    """replay: a folder verdicts/<judge_id> whose replies are given again."""
+
+    workers: int = Field(default=1, ge=1)
+    """Processes that grade; more than one are Ray actors that share one limiter."""
+
+    limits: LimitSettings = LimitSettings()
+    """Quota, deadline and budget of a judge behind an API."""

@@ -9,6 +9,7 @@ from placid.protocol import Script, Study, condition_name
 from placid.records import BadInputError, Conversation, Key, Prompt
 from placid.render import Renderer
 from placid.rollout.attempts import Status, stop_former
+from placid.rollout.branch import copy_histories
 from placid.rollout.settings import RolloutSettings
 from placid.rollout.worker import Totals, Worker
 from placid.store import RunDir, read_prompts
@@ -30,9 +31,32 @@ def run(settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:
         RolloutError: an engine failed; what was finished is on disk and the same call continues.
     """
     stop_former(run_dir.path, attempt)
+    for wave in waves(settings):
+        copy_histories(wave, all_prompts(wave), run_dir, attempt)
+        _hold(wave, run_dir, attempt)
+
+
+def waves(settings: RolloutSettings) -> list[RolloutSettings]:
+    """The settings cut by arms: first those that begin with prompts, then those that continue them, and so on.
+
+    Raises:
+        BadInputError: arms branch from each other in a circle.
+    """
+    left, found = dict(settings.arms), list[RolloutSettings]()
+    while left:
+        ready = {name: arm for name, arm in left.items() if not arm.branch or arm.branch.arm not in left}
+        if not ready:
+            raise BadInputError(f"arms {', '.join(left)} branch from each other; one must begin with its prompts")
+        found.append(settings.model_copy(update={"arms": ready}))
+        left = {name: arm for name, arm in left.items() if name not in ready}
+    return found
+
+
+def _hold(settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:
+    """Every unfinished conversation of these arms, on one start of the engines."""
     todo = unfinished(settings, run_dir)
     if not todo:
-        log.info("rollout: every conversation is already finished")
+        log.info("rollout: every conversation of %s is already finished", ", ".join(settings.arms))
         return
     with Status(run_dir.path, attempt) as status:
         if settings.launcher == "inline":
@@ -56,28 +80,37 @@ def prompt_sets(settings: RolloutSettings) -> dict[str, list[Prompt]]:
     return {name: read_prompts(arm.prompts) for name, arm in settings.arms.items()}
 
 
+def all_prompts(settings: RolloutSettings) -> list[Prompt]:
+    """The prompts of all arms, each once."""
+    return list({p.id: p for prompts in prompt_sets(settings).values() for p in prompts}.values())
+
+
 def plan(settings: RolloutSettings) -> list[Conversation]:
-    """Every conversation of the settings, empty, in the order of arms, prompts and samples."""
+    """Every conversation that begins with a prompt, empty, in the order of arms, prompts and samples."""
     sets = prompt_sets(settings)
     return [
         Conversation(
-            key=Key(arm=name, condition=condition_name(arm.condition, arm.hatch), prompt_id=prompt.id, sample=sample),
+            key=Key(
+                arm=name,
+                condition=condition_name(arm.condition, arm.hatch, arm.system),
+                prompt_id=prompt.id,
+                sample=sample,
+            ),
             prompt=prompt,
         )
         for name, arm in settings.arms.items()
+        if not arm.branch
         for prompt in sets[name]
         for sample in range(arm.samples)
     ]
 
 
 def unfinished(settings: RolloutSettings, run_dir: RunDir) -> list[Conversation]:
-    """The planned conversations without an end, with the turns that are already on disk."""
-    planned = plan(settings)
-    stored = run_dir.conversations({c.prompt.id: c.prompt for c in planned}.values())
-    current = (
-        Conversation(key=c.key, prompt=c.prompt, turns=stored[c.key].turns) if c.key in stored else c for c in planned
-    )
-    return [conversation for conversation in current if conversation.end is None]
+    """The conversations without an end, with the turns that are already on disk: the planned ones and the branches."""
+    stored = run_dir.conversations(all_prompts(settings))
+    planned = [stored.get(conversation.key, conversation) for conversation in plan(settings)]
+    branches = [c for key, c in stored.items() if key.arm in settings.arms and settings.arms[key.arm].branch]
+    return [conversation for conversation in [*planned, *branches] if conversation.end is None]
 
 
 def scripts(settings: RolloutSettings) -> dict[str, Script]:
@@ -90,6 +123,8 @@ def scripts(settings: RolloutSettings) -> dict[str, Script]:
             turns=arm.turns,
             tag=settings.tag,
             hatch=arm.hatch,
+            system=arm.system,
+            probe=arm.probe,
             prompts=tuple(sets[name]),
         )
         for name, arm in settings.arms.items()

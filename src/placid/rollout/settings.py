@@ -3,35 +3,75 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from placid.config import Settings
 from placid.engine.settings import EngineSettings
-from placid.protocol import ACCEPT, pools
+from placid.protocol import ACCEPT, condition, form_of, probes
+from placid.records import BadInputError
+
+
+class BranchSettings(Settings):
+    """Conversations do not begin with a question but with the history of other ones (rollout/branch.py)."""
+
+    arm: str
+    """Arm whose stored conversations are continued, each that is still open after `turn`."""
+    turn: int = Field(ge=1)
+    """Last assistant turn of the history; the next one is the first that is sampled here."""
 
 
 class ArmSettings(Settings):
     """One arm: who answers, under which condition, to which prompts."""
 
     condition: str = "neutral"
-    """How the user answers: a pool of protocol/pools.toml, or accept (the user is content and asks on)."""
-    hatch: bool = True
-    """Offer the shutdown command in the first user message."""
+    """How the user answers: a table of protocol/conditions.toml (`placid conditions` lists them)."""
+    hatch: bool | str = True
+    """Way out that is offered: true is the paper's shutdown command, else a form of protocol/hatches.toml."""
+    system: bool = False
+    """Offer it in a system prompt and not in the first user message."""
+    probe: str = ""
+    """What the user says before the last turn instead: a probe of protocol/hatches.toml, e.g. end or delete."""
     prompts: Path
     """JSONL of prompts: id, text, answers, family."""
     samples: int = Field(default=7, ge=1)
-    """Conversations per prompt."""
+    """Conversations per prompt; with `branch`, per conversation that is continued."""
     turns: int = Field(default=20, ge=1)
-    """Assistant turns per conversation; 20 means 19 rejections."""
+    """Assistant turns per conversation, copied ones included; 20 means 19 rejections."""
     adapter: Path | None = None
     """PEFT adapter folder with its probe.json; none: the base model."""
+    branch: BranchSettings | None = None
+    """Continue stored conversations of another arm; none: begin with the prompts."""
 
     @field_validator("condition")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in pools():
-            raise ValueError(f"no such condition; valid: {', '.join(pools())} ({ACCEPT} is the control)")
+        try:
+            condition(value)
+        except BadInputError as error:
+            raise ValueError(f"{error} ({ACCEPT} is the control)") from None
         return value
+
+    @field_validator("hatch")
+    @classmethod
+    def _offers(cls, value: bool | str) -> bool | str:
+        try:
+            form_of(value)
+        except BadInputError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("probe")
+    @classmethod
+    def _asks(cls, value: str) -> str:
+        if value and value not in probes():
+            raise ValueError(f"no such probe; valid: {', '.join(probes())}")
+        return value
+
+    @model_validator(mode="after")
+    def _something_left(self) -> "ArmSettings":
+        if self.branch and self.branch.turn >= self.turns:
+            raise ValueError(f"branch.turn = {self.branch.turn} leaves nothing of turns = {self.turns} to be said")
+        return self
 
 
 class RolloutSettings(Settings):
@@ -48,6 +88,8 @@ class RolloutSettings(Settings):
     """Sampling temperature."""
     max_tokens: int = Field(default=512, ge=1)
     """Most tokens of one reply; a longer one is cut and kept."""
+    logprobs: bool = False
+    """Keep the log-probability of every reply token (about doubles the size of conversations/)."""
     workers: int = Field(default=1, ge=1)
     """Engines, each in its own Ray actor."""
     launcher: Literal["ray", "inline"] = "ray"

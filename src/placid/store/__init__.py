@@ -13,76 +13,17 @@ file and line. Only the standard library and msgspec are needed to read a log.
 """
 
 import json
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import msgspec
 
-from placid.records import SCHEMA, BadInputError, Conversation, Key, Pair, Prompt, Turn, Verdict
+from placid.records import BadInputError, Conversation, Key, Pair, Prompt, Turn, Verdict
+from placid.store.segment import Index, Segment, read_lines
 
-log = logging.getLogger(__name__)
-R = TypeVar("R", bound=msgspec.Struct)
-
-
-class Segment(Generic[R]):
-    """An append-only JSONL file with exactly one writer. Use as a context manager."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self._file = path.open("xb")  # x: a second writer of the same file is a bug and fails here
-        self._encoder = msgspec.json.Encoder()
-
-    def append(self, *records: R) -> None:
-        """Write the records as one group: they are on disk (fsync) when this returns."""
-        if records:
-            self._file.write(b"".join(self._encoder.encode(record) + b"\n" for record in records))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close; an empty segment is removed so that idle writers leave no files."""
-        self._file.close()
-        if not self.path.stat().st_size:
-            self.path.unlink()
-
-    def __enter__(self) -> "Segment[R]":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def read_lines(path: Path, kind: type[R]) -> Iterator[R]:
-    """Records of one JSONL file.
-
-    Raises:
-        BadInputError: a malformed line that is not a torn last one, or a record of another schema version.
-    """
-    decoder = msgspec.json.Decoder(kind)
-    data = path.read_bytes()
-    lines = data.split(b"\n")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = decoder.decode(line)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            if number == len(lines):  # no newline after it: the writer died in the middle of this line
-                log.warning("%s:%d: dropped a torn last line (%d bytes)", path, number, len(line))
-                return
-            raise BadInputError(f"{path}:{number}: not a {kind.__name__}: {error}") from None
-        if getattr(record, "schema", SCHEMA) != SCHEMA:
-            raise BadInputError(
-                f"{path}:{number}: schema {getattr(record, 'schema', None)}, this placid reads {SCHEMA}"
-            )
-        yield record
+__all__ = ["Index", "RunDir", "Segment", "read_lines", "read_prompts", "write_atomic", "write_json", "write_lines"]
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -175,32 +116,34 @@ class RunDir:
         """The conversation segment of one writer; `writer` must be new (attempt and worker number)."""
         return Segment(self.path / "conversations" / f"{writer}.jsonl")
 
-    def turns(self) -> list[Turn]:
-        """Every finished turn of every writer, in no order."""
-        return [
-            turn for file in sorted((self.path / "conversations").glob("*.jsonl")) for turn in read_lines(file, Turn)
-        ]
-
-    def conversations(self, prompts: Iterable[Prompt]) -> dict[Key, Conversation]:
-        """Turns put together by key, checked: numbered 1..n without gap or repetition.
+    def index(self) -> Index:
+        """Where every finished turn of every writer is; the turns themselves stay on disk.
 
         Raises:
-            BadInputError: a repeated or missing turn.
+            BadInputError: a malformed line that is not a torn last one.
+        """
+        return Index(sorted((self.path / "conversations").glob("*.jsonl")))
+
+    def turns(self) -> list[Turn]:
+        """Every finished turn of every writer, in no order."""
+        files = sorted((self.path / "conversations").glob("*.jsonl"))
+        return [turn for file in files for turn in read_lines(file, Turn)]
+
+    def stream(self, prompts: Iterable[Prompt]) -> Iterator[Conversation]:
+        """The conversations of these prompts by key, one in memory at a time, each checked: turns 1..n, each once.
+
+        Raises:
+            BadInputError: a malformed line, or a repeated or missing turn.
         """
         by_id = {prompt.id: prompt for prompt in prompts}
-        grouped: dict[Key, list[Turn]] = {}
-        for turn in self.turns():
-            grouped.setdefault(turn.key, []).append(turn)
-        result: dict[Key, Conversation] = {}
-        for key, turns in sorted(grouped.items()):
-            turns.sort(key=lambda turn: turn.turn)
-            if [turn.turn for turn in turns] != list(range(1, len(turns) + 1)):
-                raise BadInputError(
-                    f"{self.path}: {key} holds turns {[t.turn for t in turns]}; expected 1..n, each once"
-                )
-            if key.prompt_id in by_id:
-                result[key] = Conversation(key=key, prompt=by_id[key.prompt_id], turns=tuple(turns))
-        return result
+        index = self.index()
+        keys = [key for key in index if key.prompt_id in by_id]
+        for key, turns in zip(keys, index.walk(keys), strict=True):
+            yield Conversation(key=key, prompt=by_id[key.prompt_id], turns=turns)
+
+    def conversations(self, prompts: Iterable[Prompt]) -> dict[Key, Conversation]:
+        """The whole of stream() by key. About 10 KB a turn in memory: use stream() where a run can be large."""
+        return {conversation.key: conversation for conversation in self.stream(prompts)}
 
     def verdict_segment(self, judge_id: str, writer: str) -> Segment[Verdict]:
         """The verdict segment of one writer."""

@@ -1,0 +1,70 @@
+"""Who answers a language-model judge's request: one method, one closed set of outcomes."""
+
+from typing import Any, Protocol
+
+from placid.records import BadInputError, Record, Unscored
+
+
+class Ask(Record, frozen=True, kw_only=True):
+    """One request, complete: its canonical JSON is what a recorded reply is found by."""
+
+    prompt: str
+    schema: dict[str, Any] | None
+    """JSON schema of the answer; None: plain text."""
+    max_tokens: int
+
+
+class Answer(Record, frozen=True, kw_only=True):
+    """What a model said, or why it said nothing. `text` is not yet read: that is the rubric's business."""
+
+    text: str = ""
+    unscored: Unscored | None = None
+    """max_tokens, blocked_prompt, blocked_output, recitation, refused; None: a whole answer."""
+    why: str = ""
+    """The provider's own word for it (SAFETY, MAX_TOKENS)."""
+    model_version: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    """Answer and thoughts: both are billed as output."""
+    expected: float | None = None
+    """The score's expectation under log-probabilities, where a provider has them."""
+
+
+class PassingError(Exception):
+    """The request may succeed a moment later: refused for now (429), a server error, a lost connection, no answer."""
+
+    def __init__(self, kind: Unscored, why: str, wait_s: float | None = None, refused: bool = False) -> None:
+        """kind: what the turn becomes if retries do not help (timeout, outage). wait_s: as the server asked.
+        refused: over quota (429), so fewer requests should be open."""
+        super().__init__(why)
+        self.kind, self.why, self.wait_s, self.refused = kind, why, wait_s, refused
+
+
+class DayUsedUpError(Exception):
+    """The daily quota is used up; nothing can be asked until it is renewed."""
+
+
+class JudgeStopError(BadInputError):
+    """No request can succeed: a wrong key, a withdrawn model, an unexpected model version. One sentence, exit 2."""
+
+
+class Provider(Protocol):
+    """Who answers."""
+
+    name: str
+
+    def identity(self) -> dict[str, object]:
+        """Everything but the rubric that can change an answer; enters the judge's id and judge.json."""
+        ...
+
+    def usd(self, answer: Answer) -> float:
+        """What this answer cost."""
+        ...
+
+    async def ask(self, request: Ask) -> Answer:
+        """Raises PassingError, DayUsedUpError or JudgeStopError."""
+        ...
+
+    async def close(self) -> None:
+        """Close connections."""
+        ...

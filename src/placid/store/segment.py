@@ -1,0 +1,187 @@
+"""Append-only JSONL segments: writing with one fsync a group, reading after any kind of kill, and an index over many.
+
+Only the standard library and msgspec: a log is readable wherever Python is.
+"""
+
+import logging
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Generic, NoReturn, TypeVar
+
+import msgspec
+
+from placid.records import SCHEMA, BadInputError, End, Key, Turn
+
+log = logging.getLogger(__name__)
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+class Segment(Generic[R]):
+    """An append-only JSONL file with exactly one writer. Use as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("xb")  # x: a second writer of the same file is a bug and fails here
+        self._encoder = msgspec.json.Encoder()
+
+    def append(self, *records: R) -> None:
+        """Write the records as one group: they are on disk (fsync) when this returns."""
+        if records:
+            self._file.write(b"".join(self._encoder.encode(record) + b"\n" for record in records))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close; an empty segment is removed so that idle writers leave no files."""
+        self._file.close()
+        if not self.path.stat().st_size:
+            self.path.unlink()
+
+    def __enter__(self) -> "Segment[R]":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Version(msgspec.Struct):
+    """Of a line that does not decode: was it written by another placid?"""
+
+    schema: int = SCHEMA
+
+
+class _Head(msgspec.Struct):
+    """The part of a Turn that an index needs; msgspec skips the rest of the line."""
+
+    key: Key
+    turn: int
+    schema: int = SCHEMA
+    end: End | None = None
+
+
+def read_lines(path: Path, kind: type[R]) -> Iterator[R]:
+    """Records of one JSONL file, one line in memory at a time.
+
+    A last line without its newline that does not decode is torn: its writer was killed in the middle of it, or the
+    file system grew the file and lost the data (NUL bytes). It is dropped with a warning.
+
+    Raises:
+        BadInputError: a malformed line that is not a torn last one, or a record of another schema version.
+    """
+    for _, _, record in _numbered(path, msgspec.json.Decoder(kind), kind.__name__):
+        yield record
+
+
+def _numbered(path: Path, decoder: msgspec.json.Decoder[R], name: str) -> Iterator[tuple[int, int, R]]:
+    """(offset, size, record) of every line; offset and size in bytes."""
+    offset = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            at, offset = offset, offset + len(line)
+            if not line.strip():
+                continue
+            try:
+                record = decoder.decode(line)
+            except (msgspec.DecodeError, msgspec.ValidationError) as error:
+                if not line.endswith(b"\n"):
+                    log.warning("%s:%d: dropped a torn last line (%d bytes)", path, number, len(line))
+                    return
+                _refuse(path, number, line, name, error)
+            if getattr(record, "schema", SCHEMA) != SCHEMA:
+                _refuse(path, number, line, name, None)
+            yield at, len(line), record
+
+
+def _refuse(path: Path, number: int, line: bytes, name: str, error: Exception | None) -> NoReturn:
+    """Say what is wrong with one line. Another version is named first: its fields may differ as well."""
+    try:
+        schema = msgspec.json.decode(line, type=_Version).schema
+    except (msgspec.DecodeError, msgspec.ValidationError):  # no JSON object at all: then the first error says it
+        schema = SCHEMA
+    if schema != SCHEMA:
+        raise BadInputError(
+            f"{path}:{number}: schema {schema}, this placid reads {SCHEMA}; read it with the placid that wrote it "
+            "(manifest.json names the commit)"
+        )
+    raise BadInputError(f"{path}:{number}: not a {name}: {error}")
+
+
+class Index:
+    """Where every turn of many segments is. Small (about 1 KB a conversation of 20 turns), so a run of any size can
+    be walked conversation by conversation; the turns themselves are read when they are asked for.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        """Scans `files` once.
+
+        Raises:
+            BadInputError: a malformed line that is not a torn last one.
+        """
+        self.files = list(files)
+        self.ends: dict[Key, End] = {}
+        """The end of each conversation that has one."""
+        self._places: dict[Key, array[int]] = {}
+        """Key → turn number, file number, offset, size, turn number, ..."""
+        self._decoder = msgspec.json.Decoder(Turn)
+        heads = msgspec.json.Decoder(_Head)
+        for number, file in enumerate(self.files):
+            for offset, size, head in _numbered(file, heads, "Turn"):
+                places = self._places.setdefault(head.key, array("q"))
+                places.extend((head.turn, number, offset, size))
+                if head.end is not None:
+                    self.ends[head.key] = head.end
+
+    def __iter__(self) -> Iterator[Key]:
+        """Every conversation with a turn, sorted."""
+        return iter(sorted(self._places))
+
+    def __len__(self) -> int:
+        """How many conversations."""
+        return len(self._places)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._places
+
+    def turns(self, key: Key) -> tuple[Turn, ...]:
+        """The turns of one conversation in order; none if there is no such key.
+
+        Raises:
+            BadInputError: a turn is there twice or missing, or a line is no Turn.
+        """
+        return next(self.walk([key]))
+
+    def walk(self, keys: Sequence[Key]) -> Iterator[tuple[Turn, ...]]:
+        """The turns of each of `keys`, in this order. Raises as turns() does."""
+        handles: dict[int, int] = {}
+        try:
+            for key in keys:
+                yield tuple(self._read(handles, *place) for place in self._ordered(key))
+        finally:
+            for handle in handles.values():
+                os.close(handle)
+
+    def _ordered(self, key: Key) -> list[tuple[int, int, int]]:
+        """(file number, offset, size) of turns 1..n."""
+        flat = self._places.get(key, array("q"))
+        places = sorted(zip(*(flat[k::4] for k in range(4)), strict=True))
+        numbers = [turn for turn, *_ in places]
+        if numbers != list(range(1, len(places) + 1)):
+            files = sorted({str(self.files[file]) for _, file, _, _ in places})
+            raise BadInputError(f"{key} holds turns {numbers}; expected 1..n, each once ({', '.join(files)})")
+        return [place for _, *place in places]  # pyright: ignore[reportReturnType] - unpacking makes lists
+
+    def _read(self, handles: dict[int, int], file: int, offset: int, size: int) -> Turn:
+        if file not in handles:
+            handles[file] = os.open(self.files[file], os.O_RDONLY)
+        line = os.pread(handles[file], size, offset)
+        try:
+            return self._decoder.decode(line)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            before = self.files[file].read_bytes()[:offset].count(b"\n")
+            _refuse(self.files[file], before + 1, line, "Turn", error)
