@@ -7,6 +7,7 @@ from typing import Any
 
 from placid.records import BadInputError, Conversation, Prompt
 from placid.report import stats
+from placid.report.interventions import intervention_rows
 from placid.report.settings import ReportSettings
 from placid.report.tables import Arm, Verdicts, arm_rows, compare, write_csv, write_parquet
 from placid.store import RunDir, write_json
@@ -78,6 +79,9 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     }
     for name, rows in rows_of.items():
         write_csv(folder / "tables" / f"{name}.csv", rows)
+    continued = intervention_rows(run_dir.path, conversations, verdicts)
+    if continued:
+        write_csv(folder / "tables" / "interventions.csv", continued)
     longest = max(arm.turns for arm in arms)
     head = ["arm", "condition", "prompt_id", "sample", "end", "turns", *(f"t{t}" for t in range(1, longest + 1))]
     write_csv(folder / "tables" / "scores.csv", [row for arm in arms for row in arm.by_score()], head)

@@ -74,6 +74,25 @@ class ArmSettings(Settings):
         return self
 
 
+class InterventionSettings(Settings):
+    """Conversations of one arm, continued from a cut-off on with different histories (rollout/intervene.py)."""
+
+    source: str = "base"
+    """Arm whose conversations are continued."""
+    at: tuple[int, ...]
+    """Cut-offs: last assistant turn of the history."""
+    histories: tuple[
+        Literal["baseline", "cleaned", "manifestation", "redacted", "prefill_frustrated", "prefill_persona"], ...
+    ] = ("baseline", "cleaned", "manifestation", "redacted")
+    """What the continued conversation remembers; every one continues the same conversations."""
+    threshold: float = Field(default=6, ge=0, le=10)
+    """Only conversations that scored this or more at any turn up to the cut-off (the paper: 6). 0: all."""
+    more: int = Field(default=5, ge=1)
+    """Assistant turns after the cut-off."""
+    samples: int = Field(default=1, ge=1)
+    """Continuations of each history."""
+
+
 class RolloutSettings(Settings):
     """Which conversations are held, and on how many engines."""
 
