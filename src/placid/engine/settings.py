@@ -8,11 +8,30 @@ from pydantic import Field
 from placid.config import Settings
 
 
+class HttpSettings(Settings):
+    """Where an OpenAI-compatible server is, and how it is asked."""
+
+    url: str = "http://127.0.0.1:8000/v1"
+    """Base of the API; the default is where `vllm serve` listens."""
+    served: str = ""
+    """Name of the model on the server; empty: the only one that it serves."""
+    api: Literal["completions", "chat"] = "completions"
+    """completions: token ids are sent (vLLM, SGLang, llama.cpp). chat: messages; the server re-tokenises all history."""
+    key_variable: str = ""
+    """Environment variable that holds the server's key; empty: none is sent. The key itself is never written down."""
+    requests_per_minute: float = Field(default=0, ge=0)
+    """At most; 0: as many as max_concurrent allows."""
+    timeout_s: float = Field(default=600, gt=0)
+    """Seconds for one attempt."""
+    deadline_s: float = Field(default=3600, gt=0)
+    """Seconds for one reply with all its attempts; then its conversation stays open for the next run."""
+
+
 class EngineSettings(Settings):
     """Who answers, and how much of the machine it gets."""
 
-    kind: Literal["vllm", "simulate", "replay"] = "vllm"
-    """vllm: the real model. simulate: a scripted state machine, no weights (tests). replay: replies of `recorded`."""
+    kind: Literal["vllm", "http", "simulate", "replay"] = "vllm"
+    """vllm: the real model. http: any OpenAI-compatible server. simulate: a scripted state machine, no weights (tests). replay: replies of `recorded`."""
     context_tokens: int = Field(default=2048, ge=16)
     """Most tokens of prompt and reply together; at most the model's own limit."""
     max_concurrent: int = Field(default=128, ge=1)
@@ -27,3 +46,5 @@ class EngineSettings(Settings):
     """OpenMP threads of one CPU engine. Two threads on a busy 2-core machine collapse, so 1."""
     recorded: Path | None = None
     """replay: the run directory whose replies are given again."""
+    http: HttpSettings = HttpSettings()
+    """http: where the server is."""
