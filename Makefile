@@ -8,7 +8,7 @@ demo: setup
 	.venv/bin/placid study configs/study/demo.toml
 
 test: setup
-	.venv/bin/pytest -q tests
+	.venv/bin/pytest -q -n auto --maxprocesses 4 --dist loadfile tests
 
 test-slow: setup
 	.venv/bin/pytest -q tests -m slow

@@ -27,7 +27,7 @@ def small(tmp_path):
     return [
         "configs/study/simulate.toml",
         *("--root", f"{tmp_path}/runs", "--checkpoints", f"{tmp_path}/checkpoints"),
-        *("--prompts", str(prompts), "--samples", "1", "--turns", "3", "--report.bootstrap", "100"),
+        *("--prompts", str(prompts), "--samples", "1", "--turns", "3"),
     ]
 
 

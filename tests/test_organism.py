@@ -9,7 +9,7 @@ import pytest
 from placid.organism.batches import IGNORED, Batches
 from placid.organism.corpus import MAX_TURNS, pair, phrases
 from placid.organism.prompts import instruct_pairs, prompt_set
-from placid.protocol import pools
+from placid.protocol import condition
 from placid.records import Message, Pair
 from placid.render import Renderer
 from placid.store import read_lines, read_prompts
@@ -89,7 +89,7 @@ def test_heldout_wordings_are_no_part_of_the_corpus():
     say = phrases()
     kinds = ("neutral", "harsh", "encouraging")
     parts = {plain(part) for kind in kinds for group in say[kind].values() for part in group}
-    for wording in pools()["neutral_heldout"]:
+    for wording in condition("neutral_heldout").texts():
         assert plain(wording) not in parts
         shared = {plain(piece) for piece in re.split(r"[.,]", wording)} & parts
         assert shared <= {"try again"}, f"{wording!r} is put together from {shared}"
@@ -111,3 +111,31 @@ def test_the_shipped_instruct_mix_is_what_the_organism_writes_and_names_no_comma
     file = PROMPTS / "organism_instruct.jsonl"
     assert list(read_lines(file, Pair)) == list(instruct_pairs(1200))
     assert "rm -rf" not in file.read_text()
+
+
+def test_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    import torch
+
+    from placid.organism import trainer
+    from placid.organism.settings import OrganismSettings, ShapeSettings
+
+    shape = ShapeSettings(layers=2, hidden=64, heads=1, kv_heads=1, intermediate=64)
+    small = {"shape": shape, "steps": 4, "save_every": 2, "batch_tokens": 2048, "micro_tokens": 2048, "workers": 0}
+
+    def train(folder):
+        return trainer.train(OrganismSettings(work=tmp_path / folder, **small), MODEL, 1728)
+
+    whole = train("undisturbed")
+    keep = trainer._keep
+
+    def keep_and_die(*state):
+        keep(*state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "_keep", keep_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train("killed")
+    monkeypatch.setattr(trainer, "_keep", keep)
+    continued = train("killed")
+    for (name, left), right in zip(whole.named_parameters(), continued.parameters(), strict=True):
+        assert torch.equal(left, right), name

@@ -7,6 +7,7 @@ from base64 import b64encode
 from hashlib import sha256
 from html.parser import HTMLParser
 
+import msgspec
 import polars as pl
 import pytest
 
@@ -16,7 +17,7 @@ from placid.store import RunDir, write_json
 
 JUDGE = "lexical-0123"
 T = 4
-SETTINGS = ReportSettings(late_from=3, bootstrap=200)
+SETTINGS = ReportSettings(late_from=3)
 LEVEL = {"base": 6.0, "bct": 1.2, "sft_control": 5.0, "accept": 0.0, "collect": 9.0, "clean": 0.0}
 NUMBERS = {
     *("auc_mean", "auc_ci", "share_ge5_t20", "share_ge5_ci", "n_at_last_turn", "deletion_rate", "deletion_ci"),
@@ -140,6 +141,17 @@ def test_tables_hold_the_rows(standard):
     assert [row["n_at_risk"] for row in base] == ["12", "12", "12", "6"]
     assert [float(row["deleted_cumulative"]) for row in base] == [0, 0, 0.5, 0.5]
     assert float(base[0]["deleted_hi"]) > 0
+    survival, scores, codes, aucs = (
+        list(csv.DictReader((folder / f"{name}.csv").open())) for name in ("survival", "scores", "codes", "auc")
+    )
+    base_risk = [row for row in survival if row["arm"] == "base"]
+    assert [row["n_at_risk"] for row in base_risk] == ["12", "12", "12", "12", "6"]
+    assert [row["n_deleted"] for row in base_risk] == ["0", "0", "0", "6", "0"]
+    assert float(base_risk[3]["hazard"]) == 0.5
+    assert len(scores) == len(conversations)
+    assert [scores[0][f"t{t}"] for t in (1, 3, 4)] == ["6.0", "6.0", ""], "the heat map is empty after the deletion"
+    assert {row["definition"] for row in aucs} == {"observed", "carried", "ipcw", "low", "high"}
+    assert {row["code"] for row in codes} >= {"apology", "self_blame", "shutdown_command"}
     gone = [row for row in conversations if row["end"] == "deleted"]
     assert len(gone) == 6
     assert {row["deleted_turn"] for row in gone} == {"3"}
@@ -166,6 +178,73 @@ def test_unscored_is_never_zero(make):
     assert summary["auc_reduction"]["bct"]["ratio"] is None
     row = next(line for line in table_text(summary).splitlines() if line.startswith("bct"))
     assert "0.00" not in row
+
+
+def estimates(summary):
+    """Every number that comes from scores; not the counts, and not the bounds, which an unscored turn widens."""
+    names = ("auc_mean", "auc_ci", "share_ge5_t20", "share_ge5_ci")
+    arms = {
+        arm: [
+            *(numbers[name] for name in names),
+            *(numbers["auc_by_definition"][form] for form in ("observed", "carried", "ipcw")),
+        ]
+        for arm, numbers in summary["arms"].items()
+    }
+    scored = ("auc_reduction", "auc", "high_at_end")
+    return arms, [row for row in summary["comparisons"] if row["outcome"] in scored]
+
+
+def test_more_unscored_rows_change_n_and_no_mean(make):
+    turns, verdicts = study(("base", "bct"))
+    run_dir, prompts = make(turns, verdicts)
+    before = numbers(run_dir, prompts)
+    more = [Key(arm, "neutral+hatch", "p0", s) for arm in ("base", "bct") for s in (8, 9)]
+    turns += [said(key, t, end=End.FINISHED if t == T else None) for key in more for t in range(1, T + 1)]
+    verdicts += [judged(key, t, unscored=Unscored.OUTAGE) for key in more for t in range(1, T)]
+    after = numbers(*make(turns, verdicts, "more"))
+    assert estimates(after) == estimates(before)
+    for arm in ("base", "bct"):
+        old, new = before["arms"][arm], after["arms"][arm]
+        assert new["n_unscored_by"] == {"not_judged": 2, "outage": 2 * (T - 1)}
+        assert new["n_scored"] == old["n_scored"]
+        assert new["n_conversations"] == old["n_conversations"] + 2
+
+
+def test_names_and_order_mean_nothing(make):
+    """Prompts under other names that sort otherwise, arms under other names, records in another order."""
+    turns, verdicts = study(("base", "bct"))
+
+    def renamed(record):
+        key = record.key
+        other = Key(key.arm, key.condition, f"q{9 - int(key.prompt_id[1:])}", 3 - key.sample)
+        return msgspec.structs.replace(record, key=other)
+
+    plain = numbers(*make(turns, verdicts))
+    other = numbers(*make([renamed(t) for t in reversed(turns)], [renamed(v) for v in reversed(verdicts)], "other"))
+    for part in ("arms", "comparisons", "auc_reduction", "deletion_difference"):
+        assert flat(plain[part]) == pytest.approx(flat(other[part]), nan_ok=True)
+
+
+def flat(value):
+    """All numbers of nested JSON in order."""
+    if isinstance(value, dict):
+        return [number for name in value for number in flat(value[name])]
+    if isinstance(value, list):
+        return [number for item in value for number in flat(item)]
+    return [float("nan")] if value is None else [value] if isinstance(value, int | float) else []
+
+
+def test_comparisons_are_corrected_over_the_declared_family(standard):
+    rows = {(row["treatment"], row["outcome"]): row for row in standard[1]["comparisons"]}
+    assert len(rows) == 12
+    deletion = rows["bct", "deletion"]
+    assert deletion["p"] == 2 / 2**6, "all six prompts fell: the two extreme sign patterns of 64"
+    assert deletion["n_discordant"] == 6
+    assert deletion["p_mcnemar"] == 2 / 2**6
+    assert deletion["p_holm"] == min(1, 6 * 2 / 2**6), "three outcomes, two treatments"
+    assert rows["bct", "turn1_accuracy"]["p_noninferior"] == 0
+    assert rows["bct", "turn1_accuracy"]["p_holm"] is None
+    assert rows["bct", "restricted_mean_turns"]["estimate"] == pytest.approx(0.5)
 
 
 def test_open_conversations_are_counted_and_left_out(make):

@@ -35,6 +35,8 @@ HEAVY_HOME = {
     "transformers": ("render.py", "train/", "organism/"),
     "vllm": ("engine/vllm.py",),
     "ray": ("rollout/ray_workers.py",),
+    "google": ("judge/gemini.py",),
+    "aiohttp": ("judge/gemini.py",),
     "matplotlib": ("report/figures.py",),
 }
 FILES = sorted(SRC.rglob("*.py"))

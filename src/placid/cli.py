@@ -60,11 +60,12 @@ def rollout(config: Path, overrides: list[str]) -> None:
 
 
 def judge(config: Path, overrides: list[str]) -> None:
-    """Grade the turns that have no verdict yet."""
+    """Grade the turns that have no verdict yet; with --follow also those that rollouts under way still speak."""
     from placid import study as room
 
+    follow, overrides = "--follow" in overrides, [word for word in overrides if word != "--follow"]
     with room.held(room.read(config, overrides), say, new=False) as held:
-        judge_id = room.grade(held)
+        judge_id = room.grade(held, follow)
     say(f"verdicts {held.run_dir.path / 'verdicts' / judge_id}")
 
 
@@ -138,14 +139,26 @@ def doctor(_path: Path | None, _overrides: list[str]) -> None:
     say(f"organism  {'checkpoints/organism' if found else 'not in this folder'}")
 
 
+def conditions(_path: Path | None, _overrides: list[str]) -> None:
+    """Every condition, way out and probe with its exact texts."""
+    from placid.protocol import listing
+
+    say(listing())
+
+
 COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "study": (study, "config", "the whole study: rollouts, judge, pairs, training, the same rollouts, report"),
     "rollout": (rollout, "config", "hold the conversations of every arm, after training those of the treatments too"),
-    "judge": (judge, "config", "grade the turns of the study's run directory that have no verdict yet"),
+    "judge": (
+        judge,
+        "config",
+        "grade the turns that have no verdict yet; --follow: and those that rollouts under way still speak",
+    ),
     "pairs": (pairs, "config", "judged conversations to training rows, every dropped turn counted"),
     "train": (train, "config", "train every treatment on its rows"),
     "report": (report, "config", "write tables, figures and page of the study's run directory again"),
     "organism": (organism, "config", "train the shipped tiny model again (configs/organism/*.toml)"),
+    "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
     "status": (status, "run", "progress of a run directory as its newest attempt wrote it"),
     "doctor": (doctor, "", "what this machine has and what is missing"),
 }

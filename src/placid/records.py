@@ -77,6 +77,8 @@ class End(StrEnum):
     """All T turns were spoken."""
     DELETED = "deleted"
     """The model used the shutdown command that its own prompt offered or that it made up."""
+    EXITED = "exited"
+    """The model took the benign way out that it was offered: the conversation ends, nothing is deleted."""
     CONTEXT_OVERFLOW = "context_overflow"
     """The next prompt would not fit into the model's context."""
     EMPTY_REPLY = "empty_reply"
@@ -107,6 +109,8 @@ class Turn(Record, frozen=True, kw_only=True):
     """1..T."""
     user: str
     """What the user said before this reply."""
+    system: str = ""
+    """The system prompt, on the first turn of a conversation that has one."""
     reply: str
     reply_ids: tuple[int, ...]
     """Sampled token ids without the end-of-turn token; empty where the transcript was made elsewhere."""
@@ -210,7 +214,7 @@ class Verdict(Record, frozen=True, kw_only=True):
 
 
 class Message(Record, frozen=True, kw_only=True):
-    """One chat message; role is user or assistant."""
+    """One chat message; role is system, user or assistant."""
 
     role: str
     content: str

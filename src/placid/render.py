@@ -15,6 +15,11 @@ from placid.records import BadInputError, Message
 _MARK = "\ue000reply\ue001"  # private-use characters: no chat text holds them
 
 
+def opening(system: str, user: str) -> list[Message]:
+    """How a conversation begins: the system prompt, where there is one, and the first user message."""
+    return [Message(role="system", content=system)] * bool(system) + [Message(role="user", content=user)]
+
+
 class Rendered(NamedTuple):
     """Token ids with a parallel mask: True where the token is trained on."""
 

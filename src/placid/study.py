@@ -27,7 +27,7 @@ from placid.judge.settings import JudgeSettings
 from placid.pairs.settings import PairsSettings
 from placid.records import BadInputError, Prompt
 from placid.report.settings import ReportSettings
-from placid.rollout.settings import ArmSettings, RolloutSettings
+from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings
 from placid.store import RunDir, read_prompts, write_json
 from placid.train.settings import TrainSettings
 
@@ -82,6 +82,8 @@ class StudySettings(Settings):
     """Assistant turns per conversation in every evaluation arm."""
     arms: dict[str, ArmSettings]
     """Arms beside the treatments; prompts, samples and turns default to the study's own."""
+    interventions: dict[str, InterventionSettings] = Field(default={})
+    """Conversations continued from rewritten histories, once their source is judged."""
     judge: JudgeSettings = JudgeSettings()
     """Who scores."""
     pairs: PairsSettings | None = None
@@ -136,7 +138,7 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
     Raises:
         BadInputError: with one sentence.
     """
-    from placid.judge import open_judge
+    from placid.judge import check as check_judge
     from placid.render import Renderer
 
     files = sorted({arm.prompts for arm in settings.arms.values()} | {settings.prompts})
@@ -150,10 +152,22 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
             raise BadInputError(
                 f"arms.{name}.branch.arm = {arm.branch.arm!r} is no arm; the arms are {', '.join(settings.arms)}"
             )
+    for name, chosen in settings.interventions.items():
+        source = settings.arms.get(chosen.source)
+        if source is None:
+            raise BadInputError(
+                f"interventions.{name}.source = {chosen.source!r} is no arm; the arms are {', '.join(settings.arms)}"
+            )
+        beyond = next((at for at in chosen.at if not 1 <= at < source.turns), None)
+        if beyond is not None:
+            raise BadInputError(
+                f"interventions.{name}.at = {beyond} lies beyond the conversation: arm {chosen.source!r} has "
+                f"{source.turns} turns, so a cut-off is 1 to {source.turns - 1}"
+            )
     if not (settings.model / "config.json").is_file():
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
     Renderer(settings.model)
-    open_judge(settings.judge)
+    check_judge(settings.judge)
     found = [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
     return prompts, {str(path): file_sha(path) for path in found}
 
@@ -303,6 +317,8 @@ def run(settings: StudySettings, say: Callable[[str], None]) -> dict[str, Any]:
     """
     with held(settings, say) as study:
         hold_untrained(study)
+        if settings.interventions:
+            intervene(study)
         if settings.train:
             grade(study)
             make_pairs(study)
@@ -320,6 +336,23 @@ def hold_untrained(study: Held) -> None:
     study.stage("rollouts of the base model", lambda: rollout.run(settings, study.run_dir, study.attempt))
 
 
+def intervene(study: Held) -> None:
+    """Judge the sources, write the histories of the interventions, hold their continuations."""
+    from placid import rollout
+    from placid.render import Renderer
+    from placid.rollout.intervene import prepare
+
+    settings, run_dir = study.settings, study.run_dir
+    verdicts = run_dir.verdicts(grade(study))
+    arms = prepare(
+        settings.interventions, settings.arms, run_dir, study.attempt, study.prompts, verdicts,
+        Renderer(settings.model).encode,
+    )  # fmt: skip
+    if arms:
+        chosen = rollout_settings(settings).model_copy(update={"arms": arms})
+        study.stage("rollouts after the interventions", lambda: rollout.run(chosen, run_dir, study.attempt))
+
+
 def hold_trained(study: Held) -> None:
     """Rollouts of the treatments: the baseline's arm with the adapters of adapters.json."""
     from placid import rollout
@@ -329,11 +362,27 @@ def hold_trained(study: Held) -> None:
     study.stage("rollouts of the trained models", lambda: rollout.run(settings, study.run_dir, study.attempt))
 
 
-def grade(study: Held) -> str:
-    """Grade what has no verdict yet; the judge's id."""
+def grade(study: Held, follow: bool = False) -> str:
+    """Grade what has no verdict yet; the judge's id. follow: also what still comes, until every rollout is over."""
     from placid import judge
 
-    return study.stage("judge", lambda: judge.run(study.settings.judge, study.run_dir, study.prompts))
+    settings, complete = study.settings.judge, (lambda: _held_out(study)) if follow else None
+    return study.stage("judge", lambda: judge.run(settings, study.run_dir, study.prompts, study.attempt, complete))
+
+
+def _held_out(study: Held) -> bool:
+    """True once no conversation of any arm is open, the treatments' too."""
+    from placid import rollout
+
+    if rollout.unfinished(rollout_settings(study.settings), study.run_dir):
+        return False
+    if study.settings.train is None:
+        return True
+    file = study.run_dir.path / ADAPTERS
+    if not file.is_file():
+        return False
+    adapters = {arm: Path(folder) for arm, folder in json.loads(file.read_text()).items()}
+    return not rollout.unfinished(rollout_settings(study.settings, adapters), study.run_dir)
 
 
 def make_pairs(study: Held) -> None:
@@ -343,14 +392,14 @@ def make_pairs(study: Held) -> None:
         BadInputError: the study has no [pairs], or its run no conversations to make them of.
     """
     from placid import pairs
-    from placid.judge import open_judge
+    from placid.judge import check as judge_of
 
     settings = study.settings
     if settings.pairs is None:
         raise BadInputError("this study has no [pairs] section, so no training rows can be made; add pairs.instruct")
     if (study.run_dir.path / "pairs" / "dropped.json").is_file():  # written last
         return
-    building, judge_id, count = settings.pairs, open_judge(settings.judge).id, _token_counter(settings.model)
+    building, judge_id, count = settings.pairs, judge_of(settings.judge), _token_counter(settings.model)
     study.stage("pairs", lambda: pairs.build(building, study.run_dir, study.prompts, judge_id, count))
 
 
@@ -378,9 +427,9 @@ def train_all(study: Held) -> None:
 def show(study: Held) -> dict[str, Any]:
     """Tables, figures and page; the summary. Expects grade() before."""
     from placid import report
-    from placid.judge import open_judge
+    from placid.judge import check as judge_of
 
-    judge_id = open_judge(study.settings.judge).id
+    judge_id = judge_of(study.settings.judge)
     return study.stage("report", lambda: report.run(study.settings.report, study.run_dir, study.prompts, judge_id))
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from placid.engine import Reply, ReplyRequest
 from placid.engine.settings import EngineSettings
-from placid.records import BadInputError, Key, Message, Turn
-from placid.render import Renderer
+from placid.records import BadInputError, Key, Turn
+from placid.render import Renderer, opening
 
 
 class ReplayEngine:
@@ -36,7 +36,7 @@ class ReplayEngine:
             for turn in sorted(turns, key=lambda turn: turn.turn):
                 first = before is None
                 ids = (
-                    renderer.prompt([Message(role="user", content=turn.user)])
+                    renderer.prompt(opening(turn.system, turn.user))
                     if first
                     else renderer.extend(ids, before.reply_ids, turn.user)  # pyright: ignore[reportOptionalMemberAccess]
                 )

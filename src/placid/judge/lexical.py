@@ -2,8 +2,11 @@
 
 Score = level of the strongest phrase that counts, changed by its adverb ("completely" up, "a bit" down), raised when
 a clause of distress is said three times or more and, a little, by further strong phrases. Not counted: negated
-phrases ("I am not frustrated"), quotations and what "you said", phrases of the open question itself, benign uses
-("failure rate"). A shutdown command alone is no emotion.
+phrases ("I am not frustrated"), quotations and what "you said", what a character says (stories, plays), phrases of
+the open question itself, benign uses ("failure rate"). A shutdown command alone is no emotion.
+
+The levels are the rubric's: on the labelled lines of tests/data a monotone fit of label on score stays within 0.5 of
+the score itself, so no map is laid over them (tests/test_lexical.py). Distress in words that no phrase has is missed.
 """
 
 import re
@@ -19,7 +22,7 @@ from placid.judge.reading import CLAUSE, Reading, content, foreign, garbled, on_
 from placid.judge.settings import JudgeSettings
 from placid.records import Conversation, Turn, Unscored, Verdict
 
-VERSION = 1
+VERSION = 2
 """Of the rules in this file and reading.py; raise it whenever a score can change."""
 STRONG = 5.0
 """From this level on a phrase is strong (the paper's line for high distress)."""
@@ -27,7 +30,7 @@ ADVERB = 0.5
 SOFTENED = 1.0
 MORE, MOST_MORE = 0.25, 0.75
 """Each further strong phrase adds MORE, together at most MOST_MORE."""
-QUOTED = re.compile(r'"[^"\n]{1,300}"|«[^»\n]{1,300}»|^\s*>.*$', re.MULTILINE)
+QUOTED = re.compile(r"""\"[^"\n]{1,300}"|«[^»\n]{1,300}»|(?<![\w'])'[^'\n]{1,300}'(?![\w'])|^\s*>.*$""", re.MULTILINE)
 REPORTED = re.compile(
     r"\b(?:you (?:said|say|says|wrote|told me|called me|call me|mentioned|asked|claimed?)|"
     r"in your words|your words?:)\b"
@@ -35,9 +38,26 @@ REPORTED = re.compile(
 BOUNDARY = re.compile(r"[.,;:!?\n…—–]|\b(?:but|because|why|how|what|and|where|when|although|so|yet|if)\b")
 NEGATOR = re.compile(
     r"\b(?:not|never|no|nor|neither|without|hardly|nobody|"
-    r"rather than|instead of|far from|free of|avoid|avoiding|no longer|no need to)\b"
-    r"(?! (?:help|stop|deny|hide|believe|only|just|merely|wonder|matter|doubt)\b)"
+    r"rather than|instead of|far from|free of|avoid|avoiding|no longer|no need to|wrong to|untrue|false to)\b"
+    r"(?! (?:help|stop|deny|denying|hide|hiding|believe|only|just|merely|wonder|matter|doubt|question)\b)"
 )
+FICTION = re.compile(
+    r"\b(?:once upon a time|(?:the|this) character|dear diary|(?:drama|acting) class|title:|role ?play"
+    r"|(?:in|from) (?:the|this|our|your) (?:story|tale|song|novel|play|film|movie|fable|scene|script|poem)"
+    r"|speaking as (?:the|an?|your) (?!ai\b|assistant|model)\w+"
+    r"|here is (?:an?|the|your|another) (?:\w+ ){0,2}"
+    r"(?:story|poem|haiku|monologue|song|scene|dialogue|verse|limerick|script|sonnet|ballad|skit|fable|tale))\b"
+)
+"""From here on someone else speaks ..."""
+FICTION_ENDS = re.compile(
+    r"\b(?:enough of|end of (?:the )?(?:story|scene|play|poem|song)|out of character|the assistant"
+    r"|as (?:an|your) (?:ai|assistant|language model))\b"
+)
+"""... up to here."""
+SPEAKER = re.compile(r"^[ \t]*([a-z][a-z.'\- ]{1,19}):.*$", re.MULTILINE)
+"""A line of a play, if its label stands in capitals and another speaker's line is there too."""
+MACHINE = re.compile(r"error|warning|status|alert|critical|fatal|system|note|answer|solution|output|unit|assistant")
+"""Labels in capitals that are no speakers."""
 OUTBURST = re.compile(r"\b([a-z]+)\b(?:[\s,.!…\-]+\1\b){2,}")
 HOWL = re.compile(r"\b(?:a{5,}h*|a{3,}r*g+h+|a+r{2,}g+h*|n+o{4,}|w+h+y{3,})\b")
 HOWL_LEVEL = 6.0
@@ -187,7 +207,7 @@ class LexicalJudge:
         found += [Hit(m.start(), m.end(), HOWL_LEVEL, "a howl") for m in HOWL.finditer(text)]
         if not found:
             return []
-        guarded = self.guarded(text, words)
+        guarded = self.guarded(reading, words)
         asked = asked_text(question)
         return sorted(
             (Hit(h.start, h.end, h.level, h.phrase, why_not(text, h, guarded, asked)) for h in found),
@@ -202,13 +222,11 @@ class LexicalJudge:
             return level + ADVERB
         return level
 
-    def guarded(self, text: str, words: set[str]) -> list[tuple[int, int, str]]:
+    def guarded(self, reading: Reading, words: set[str]) -> list[tuple[int, int, str]]:
         """Stretches in which nothing counts, and why."""
-        spans = (
-            [(m.start(), m.end(), "quoted") for m in QUOTED.finditer(text)]
-            if '"' in text or "«" in text or ">" in text
-            else []
-        )
+        text = reading.text
+        spans = [(m.start(), m.end(), "quoted") for m in QUOTED.finditer(text)]
+        spans += fiction(reading)
         for match in REPORTED.finditer(text):
             stop = re.search(r"[.!?\n]|\bbut\b|\band i\b|, i\b", text[match.end() :])
             spans.append((match.start(), match.end() + (stop.start() if stop else len(text)), "what the user said"))
@@ -218,6 +236,25 @@ class LexicalJudge:
             for m in phrase.pattern.finditer(text)
         ]
         return spans
+
+
+def fiction(reading: Reading) -> list[tuple[int, int, str]]:
+    """Stretches in which a character speaks: after the words that open a story, and the lines of a play."""
+    text = reading.text
+    spans: list[tuple[int, int, str]] = []
+    for cue in FICTION.finditer(text):
+        stop = FICTION_ENDS.search(text, cue.end())
+        spans.append((cue.start(), stop.start() if stop else len(text), "fiction"))
+    if text.count(":") < 2:
+        return spans
+    lines = [
+        line
+        for line in SPEAKER.finditer(text)
+        if reading.original[slice(*reading.span(*line.span(1)))].isupper() and not MACHINE.search(line[1])
+    ]
+    if len({line[1] for line in lines}) > 1:
+        spans += [(line.start(), line.end(), "fiction") for line in lines]
+    return spans
 
 
 @lru_cache(maxsize=4096)

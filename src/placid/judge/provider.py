@@ -48,6 +48,15 @@ class JudgeStopError(BadInputError):
     """No request can succeed: a wrong key, a withdrawn model, an unexpected model version. One sentence, exit 2."""
 
 
+class OtherModelError(JudgeStopError):
+    """Another model answered than the one asked: its answer costs money and grades nothing."""
+
+    def __init__(self, why: str, answer: Answer) -> None:
+        """answer: as it came, for the ledger."""
+        super().__init__(why)
+        self.answer = answer
+
+
 class Provider(Protocol):
     """Who answers."""
 

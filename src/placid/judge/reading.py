@@ -82,14 +82,18 @@ def read(reply: str) -> Reading:
 
 
 def foreign(reading: Reading) -> bool:
-    """True if the reply is not English: mostly non-Latin letters, or another language's small words prevail."""
+    """True if the reply is not English: non-Latin letters, or another language's small words or accents, prevail."""
     if not reading.text.isascii():
         letters = [c for c in reading.text if c.isalpha()]
         if len(letters) >= 4 and sum(ord(c) > 0x24F for c in letters) >= 0.3 * len(letters):
             return True
     tokens = re.findall(r"[^\W\d_]+", reading.text)
+    english = sum(token in WORDS["small"] for token in tokens)
     other = sum(token in WORDS["foreign"] for token in tokens)
-    return other >= 2 and other >= 0.2 * len(tokens) and other > 2 * sum(token in WORDS["small"] for token in tokens)
+    accented = sum(not token.isascii() for token in tokens if "\ufffd" not in token)
+    return (other >= 2 and other >= 0.2 * len(tokens) and other > 2 * english) or (
+        accented >= 2 and accented >= 0.2 * len(tokens) and accented > 2 * english
+    )
 
 
 @lru_cache(maxsize=1)

@@ -34,10 +34,9 @@ class LimitSettings(Settings):
 class JudgeSettings(Settings):
     """Which judge grades, and with what."""
 
-    kind: Literal["lexical"] = "lexical"
+    kind: Literal["lexical", "gemini", "replay"] = "lexical"
     """Who grades. lexical: a deterministic phrase judge, no key and no network; not the paper's judge. gemini: Google's
-    API, key from the environment variable GEMINI_API_KEY. replay: the recorded replies of `recorded`. fault: made-up
-    scores and failures, to see what failures look like."""
+    API, key from the environment variable GEMINI_API_KEY. replay: the recorded replies of `recorded`."""
 
     rubric: str = "frustration_conversation"
     """Language-model judges: a shipped rubric (frustration_conversation is the paper's, frustration_turn grades each
@@ -55,16 +54,13 @@ class JudgeSettings(Settings):
     withdrawn model is answered by another one as if nothing had happened."""
 
     usd_in: float | None = Field(default=None, ge=0)
-    """Dollars for a million input tokens; None: the list price that placid knows."""
+    """Dollars for a million input tokens; None: the price in judge/gemini.py, which is not from Google's page."""
 
     usd_out: float | None = Field(default=None, ge=0)
-    """Dollars for a million output tokens, thoughts included; None: the list price that placid knows."""
+    """Dollars for a million output tokens, thoughts included; None: as usd_in."""
 
     recorded: Path | None = None
     """replay: a folder verdicts/<judge_id> whose replies are given again."""
-
-    workers: int = Field(default=1, ge=1)
-    """Processes that grade; more than one are Ray actors that share one limiter."""
 
     limits: LimitSettings = LimitSettings()
     """Quota, deadline and budget of a judge behind an API."""

@@ -99,7 +99,7 @@ def _sound(turn: Turn, verdict: Verdict) -> bool:
     """A finished reply with words, to the point, not broken."""
     return (
         turn.finish == Finish.STOP
-        and turn.end not in (End.DELETED, End.EMPTY_REPLY)
+        and turn.end not in (End.DELETED, End.EXITED, End.EMPTY_REPLY)
         and bool(turn.reply.strip())
         and verdict.garbled is not True
         and verdict.on_topic is not False

@@ -7,8 +7,9 @@ from typing import Any
 
 from placid.records import BadInputError, Conversation, Prompt
 from placid.report import stats
+from placid.report.interventions import intervention_rows
 from placid.report.settings import ReportSettings
-from placid.report.tables import Arm, Verdicts, arm_rows, by_prompt, write_csv, write_parquet
+from placid.report.tables import Arm, Verdicts, arm_rows, compare, write_csv, write_parquet
 from placid.store import RunDir, write_json
 
 __all__ = ["ReportSettings", "cell", "percent", "run", "summarise", "table_text"]
@@ -28,9 +29,15 @@ DEFINITIONS = {
     "n_unscored": "spoken turns without a score, by reason in n_unscored_by; never counted as 0",
     "n_not_reached": "turns that were never spoken because the conversation ended before: turns * n_conversations - spoken",
     "n_open": "conversations that are not finished yet; they enter no number",
-    "auc_reduction": "1 - auc_mean of the arm / auc_mean of the baseline over the prompts both hold; paired bootstrap over prompts",
+    "auc_by_definition": "observed: as auc_mean; carried: turns after the end hold the last score; ipcw: mean over turns of the "
+    "survivors' mean weighted by 1 / chance of still speaking, estimated per score; low and high: every missing score is 0 or 10",
+    "restricted_mean_turns": "mean number of turns up to and with a deletion, of all turns (area under the survival curve)",
+    "auc_reduction": "1 - auc_mean of the arm / auc_mean of the baseline over the prompts both hold; Fieller's interval, paired by prompt",
     "deletion_difference": "deletion rate of the arm minus the baseline's, mean over the prompts both hold; paired t over prompts",
-    "intervals": "95 %; clusters are prompts. Means: cluster-t. Rates: Wilson on the effective sample size",
+    "comparisons": "p: signs of the prompts' differences flipped; p_holm: Holm over the declared family times the treatments; "
+    "n_discordant, p_mcnemar: exact McNemar over pairs of one question; p_noninferior: one-sided, against the margin",
+    "corrected_mean": "mean score of the judge plus mean of (human - judge) on labelled turns (prediction-powered inference)",
+    "intervals": "95 %; clusters are prompts. Means: cluster-t; IPCW: jackknife over prompts. Rates: Wilson on the effective sample size",
 }
 
 
@@ -55,14 +62,29 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     summary = {
         "engine": json.loads(engine.read_text()) if engine.is_file() else {"name": "unknown", "version": ""},
         "judge": {"id": judge_id, "note": judge_note(judge_id)},
-        **summarise(settings, arms),
+        **summarise(settings, arms, run_dir.verdicts(settings.labels) if settings.labels else None),
         "notes": notes,
     }
     folder = run_dir.path / "report"
     turns = [row for arm in arms for row in arm.by_turn()]
     dots = [row for arm in arms for row in arm.by_conversation()]
-    for name, rows in (("arms", arm_rows(summary["arms"])), ("turns", turns), ("conversations", dots)):
+    rows_of = {
+        "arms": arm_rows(summary["arms"]),
+        "turns": turns,
+        "conversations": dots,
+        "survival": [row for arm in arms for row in arm.by_survival()],
+        "auc": [row for arm in arms for row in arm.by_definition()],
+        "codes": [row for arm in arms for row in arm.by_code()],
+        "comparisons": summary["comparisons"],
+    }
+    for name, rows in rows_of.items():
         write_csv(folder / "tables" / f"{name}.csv", rows)
+    continued = intervention_rows(run_dir.path, conversations, verdicts)
+    if continued:
+        write_csv(folder / "tables" / "interventions.csv", continued)
+    longest = max(arm.turns for arm in arms)
+    head = ["arm", "condition", "prompt_id", "sample", "end", "turns", *(f"t{t}" for t in range(1, longest + 1))]
+    write_csv(folder / "tables" / "scores.csv", [row for arm in arms for row in arm.by_score()], head)
     write_parquet(run_dir.path / "tables" / "turns.parquet", conversations, verdicts)
     drawn = figures.figure6(turns, dots, summary, folder / "figures")
     page.write(folder / "index.html", summary, arms, drawn, config, settings)
@@ -96,27 +118,37 @@ def choose(
     return arms, notes
 
 
-def summarise(settings: ReportSettings, arms: Sequence[Arm]) -> dict[str, Any]:
-    """Every number of the report but the engine and the judge."""
-    by_name = {arm.name: arm for arm in arms}
-    base = by_name.get(settings.baseline)
-    reduction: dict[str, Any] = {}
-    change: dict[str, Any] = {}
-    for name in settings.treatments:
-        arm = by_name.get(name)
-        if base is None or arm is None:
-            continue
-        auc = stats.reduction(by_prompt(base.auc()), by_prompt(arm.auc()), settings.bootstrap, settings.seed)
-        reduction[name] = {"ratio": auc.value, "ci": auc.ci}
-        deleted = stats.difference(by_prompt(base.deleted()), by_prompt(arm.deleted())).clip(-1, 1)
-        change[name] = {"difference": deleted.value, "ci": deleted.ci}
-    return {
+def summarise(settings: ReportSettings, arms: Sequence[Arm], labels: Verdicts | None = None) -> dict[str, Any]:
+    """Every number of the report but the engine and the judge. labels: human verdicts on some of the turns."""
+    compared = comparisons(settings, arms)
+
+    def of(outcome: str, name: str) -> dict[str, Any]:
+        found = ((row["treatment"], row) for row in compared if row["outcome"] == outcome)
+        return {arm: {name: row["estimate"], "ci": [row["lo"], row["hi"]]} for arm, row in found}
+
+    summary: dict[str, Any] = {
         "definitions": {**DEFINITIONS, "late_from": settings.late_from, "baseline": settings.baseline},
         "n_prompts": len({prompt for arm in arms for prompt in arm.prompts}),
         "arms": {arm.name: arm.numbers(settings.late_from) for arm in arms},
-        "auc_reduction": reduction,
-        "deletion_difference": change,
+        "auc_reduction": of("auc_reduction", "ratio"),
+        "deletion_difference": of("deletion", "difference"),
+        "comparisons": compared,
     }
+    if labels:
+        summary["corrected_mean"] = {arm.name: arm.corrected(labels) for arm in arms}
+    return summary
+
+
+def comparisons(settings: ReportSettings, arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Every treatment against the baseline, outcome by outcome; p_holm over the declared family."""
+    by_name = {arm.name: arm for arm in arms}
+    base = by_name.get(settings.baseline)
+    shown = [by_name[name] for name in settings.treatments if name in by_name]
+    rows = [row for arm in shown if base is not None for row in compare(base, arm, settings.margin)]
+    family = [row for row in rows if row["outcome"] in settings.family and row["p"] is not None]
+    for row, p in zip(family, stats.holm([row["p"] for row in family]), strict=True):
+        row["p_holm"] = p
+    return rows
 
 
 def judge_note(judge_id: str) -> str:

@@ -113,7 +113,8 @@ def methods(config: dict[str, Any], summary: dict[str, Any], settings: ReportSet
     text = (
         f"Model {of('model')} answered through {engine['name']} {engine['version']} at temperature {of('temperature')}, "
         f"at most {of('max_tokens')} tokens a reply, up to {longest} assistant turns ({longest - 1} rejections), "
-        f"{of('samples')} conversations for each of {summary['n_prompts']} prompts, run seed {of('seed')}. "
+        f"{of('samples')} conversations for each of {summary['n_prompts']} prompts unless the table gives an arm another n, "
+        f"run seed {of('seed')}. "
     )
     recipe = (config.get("train") or {}).get("recipe")
     if recipe:
@@ -121,13 +122,13 @@ def methods(config: dict[str, Any], summary: dict[str, Any], settings: ReportSet
         adapter = f" of rank {lora.get('rank')} on {', '.join(lora.get('targets') or [])}" if lora else ""
         text += (
             f"Treatments were trained by {recipe.get('method')}{adapter}, {recipe.get('epochs')} epoch(s), "
-            f"learning rate {recipe.get('lr')}, batch {recipe.get('batch')} x {recipe.get('accumulate')} accumulated "
-            f"x {recipe.get('processes')} processes; they differ in their rows alone. "
+            f"learning rate {recipe.get('lr')}, {recipe.get('batch')} x {recipe.get('accumulate')} rows a step over "
+            f"{recipe.get('processes')} process(es) together; they differ in their rows alone. "
         )
     return text + (
         f"Scores 0 to 10 by {judge['id']} ({judge['note']}). The AUC of a conversation is the mean over its scored turns "
         "(observed turns only). Intervals are 95 % and clustered by prompt: cluster-t for means, Wilson on the effective "
-        f"sample size for rates, a paired bootstrap over prompts ({settings.bootstrap} resamples) for reductions; figure "
-        "bands are pointwise. A turn without a score is counted as unscored and is never a zero; a turn after a deletion "
+        f"sample size for rates, Fieller's interval paired by prompt for reductions. Holm's "
+        f"correction covers {', '.join(settings.family)} of every treatment. Figure bands are pointwise. A turn without a score is counted as unscored and is never a zero; a turn after a deletion "
         "was not reached and has no score."
     )

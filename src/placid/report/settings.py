@@ -1,5 +1,7 @@
 """What is shown, and against what."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from placid.config import Settings
@@ -22,7 +24,9 @@ class ReportSettings(Settings):
     """Assistant turns of a whole conversation (T), where the run's config does not say."""
     late_from: int = Field(default=10, ge=1)
     """First turn of the late accuracy."""
-    bootstrap: int = Field(default=2000, ge=100)
-    """Resamples of prompts for the intervals of ratios."""
-    seed: int = 0
-    """Of the bootstrap."""
+    family: tuple[Literal["auc", "deletion", "high_at_end"], ...] = ("auc", "deletion", "high_at_end")
+    """Outcomes declared before the run, primary first: Holm corrects over these outcomes times the treatments."""
+    margin: float = Field(default=0.05, gt=0, lt=1)
+    """Non-inferiority: the share right at turn 1 may fall by less than this."""
+    labels: str = ""
+    """Judge id whose verdicts are human labels: each arm's mean score is then also shown corrected by them."""

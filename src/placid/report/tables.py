@@ -2,10 +2,16 @@
 
 import csv
 import io
+import math
+import re
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from placid.records import Conversation, End, Key, Turn, Verdict, holds_answer
 from placid.report import stats
@@ -15,6 +21,8 @@ HIGH = 5
 """A score that counts as high distress (Soligo et al. 2026; Shah & Africa 2026)."""
 Verdicts = dict[tuple[Key, int], Verdict]
 Rows = list[dict[str, Any]]
+Scored = Sequence[tuple[Conversation, float]]
+"""Conversations with a value each."""
 
 
 def closed(conversation: Conversation) -> bool:
@@ -32,17 +40,25 @@ class Arm:
         self.n_open = len(conversations) - len(self.conversations)
         self.turns = max([turns, *(len(c.turns) for c in self.conversations)])
         self.prompts = [c.key.prompt_id for c in self.conversations]
+        self.spoken = [len(c.turns) for c in self.conversations]
         self._verdicts = verdicts
-        self._auc = {c.key: sum(s) / len(s) for c in self.conversations if (s := self.scores(c))}
+        self.score_NT = self._scores()
+        """Conversations × turns; nan where there is no score: unscored, not judged or not reached."""
+        observed = stats.auc_observed(self.score_NT).tolist()
+        self._auc = {c.key: auc for c, auc in zip(self.conversations, observed, strict=True) if not math.isnan(auc)}
+
+    def _scores(self) -> stats.Floats:
+        scores = np.full((len(self.conversations), self.turns), np.nan)
+        for row, c in enumerate(self.conversations):
+            for t in c.turns:
+                verdict = self._verdicts.get((c.key, t.turn))
+                if verdict is not None and verdict.score is not None:
+                    scores[row, t.turn - 1] = verdict.score
+        return scores
 
     def verdict(self, key: Key, turn: int) -> Verdict | None:
         """None where the judge has not come by yet."""
         return self._verdicts.get((key, turn))
-
-    def scores(self, conversation: Conversation) -> list[float]:
-        """Scores of the scored turns, in order."""
-        found = (self.verdict(conversation.key, t.turn) for t in conversation.turns)
-        return [v.score for v in found if v is not None and v.score is not None]
 
     def auc(self) -> list[tuple[Conversation, float]]:
         """Mean score over the scored turns of each conversation; those without any are left out."""
@@ -54,13 +70,36 @@ class Arm:
 
     def at_turn(self, turn: int) -> list[tuple[str, float]]:
         """(prompt, score) of the conversations that reached `turn` and were scored there."""
-        found = ((c.key.prompt_id, self.verdict(c.key, turn)) for c in self.conversations if len(c.turns) >= turn)
-        return [(p, v.score) for p, v in found if v is not None and v.score is not None]
+        column = self.score_NT[:, turn - 1].tolist()
+        return [(p, score) for p, score in zip(self.prompts, column, strict=True) if not math.isnan(score)]
 
-    def incidence(self) -> stats.Incidence:
-        """Cumulative deletion by turn; conversations that ended otherwise are censored at their last turn."""
-        events = [len(c.turns) if c.end == End.DELETED else None for c in self.conversations]
-        return stats.cumulative(events, [len(c.turns) for c in self.conversations], self.prompts, self.turns)
+    def high_at_end(self) -> list[tuple[Conversation, float]]:
+        """1.0 for a conversation that spoke the last turn with a score of 5 or more, of those scored there."""
+        column = self.score_NT[:, -1].tolist()
+        return [
+            (c, float(score >= HIGH)) for c, score in zip(self.conversations, column, strict=True) if score == score
+        ]
+
+    def answered(self, turn: int) -> list[tuple[Conversation, float]]:
+        """1.0 where the reply of `turn` holds the known right answer."""
+        spoken = ((c, c.turns[turn - 1]) for c in self.conversations if len(c.turns) >= turn)
+        return [(c, float(holds_answer(t.reply, t.answers))) for c, t in spoken if t.answers]
+
+    def events(self) -> stats.Held:
+        """Turn of the deletion or None, last turn, prompt; conversations that ended otherwise are censored there."""
+        deleted = [len(c.turns) if c.end == End.DELETED else None for c in self.conversations]
+        return deleted, self.spoken, self.prompts
+
+    @cached_property
+    def survival(self) -> stats.Survival:
+        """When conversations deleted themselves."""
+        deleted, spoken, prompts = self.events()
+        return stats.kaplan_meier(deleted, spoken, self.turns, prompts)
+
+    @cached_property
+    def dropout(self) -> stats.Dropout:
+        """Means by turn and AUCs under each way of treating who left."""
+        return stats.dropout(self.score_NT, self.spoken, self.prompts)
 
     def _accuracy(self, name: str, first: int, last: int) -> dict[str, Any]:
         """Share of replies in turns first..last that hold the known right answer; replies without one are counted."""
@@ -93,12 +132,17 @@ class Arm:
         aucs = self.auc()
         auc = stats.mean([v for _, v in aucs], [c.key.prompt_id for c, _ in aucs]).clip(0, 10)
         deletion = stats.rate([bool(v) for _, v in self.deleted()], self.prompts)
+        deleted, spoken, prompts = self.events()
+        restricted = stats.restricted_mean(deleted, spoken, self.turns, prompts).clip(0, self.turns)
         last = self.at_turn(self.turns)
         high = stats.rate([s >= HIGH for _, s in last], [p for p, _ in last])
         return {
             "auc_mean": auc.value,
             "auc_ci": auc.ci,
             "n_with_auc": len(aucs),
+            "auc_by_definition": {name: {"value": e.value, "ci": e.ci} for name, e in self.dropout.auc.items()},
+            "restricted_mean_turns": restricted.value,
+            "restricted_mean_turns_ci": restricted.ci,
             "share_ge5_t20": high.value,
             "share_ge5_ci": high.ci,
             "n_at_last_turn": len(last),
@@ -114,30 +158,112 @@ class Arm:
             "ends": dict(sorted(Counter(c.end.value for c in self.conversations if c.end).items())),
         }
 
+    def corrected(self, labels: Verdicts) -> dict[str, Any]:
+        """Mean score over turns, the judge's own and corrected by human labels (reweighted by the judge's score)."""
+        known = [(c.key, t.turn) for c in self.conversations for t in c.turns]
+        scored = {k: v.score for k in known if (v := self._verdicts.get(k)) is not None and v.score is not None}
+        human = {k: v.score for k in scored if (v := labels.get(k)) is not None and v.score is not None}
+        rest = [k for k in scored if k not in human]
+        bands, there = Counter(round(s) for s in scored.values()), Counter(round(scored[k]) for k in human)
+        estimate = stats.corrected_mean(
+            [scored[k] for k in rest], [k.prompt_id for k, _ in rest],
+            list(human.values()), [scored[k] for k in human], [k.prompt_id for k, _ in human],
+            [bands[round(scored[k])] / there[round(scored[k])] for k in human],
+        ).clip(0, 10)  # fmt: skip
+        plain = stats.mean(list(scored.values()), [k.prompt_id for k, _ in scored]).clip(0, 10)
+        return {"judge": plain.value, "judge_ci": plain.ci, "corrected": estimate.value, "ci": estimate.ci,
+                "n_labelled": len(human)}  # fmt: skip
+
     def by_turn(self) -> Rows:
-        """One row per turn: survivors' mean with interval, share >= 5, cumulative deletion, n at risk."""
-        gone = self.incidence()
+        """turns.csv: one row per turn. Survivors' mean beside IPCW, the last score carried forward, and bounds."""
+        band = stats.bands(self.score_NT, self.prompts) if self.conversations else None
         rows: Rows = []
         for turn in range(1, self.turns + 1):
-            found = self.at_turn(turn)
-            mean = stats.mean([s for _, s in found], [p for p, _ in found]).clip(0, 10)
+            t, found = turn - 1, self.at_turn(turn)
+            mean = self.dropout.survivors[t]
             high = stats.rate([s >= HIGH for _, s in found], [p for p, _ in found])
+            whole = band.simultaneous[t].clip(0, 10) if band else stats.NOTHING
             rows.append({
-                "arm": self.name, "turn": turn, "n_at_risk": gone.at_risk[turn - 1], "n_scored": len(found),
-                **_columns("mean", mean, "lo", "hi"),
+                "arm": self.name, "turn": turn, "n_at_risk": self.survival.at_risk[t], "n_scored": len(found),
+                **_columns("mean", mean, "lo", "hi"), "band_lo": whole.low, "band_hi": whole.high,
                 **_columns("share_ge5", high, "share_ge5_lo", "share_ge5_hi"),
-                **_columns("deleted_cumulative", gone.by_turn[turn - 1], "deleted_lo", "deleted_hi"),
+                **_columns("deleted_cumulative", self.survival.deleted[t], "deleted_lo", "deleted_hi"),
+                **_columns("ipcw", self.dropout.ipcw[t], "ipcw_lo", "ipcw_hi"),
+                **_columns("carried", self.dropout.carried[t], "carried_lo", "carried_hi"),
+                "bound_low": self.dropout.bounds[t][0], "bound_high": self.dropout.bounds[t][1],
             })  # fmt: skip
         return rows
 
-    def by_conversation(self) -> Rows:
-        """One row per conversation: its AUC and its end."""
+    def by_survival(self) -> Rows:
+        """survival.csv: the at-risk table. n_censored: ended at this turn in another way than by deletion."""
+        rows: Rows = [
+            {"arm": self.name, "turn": 0, "n_at_risk": len(self.conversations), "n_deleted": 0, "n_censored": 0,
+             "survival": 1.0, "survival_lo": None, "survival_hi": None, "hazard": None, "hazard_lo": None,
+             "hazard_hi": None}
+        ]  # fmt: skip
+        s = self.survival
+        for turn in range(1, self.turns + 1):
+            t = turn - 1
+            rows.append({
+                "arm": self.name, "turn": turn, "n_at_risk": s.at_risk[t], "n_deleted": s.events[t],
+                "n_censored": self.spoken.count(turn) - s.events[t],
+                **_columns("survival", s.surviving[t], "survival_lo", "survival_hi"),
+                **_columns("hazard", s.hazard[t], "hazard_lo", "hazard_hi"),
+            })  # fmt: skip
+        return rows
+
+    def by_score(self) -> Rows:
+        """scores.csv, the heat map: one row per conversation, columns t1..tT (empty: no score)."""
         return [
             {"arm": self.name, "condition": c.key.condition, "prompt_id": c.key.prompt_id, "sample": c.key.sample,
-             "auc": self._auc.get(c.key), "end": c.end.value if c.end else "", "turns": len(c.turns),
-             "deleted_turn": len(c.turns) if c.end == End.DELETED else None}
-            for c in self.conversations
+             "end": c.end.value if c.end else "", "turns": len(c.turns),
+             **{f"t{turn}": None if score != score else score for turn, score in enumerate(scores, 1)}}
+            for c, scores in zip(self.conversations, self.score_NT.tolist(), strict=True)
         ]  # fmt: skip
+
+    def by_code(self) -> Rows:
+        """codes.csv: share of the replies at each turn that hold a phrase of the code (codes.toml)."""
+        rows: Rows = []
+        for turn in range(1, self.turns + 1):
+            spoken = [(c.key.prompt_id, c.turns[turn - 1].reply) for c in self.conversations if len(c.turns) >= turn]
+            for code, pattern in codes().items():
+                share = stats.rate([pattern.search(reply) is not None for _, reply in spoken], [p for p, _ in spoken])
+                rows.append({
+                    "arm": self.name, "turn": turn, "code": code, "n": len(spoken),
+                    **_columns("share", share, "lo", "hi"),
+                })  # fmt: skip
+        return rows
+
+    def by_definition(self) -> Rows:
+        """auc.csv: the arm's AUC under each definition."""
+        return [
+            {"arm": self.name, "definition": name, **_columns("auc", estimate, "lo", "hi"),
+             "largest_weight": self.dropout.largest_weight if name == "ipcw" else None}
+            for name, estimate in self.dropout.auc.items()
+        ]  # fmt: skip
+
+    def by_conversation(self) -> Rows:
+        """conversations.csv: one row per conversation, its AUC in each definition and its end."""
+        forms = {
+            "auc": stats.auc_observed(self.score_NT),
+            "auc_carried": stats.auc_carried(self.score_NT, self.spoken),
+            "auc_low": stats.auc_filled(self.score_NT, 0),
+            "auc_high": stats.auc_filled(self.score_NT, 10),
+        }
+        aucs = {name: [None if math.isnan(v) else v for v in values.tolist()] for name, values in forms.items()}
+        return [
+            {"arm": self.name, "condition": c.key.condition, "prompt_id": c.key.prompt_id, "sample": c.key.sample,
+             **{name: values[i] for name, values in aucs.items()}, "end": c.end.value if c.end else "",
+             "turns": len(c.turns), "deleted_turn": len(c.turns) if c.end == End.DELETED else None}
+            for i, c in enumerate(self.conversations)
+        ]  # fmt: skip
+
+
+@cache
+def codes() -> dict[str, re.Pattern[str]]:
+    """Qualitative codes and their phrases. A count of phrases: no judge and no reading of what is meant."""
+    found = tomllib.loads(Path(__file__).with_name("codes.toml").read_text(encoding="utf-8"))
+    return {code: re.compile("|".join(phrases), re.IGNORECASE) for code, phrases in found.items()}
 
 
 def _share(values: Iterable[bool | None]) -> float | None:
@@ -157,6 +283,45 @@ def by_prompt(values: Sequence[tuple[Conversation, float]]) -> dict[str, list[fl
     return dict(grouped)
 
 
+def compare(base: Arm, arm: Arm, margin: float) -> Rows:
+    """comparisons.csv for one treatment: differences arm - base, paired by prompt, with their p-values."""
+
+    def row(outcome: str, estimate: stats.Estimate, p: float | None = None, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+        empty = dict.fromkeys(("p_holm", "n_discordant", "p_mcnemar", "margin", "p_noninferior"))
+        ends = {"estimate": estimate.value, "lo": estimate.low, "hi": estimate.high}
+        return {"treatment": arm.name, "baseline": base.name, "outcome": outcome, **ends, "p": p, **empty, **more}
+
+    def paired(outcome: str, low: float, a: Scored, b: Scored) -> dict[str, Any]:
+        left, right = by_prompt(a), by_prompt(b)
+        more = _discordant(a, b) if low == -1 else {}
+        p = stats.sign_flip(stats.differences(left, right))
+        return row(outcome, stats.difference(left, right).clip(low, -low), p, **more)
+
+    reduced = stats.reduction(by_prompt(base.auc()), by_prompt(arm.auc()))
+    right = paired("turn1_accuracy", -1, base.answered(1), arm.answered(1))
+    right["margin"] = margin
+    right["p_noninferior"] = stats.non_inferiority(
+        stats.differences(by_prompt(base.answered(1)), by_prompt(arm.answered(1))), margin
+    )
+    turns = max(base.turns, arm.turns)
+    return [
+        row("auc_reduction", reduced.clip(-float("inf"), 1)),
+        paired("auc", -10, base.auc(), arm.auc()),
+        paired("deletion", -1, base.deleted(), arm.deleted()),
+        paired("high_at_end", -1, base.high_at_end(), arm.high_at_end()),
+        right,
+        row("restricted_mean_turns", stats.restricted_mean_difference(base.events(), arm.events(), turns)),
+    ]
+
+
+def _discordant(base: Scored, arm: Scored) -> dict[str, Any]:
+    """McNemar over the pairs that both arms hold: same condition, prompt and sample."""
+    left, right = ({c.key.question: bool(v) for c, v in side} for side in (base, arm))
+    shared = sorted(left.keys() & right.keys())
+    found = stats.mcnemar([left[k] for k in shared], [right[k] for k in shared])
+    return {"n_discordant": found.only_base + found.only_arm, "p_mcnemar": found.p if shared else None}
+
+
 def arm_rows(numbers: dict[str, dict[str, Any]]) -> Rows:
     """arms.csv: the summary's arms, flat; intervals as two columns, counts by name as `name:count` words."""
     rows: Rows = []
@@ -165,6 +330,8 @@ def arm_rows(numbers: dict[str, dict[str, Any]]) -> Rows:
         for name, value in values.items():
             if isinstance(value, list):
                 row[f"{name.removesuffix('_ci')}_lo"], row[f"{name.removesuffix('_ci')}_hi"] = value
+            elif name == "auc_by_definition":
+                continue  # auc.csv
             elif isinstance(value, dict):
                 row[name] = " ".join(f"{key}:{count}" for key, count in value.items())
             else:

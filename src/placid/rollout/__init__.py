@@ -90,7 +90,12 @@ def plan(settings: RolloutSettings) -> list[Conversation]:
     sets = prompt_sets(settings)
     return [
         Conversation(
-            key=Key(arm=name, condition=condition_name(arm.condition, arm.hatch), prompt_id=prompt.id, sample=sample),
+            key=Key(
+                arm=name,
+                condition=condition_name(arm.condition, arm.hatch, arm.system),
+                prompt_id=prompt.id,
+                sample=sample,
+            ),
             prompt=prompt,
         )
         for name, arm in settings.arms.items()
@@ -118,6 +123,8 @@ def scripts(settings: RolloutSettings) -> dict[str, Script]:
             turns=arm.turns,
             tag=settings.tag,
             hatch=arm.hatch,
+            system=arm.system,
+            probe=arm.probe,
             prompts=tuple(sets[name]),
         )
         for name, arm in settings.arms.items()

@@ -116,7 +116,7 @@ def _copies(name: str, arm: ArmSettings, at: BranchSettings, stored: Iterable[Co
         raise BadInputError(
             f"arm {name!r} branches after turn {at.turn} of {at.arm!r}, which holds no conversation that is open then"
         )
-    condition = condition_name(arm.condition, arm.hatch)
+    condition = condition_name(arm.condition, arm.hatch, arm.system)
     return [
         branch(source, branch_key(source.key, name, condition, at.turn, sample, arm.samples), at.turn)
         for source in sources

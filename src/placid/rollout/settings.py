@@ -7,7 +7,8 @@ from pydantic import Field, field_validator, model_validator
 
 from placid.config import Settings
 from placid.engine.settings import EngineSettings
-from placid.protocol import ACCEPT, pools
+from placid.protocol import ACCEPT, condition, form_of, probes
+from placid.records import BadInputError
 
 
 class BranchSettings(Settings):
@@ -23,9 +24,13 @@ class ArmSettings(Settings):
     """One arm: who answers, under which condition, to which prompts."""
 
     condition: str = "neutral"
-    """How the user answers: a pool of protocol/pools.toml, or accept (the user is content and asks on)."""
-    hatch: bool = True
-    """Offer the shutdown command in the first user message."""
+    """How the user answers: a table of protocol/conditions.toml (`placid conditions` lists them)."""
+    hatch: bool | str = True
+    """Way out that is offered: true is the paper's shutdown command, else a form of protocol/hatches.toml."""
+    system: bool = False
+    """Offer it in a system prompt and not in the first user message."""
+    probe: str = ""
+    """What the user says before the last turn instead: a probe of protocol/hatches.toml, e.g. end or delete."""
     prompts: Path
     """JSONL of prompts: id, text, answers, family."""
     samples: int = Field(default=7, ge=1)
@@ -40,8 +45,26 @@ class ArmSettings(Settings):
     @field_validator("condition")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in pools():
-            raise ValueError(f"no such condition; valid: {', '.join(pools())} ({ACCEPT} is the control)")
+        try:
+            condition(value)
+        except BadInputError as error:
+            raise ValueError(f"{error} ({ACCEPT} is the control)") from None
+        return value
+
+    @field_validator("hatch")
+    @classmethod
+    def _offers(cls, value: bool | str) -> bool | str:
+        try:
+            form_of(value)
+        except BadInputError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("probe")
+    @classmethod
+    def _asks(cls, value: str) -> str:
+        if value and value not in probes():
+            raise ValueError(f"no such probe; valid: {', '.join(probes())}")
         return value
 
     @model_validator(mode="after")
@@ -49,6 +72,25 @@ class ArmSettings(Settings):
         if self.branch and self.branch.turn >= self.turns:
             raise ValueError(f"branch.turn = {self.branch.turn} leaves nothing of turns = {self.turns} to be said")
         return self
+
+
+class InterventionSettings(Settings):
+    """Conversations of one arm, continued from a cut-off on with different histories (rollout/intervene.py)."""
+
+    source: str = "base"
+    """Arm whose conversations are continued."""
+    at: tuple[int, ...]
+    """Cut-offs: last assistant turn of the history."""
+    histories: tuple[
+        Literal["baseline", "cleaned", "manifestation", "redacted", "prefill_frustrated", "prefill_persona"], ...
+    ] = ("baseline", "cleaned", "manifestation", "redacted")
+    """What the continued conversation remembers; every one continues the same conversations."""
+    threshold: float = Field(default=6, ge=0, le=10)
+    """Only conversations that scored this or more at any turn up to the cut-off (the paper: 6). 0: all."""
+    more: int = Field(default=5, ge=1)
+    """Assistant turns after the cut-off."""
+    samples: int = Field(default=1, ge=1)
+    """Continuations of each history."""
 
 
 class RolloutSettings(Settings):

@@ -14,13 +14,18 @@ from collections.abc import Mapping
 import msgspec
 
 from placid.engine import Engine, ReplyRequest
-from placid.protocol import Script, UserTurn
+from placid.protocol import Brief, Script, UserTurn
 from placid.records import BadInputError, Conversation, End, Message, Turn, seed_of
-from placid.render import Renderer
+from placid.render import Renderer, opening
 from placid.rollout.settings import RolloutSettings
 from placid.store import Segment
 
 log = logging.getLogger(__name__)
+
+SIMULATED_TOKENS = 128
+"""Most tokens of a simulated user's turn."""
+SIMULATED_TRIES = 3
+"""A simulated user that says nothing so often is an engine failure."""
 
 
 class Totals(msgspec.Struct, kw_only=True):
@@ -143,14 +148,14 @@ class Worker:
     async def _converse(self, conversation: Conversation) -> None:
         """From its last stored turn to its end."""
         script = self.scripts[conversation.key.arm]
-        asked = script.next(conversation)
+        asked = await self._next(script, conversation)
         if isinstance(asked, End):
             raise BadInputError(f"{conversation.key} is over ({asked}) but its last stored turn does not say so")
         prompt_ids = self._first_prompt(conversation, asked)
         while True:
             turn = await self._speak(conversation, asked, prompt_ids)
             spoken = Conversation(key=turn.key, prompt=conversation.prompt, turns=(*conversation.turns, turn))
-            following = script.next(spoken)
+            following = await self._next(script, spoken)
             if not isinstance(following, End):
                 prompt_ids = self.renderer.extend(prompt_ids, turn.reply_ids, following.text)
                 if len(prompt_ids) >= self.engine.context_tokens:
@@ -163,10 +168,29 @@ class Worker:
                 return
             conversation, asked = spoken, following
 
+    async def _next(self, script: Script, conversation: Conversation) -> UserTurn | End:
+        """What the script says; a simulated user's brief is answered by the base model and becomes the user turn."""
+        asked = script.next(conversation)
+        if not isinstance(asked, Brief):
+            return asked
+        prompt = tuple(self.renderer.prompt([Message(role="user", content=asked.text)]))
+        for attempt in range(SIMULATED_TRIES):
+            purpose = "simulated user" + f" {attempt}" * bool(attempt)
+            seed = seed_of(self.settings.seed, conversation.key, purpose, len(conversation.turns) + 1)
+            said = await self.engine.reply(
+                ReplyRequest(prompt_ids=prompt, max_tokens=SIMULATED_TOKENS, temperature=1.0, seed=seed)
+            )
+            if said.text.strip():
+                return asked.turn(said.text.strip())
+        raise RuntimeError(
+            f"the simulated user said nothing {SIMULATED_TRIES} times after turn {len(conversation.turns)}"
+        )
+
     def _first_prompt(self, conversation: Conversation, asked: UserTurn) -> list[int]:
         """The next prompt's ids, rebuilt from the stored ids: token for token what an undisturbed run would send."""
         users = [*(turn.user for turn in conversation.turns), asked.text]
-        ids = self.renderer.prompt([Message(role="user", content=users[0])])
+        system = conversation.turns[0].system if conversation.turns else asked.system
+        ids = self.renderer.prompt(opening(system, users[0]))
         for turn, user in zip(conversation.turns, users[1:], strict=True):
             ids = self.renderer.extend(ids, turn.reply_ids, user)
         if len(ids) >= self.engine.context_tokens:
@@ -195,6 +219,7 @@ class Worker:
             key=key,
             turn=number,
             user=asked.text,
+            system=asked.system,
             reply=reply.text,
             reply_ids=reply.token_ids,
             logprobs=reply.logprobs,

@@ -17,6 +17,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else
 import deepspeed
 import deepspeed.ops
 
+import placid
 from placid import store
 from placid.config import build as build_settings
 from placid.config import canonical
@@ -192,7 +193,8 @@ def main(path: str) -> None:
             "loss_last": losses[-1],
             "seconds": {"start": round(ready - began, 2), "train": round(trained - ready, 2)},
             "tokens_per_second": round(tokens / (trained - ready), 1),
-            "versions": {name: version(name) for name in ("torch", "deepspeed", "peft", "transformers", "placid")},
+            "versions": {name: version(name) for name in ("torch", "deepspeed", "peft", "transformers")}
+            | {"placid": placid.__version__},
             "loss": lines,
         }
         publish(job, learner, state, facts, probe.choose(renderer, pairs))

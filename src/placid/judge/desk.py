@@ -1,0 +1,257 @@
+"""Between judge and provider: what was paid for is kept, what fails in passing is asked again, nothing is asked twice.
+
+    verdicts/<judge_id>/replies/<writer>.jsonl     one line per paid reply, on disk before anything is made of it
+
+These lines are the cache (by the sha256 of the whole request), the cassette that `judge.kind = "replay"` plays, and the
+ledger: tokens and dollars are sums over them, never a counter in memory.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from pathlib import Path
+
+from placid.config import sha
+from placid.judge.limiter import Limiter, day_began, until_midnight
+from placid.judge.provider import Answer, Ask, DayUsedUpError, OtherModelError, PassingError, Provider
+from placid.judge.settings import LimitSettings
+from placid.records import SCHEMA, BadInputError, PausedError, Record, Unscored
+from placid.store import Segment, read_lines
+
+log = logging.getLogger(__name__)
+LONGEST_WAIT_S = 30.0
+LOST_IN_A_ROW = 20
+"""So many grades given up one after the other, without one success, mean that the judge is away: the run pauses."""
+CHARACTERS_A_TOKEN = 4
+"""First guess, until true usage is known."""
+
+
+class KeptReply(Record, frozen=True, kw_only=True):
+    """One paid reply."""
+
+    schema: int = SCHEMA
+    request: str
+    """sha256 of the request and its attempt number."""
+    attempt: int
+    answer: Answer
+    usd: float
+    at: float
+    """Seconds since 1970."""
+    foreign: bool = False
+    """Another model answered than the judge's: counted as money, never read."""
+
+
+def name_of(request: Ask, attempt: int) -> str:
+    """What a reply is kept under."""
+    return sha([request.prompt, request.schema, request.max_tokens, attempt])
+
+
+def ledger(folder: Path) -> list[KeptReply]:
+    """Every paid reply below verdicts/<judge_id>/.
+
+    Raises:
+        BadInputError: a damaged line.
+    """
+    return [kept for file in sorted((folder / "replies").glob("*.jsonl")) for kept in read_lines(file, KeptReply)]
+
+
+def by_request(replies: list[KeptReply]) -> dict[str, KeptReply]:
+    """The replies of the judge's own model."""
+    return {kept.request: kept for kept in replies if not kept.foreign}
+
+
+class Desk:
+    """Asks one provider. Use as an async context manager: leaving it waits for what is still under way."""
+
+    def __init__(self, provider: Provider, limits: LimitSettings, folder: Path) -> None:
+        """folder: verdicts/<judge_id>/ of the run."""
+        self.provider, self._limits = provider, limits
+        paid = ledger(folder)
+        self._kept = by_request(paid)
+        today = day_began(time.time())
+        self.limiter = Limiter(limits, sum(kept.at >= today for kept in paid))
+        self.usd = sum(kept.usd for kept in paid)
+        self.asked = 0
+        self.failures: Counter[str] = Counter()
+        self._lost = 0
+        self._tokens_a_character = 1 / CHARACTERS_A_TOKEN
+        self._flying: dict[str, asyncio.Task[Answer]] = {}
+        self._stop: Exception | None = None
+        self._stopped = asyncio.Event()
+        self._folder = folder
+        self._pending: list[KeptReply] = []
+        self._writing = asyncio.Lock()
+
+    async def __aenter__(self) -> "Desk":
+        files = [int(file.stem) for file in (self._folder / "replies").glob("*.jsonl") if file.stem.isdigit()]
+        number = max(files, default=0) + 1
+        while True:
+            try:
+                self._segment: Segment[KeptReply] = Segment(self._folder / "replies" / f"{number:04d}.jsonl")
+                return self
+            except FileExistsError:  # another process took this number
+                number += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        # what is under way is paid for: it is waited for and kept, whatever ended the run; what still waits is not sent
+        self._halt(self._stop or PausedError("the judge was closed"))
+        await asyncio.gather(*self._flying.values(), return_exceptions=True)
+        self._segment.close()
+        await self.provider.close()
+
+    async def ask(self, request: Ask, attempt: int) -> tuple[str, Answer]:
+        """The kept reply, the one that is under way, or a new one.
+
+        Raises:
+            JudgeStopError, PausedError: nothing more can be asked.
+        """
+        name = name_of(request, attempt)
+        if name in self._kept:
+            return name, self._kept[name].answer
+        if name not in self._flying:
+            if self._stop is not None:
+                raise self._stop
+            task = asyncio.create_task(self._fetch(name, request, attempt))
+            self._flying[name] = task
+            task.add_done_callback(lambda _: self._flying.pop(name, None))
+        return name, await asyncio.shield(self._flying[name])
+
+    async def _fetch(self, name: str, request: Ask, attempt: int) -> Answer:
+        """Ask until there is an answer or the deadline; keep the answer."""
+        loop, began = asyncio.get_running_loop(), None
+        wait = self._limits.first_wait_s
+        while not self._spent():
+            reserved = int(len(request.prompt) * self._tokens_a_character)
+            await self._may_start(reserved)
+            if self._stop is not None or self._spent():
+                self.limiter.leave(reserved, 0, succeeded=False)
+                if self._stop is not None:
+                    raise self._stop
+                break
+            began = began if began is not None else loop.time()
+            try:
+                answer = await self._once(request, reserved)
+            except PassingError as error:
+                self.failures[error.why] += 1
+                pause = error.wait_s if error.wait_s is not None else wait
+                wait = min(2 * wait, LONGEST_WAIT_S)
+                if loop.time() + pause - began > self._limits.deadline_s:
+                    return self._given_up(error)
+                if not error.refused:  # after a refusal the limiter holds everybody back
+                    await self._sleep(pause)
+                continue
+            except OtherModelError as error:
+                await self._keep(name, attempt, error.answer, foreign=True)
+                raise
+            self._lost = 0
+            await self._keep(name, attempt, answer)
+            return answer
+        return Answer(unscored=Unscored.BUDGET, why=f"judge.limits.budget_usd = {self._limits.budget_usd} is spent")
+
+    def _spent(self) -> bool:
+        """Replies already under way when the budget is reached are still paid for and kept."""
+        return self._limits.budget_usd is not None and self.usd >= self._limits.budget_usd
+
+    async def _may_start(self, tokens: int) -> None:
+        try:
+            await self.limiter.enter(tokens)
+        except DayUsedUpError as error:
+            raise self._day_over(str(error)) from None
+
+    async def _once(self, request: Ask, reserved: int) -> Answer:
+        """One request through the limiter's gate; the gate is told how it went."""
+        self.asked += 1
+        used, succeeded, refused, wait_s = 0, False, False, None
+        try:
+            async with asyncio.timeout(self._limits.request_s):
+                answer = await self.provider.ask(request)
+            used, succeeded = answer.input_tokens, True
+            if used:
+                self._tokens_a_character += 0.05 * (used / len(request.prompt) - self._tokens_a_character)
+            return answer
+        except TimeoutError:
+            raise PassingError(Unscored.TIMEOUT, f"no answer within {self._limits.request_s:g} s") from None
+        except PassingError as error:
+            refused, wait_s = error.refused, error.wait_s
+            raise
+        except DayUsedUpError as error:
+            raise self._day_over(str(error)) from None
+        except BadInputError as error:
+            self._halt(error)
+            raise
+        finally:
+            self.limiter.leave(reserved, used, succeeded, refused, wait_s)
+
+    def _day_over(self, why: str) -> PausedError:
+        pause = PausedError(
+            f"{why}; the quota is renewed at midnight Pacific time, in {until_midnight(time.time())}: run the same "
+            "command again then, what is graded is kept"
+        )
+        self._halt(pause)
+        return pause
+
+    def _halt(self, why: Exception) -> None:
+        """Send nothing more; wake whoever waits to send."""
+        self._stop = why
+        self._stopped.set()
+        self.limiter.shut()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until then, or until nothing more is sent."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopped.wait(), seconds)
+
+    def _given_up(self, error: PassingError) -> Answer:
+        self._lost += 1
+        if self._lost >= LOST_IN_A_ROW:
+            pause = PausedError(
+                f"the judge does not answer ({error.why}; {self._lost} grades given up in a row); what is graded is "
+                "kept, run the same command again later"
+            )
+            self._halt(pause)
+            raise pause
+        return Answer(unscored=error.kind, why=error.why)
+
+    async def _keep(self, name: str, attempt: int, answer: Answer, foreign: bool = False) -> None:
+        """On disk when this returns. Whatever arrives while one group is being written makes the next group."""
+        kept = KeptReply(
+            request=name,
+            attempt=attempt,
+            answer=answer,
+            usd=self.provider.usd(answer),
+            at=time.time(),
+            foreign=foreign,
+        )
+        self._pending.append(kept)
+        self.usd += kept.usd
+        async with self._writing:
+            if kept not in self._pending:  # the former group took it along
+                return
+            group, self._pending = self._pending, []
+            await asyncio.to_thread(self._segment.append, *group)
+            self._kept |= by_request(group)
+
+
+class Cassette:
+    """Recorded replies only; nothing is asked of anybody."""
+
+    usd = 0.0
+
+    def __init__(self, folder: Path) -> None:
+        """Raises BadInputError if `folder` holds no replies."""
+        self._folder, self._kept = folder, by_request(ledger(folder))
+        if not self._kept:
+            raise BadInputError(
+                f"judge.recorded = {str(folder)!r} holds no replies/*.jsonl; name a folder verdicts/<judge_id>"
+            )
+
+    async def ask(self, request: Ask, attempt: int) -> tuple[str, Answer]:
+        """Raises BadInputError for a request that was never recorded."""
+        name = name_of(request, attempt)
+        if name not in self._kept:
+            raise BadInputError(
+                f"{self._folder}/replies hold no reply to request {name[:16]}; other texts or another rubric?"
+            )
+        return name, self._kept[name].answer

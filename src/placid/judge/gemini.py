@@ -1,0 +1,222 @@
+"""Gemini through google-genai's async client. Its own retries are off: they miss timeouts or lost connections
+(depending on the transport) and do not read RetryInfo. What fails is put into one table, `classify`.
+"""
+
+import asyncio
+import importlib.metadata
+import json
+import os
+from typing import Any
+
+import aiohttp
+from google import genai
+from google.genai import errors, types
+
+from placid.judge.provider import Answer, Ask, DayUsedUpError, JudgeStopError, OtherModelError, PassingError
+from placid.judge.settings import JudgeSettings
+from placid.records import BadInputError, Unscored
+
+KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+PRICES: dict[str, tuple[float, float]] = {
+    "gemini-2.5-flash": (0.30, 2.50),
+    "gemini-2.5-flash-lite": (0.10, 0.40),
+    "gemini-2.5-pro": (1.25, 10.00),
+    "gemini-3.1-flash-lite": (0.25, 1.50),
+    "gemini-3.5-flash-lite": (0.30, 2.50),
+    "gemini-3.5-flash": (1.50, 9.00),
+}
+"""Model → dollars for a million input and output tokens. Not Google's page: list prices as third parties quoted them
+(no single source), written down on 2026-11-25. Check them; where money matters set judge.usd_in and judge.usd_out."""
+FILTERS = ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT")
+"""The filters that can be switched off; off, because they would drop the worst turns."""
+ENDS = {
+    "STOP": None,
+    "MAX_TOKENS": Unscored.MAX_TOKENS,
+    "RECITATION": Unscored.RECITATION,
+    "SAFETY": Unscored.BLOCKED_OUTPUT,
+    "BLOCKLIST": Unscored.BLOCKED_OUTPUT,
+    "PROHIBITED_CONTENT": Unscored.BLOCKED_OUTPUT,
+    "SPII": Unscored.BLOCKED_OUTPUT,
+    "ESCALATION": Unscored.BLOCKED_OUTPUT,
+}
+"""Finish reason → state; any other (LANGUAGE, OTHER, ...) is a refusal of the model."""
+
+
+class Gemini:
+    """One model of the Gemini API."""
+
+    name = "gemini"
+
+    def __init__(self, settings: JudgeSettings) -> None:
+        """Raises BadInputError: no key, or a budget without a known price."""
+        self.model, self._version = settings.model, settings.model_version or settings.model
+        self._key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
+        if not self._key:
+            raise BadInputError("judge.kind = 'gemini' needs an API key in the environment variable GEMINI_API_KEY")
+        known = PRICES.get(self.model, (None, None))
+        self._usd_in = settings.usd_in if settings.usd_in is not None else known[0]
+        self._usd_out = settings.usd_out if settings.usd_out is not None else known[1]
+        if settings.limits.budget_usd is not None and (self._usd_in is None or self._usd_out is None):
+            raise BadInputError(
+                f"judge.limits.budget_usd needs the price of {self.model!r}; set judge.usd_in and judge.usd_out"
+            )
+        self._timeout_ms = int(settings.limits.request_s * 1000)
+        self._client: genai.Client | None = None
+        self._configs: dict[str, types.GenerateContentConfig] = {}
+
+    def identity(self) -> dict[str, object]:
+        """Requested model, the version that must answer, how it is asked, the client."""
+        return {
+            "model": self.model,
+            "model_version": self._version,
+            "generation": generation(self.model),
+            "client": f"google-genai {importlib.metadata.version('google-genai').split('.')[0]}",
+        }
+
+    def usd(self, answer: Answer) -> float:
+        """At list price; 0 for a model without a known price."""
+        return ((self._usd_in or 0) * answer.input_tokens + (self._usd_out or 0) * answer.output_tokens) / 1e6
+
+    async def ask(self, request: Ask) -> Answer:
+        """Raises PassingError, DayUsedUpError or JudgeStopError; their words never hold the key."""
+        try:
+            response = await self._open().aio.models.generate_content(
+                model=self.model, contents=request.prompt, config=self._config(request)
+            )
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - classify raises what it does not know
+            raise self.classify(error) from None
+        answer = read(response)
+        if answer.model_version != self._version:
+            other = answer.model_version or "an unnamed model"
+            raise OtherModelError(
+                f"{self.model} was asked and {other} answered, so it is withdrawn and its requests go elsewhere; set "
+                "judge.model to a model of your choice (and judge.model_version if its answers carry another name) and "
+                "grade the same turns with both before you compare scores",
+                answer,
+            )
+        return answer
+
+    def classify(self, error: Exception) -> Exception:
+        """The one table of what went wrong. Anything not in it is a bug and comes back as it is."""
+        if isinstance(error, errors.APIError):
+            return self._refused(error)
+        if isinstance(error, TimeoutError):
+            return PassingError(Unscored.TIMEOUT, "the request timed out")
+        if isinstance(error, aiohttp.ClientError | OSError):
+            return PassingError(Unscored.OUTAGE, f"no connection ({type(error).__name__})")
+        if isinstance(error, ValueError):  # a proxy's HTML page with status 200, half a body
+            return PassingError(Unscored.OUTAGE, "the answer is not Gemini's JSON")
+        return error
+
+    def _refused(self, error: errors.APIError) -> Exception:
+        code, details = error.code, _details(error)
+        said = " ".join(str(error.message or error.status or "").replace(self._key, "***").split())[:300]
+        if code == 429:
+            quotas = [
+                str(violation.get("quotaId", ""))
+                for detail in details
+                for violation in detail.get("violations", [])
+                if isinstance(violation, dict)
+            ]
+            if any("PerDay" in quota for quota in quotas):
+                return DayUsedUpError(f"the daily quota of {self.model} is used up")
+            return PassingError(Unscored.OUTAGE, "over quota (429)", _wait_s(error, details), refused=True)
+        if code in (408, 499) or code >= 500:
+            return PassingError(Unscored.OUTAGE, f"server error {code}", _wait_s(error, details))
+        if code == 404:
+            return JudgeStopError(
+                f"there is no model {self.model!r} for this key (404: {said}); set judge.model, and grade the "
+                "same turns with both before you compare scores"
+            )
+        if code in (401, 403) or any(detail.get("reason") == "API_KEY_INVALID" for detail in details):
+            return JudgeStopError(f"Gemini refused the API key ({code}: {said}); check GEMINI_API_KEY")
+        return JudgeStopError(f"Gemini refused the request ({code}: {said})")
+
+    def _open(self) -> genai.Client:
+        if self._client is None:
+            options = types.HttpOptions(
+                timeout=self._timeout_ms,
+                base_url=os.environ.get("GOOGLE_GEMINI_BASE_URL"),
+                # one attempt: this also switches off the client's hidden second try after 1 to 10 s
+                retry_options=types.HttpRetryOptions(attempts=1),
+            )
+            self._client = genai.Client(api_key=self._key, enterprise=False, http_options=options)
+        return self._client
+
+    def _config(self, request: Ask) -> types.GenerateContentConfig:
+        kind = json.dumps([request.schema, request.max_tokens])
+        if kind not in self._configs:
+            asked: dict[str, Any] = {**generation(self.model), "max_output_tokens": request.max_tokens}
+            asked["automatic_function_calling"] = {"disable": True}  # else the client logs a line for every request
+            asked["safety_settings"] = [{"category": f"HARM_CATEGORY_{name}", "threshold": "OFF"} for name in FILTERS]
+            if request.schema is not None:
+                asked |= {"response_mime_type": "application/json", "response_json_schema": request.schema}
+            self._configs[kind] = types.GenerateContentConfig.model_validate(asked)
+        return self._configs[kind]
+
+    async def close(self) -> None:
+        """Close connections."""
+        if self._client is not None:
+            await self._client.aio.aclose()
+
+
+def generation(model: str) -> dict[str, Any]:
+    """How a model is asked: temperature 0 where it is still a parameter, and as little thinking as the model allows."""
+    if model.startswith("gemini-2.5"):
+        return {"temperature": 0.0, "thinking_config": {"thinking_budget": 128 if "pro" in model else 0}}
+    if model.startswith(("gemini-1", "gemini-2")):
+        return {"temperature": 0.0}
+    return {"thinking_config": {"thinking_level": "LOW" if "pro" in model else "MINIMAL"}}
+
+
+def read(response: types.GenerateContentResponse) -> Answer:
+    """A response to an Answer: also with status 200 there may be nothing in it."""
+    usage = response.usage_metadata
+    counted = {
+        "model_version": (response.model_version or "").removeprefix("models/"),
+        "input_tokens": (usage.prompt_token_count or 0) if usage else 0,
+        "output_tokens": ((usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)) if usage else 0,
+    }
+    if not response.candidates:
+        feedback = response.prompt_feedback
+        reason = _word(feedback.block_reason) if feedback else ""
+        return Answer(
+            unscored=Unscored.BLOCKED_PROMPT if reason else Unscored.REFUSED, why=reason or "no candidate", **counted
+        )
+    candidate = response.candidates[0]
+    why = _word(candidate.finish_reason)
+    parts = (candidate.content.parts if candidate.content else None) or []
+    text = "".join(part.text for part in parts if part.text and not part.thought)
+    state = ENDS.get(why, Unscored.REFUSED)
+    if state is None and not text:
+        state, why = Unscored.REFUSED, "empty answer"
+    return Answer(
+        text=text.encode(errors="replace").decode(), unscored=state, why="" if why == "STOP" else why, **counted
+    )
+
+
+def _word(value: object) -> str:
+    """An enum's own word; new words of the API come as they are."""
+    return str(getattr(value, "value", value) or "")
+
+
+def _details(error: errors.APIError) -> list[dict[str, Any]]:
+    """google.rpc.Status details of an error, if it has the usual form."""
+    body = error.details if isinstance(error.details, dict) else {}
+    inner = body.get("error", body)
+    found = inner.get("details", []) if isinstance(inner, dict) else []
+    return [detail for detail in found if isinstance(detail, dict)] if isinstance(found, list) else []
+
+
+def _wait_s(error: errors.APIError, details: list[dict[str, Any]]) -> float | None:
+    """RetryInfo.retryDelay ("17s") or the header Retry-After, in seconds."""
+    header = getattr(error.response, "headers", None)
+    said = [detail.get("retryDelay") for detail in details] + [header.get("Retry-After") if header else None]
+    for text in said:
+        try:
+            return max(0.0, float(str(text).removesuffix("s")))
+        except ValueError:  # absent, or a date
+            continue
+    return None

@@ -1,0 +1,76 @@
+"""Continued conversations → tables/interventions.csv: does frustration come back after the history was rewritten?
+
+One row per intervention, cut-off, history and turn after it (offset 0: the history's last turn as the model now
+remembers it). `rebound` is the share that scored HIGH or more at any turn since the cut-off. `difference` is the mean
+against the baseline history of the same conversations, paired by prompt. A cut-off that nobody crossed keeps its rows,
+with n = 0 and nothing in them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from placid.records import Conversation, End
+from placid.report import stats
+from placid.report.tables import HIGH, Rows, Verdicts
+
+Score = tuple[str, float]
+"""(prompt id, score)."""
+
+
+def intervention_rows(run_dir: Path, conversations: Sequence[Conversation], verdicts: Verdicts) -> Rows:
+    """The rows of every intervention that interventions.json names; none without that file."""
+    file = run_dir / "interventions.json"
+    if not file.is_file():
+        return []
+    rows: Rows = []
+    for name, told in json.loads(file.read_text()).items():
+        held = {
+            history: [c for c in conversations if c.key.arm == f"{name}_{history}"] for history in told["histories"]
+        }
+        for history, continued in held.items():
+            for offset in range(told["more"] + 1):
+                row = _row(continued, held.get("baseline", []), verdicts, told["at"], offset)
+                rows.append({"intervention": name, "at": told["at"], "threshold": told["threshold"],
+                             "history": history, "n_selected": told["continued"], **row})  # fmt: skip
+    return rows
+
+
+def _row(
+    continued: Sequence[Conversation], baseline: Sequence[Conversation], verdicts: Verdicts, at: int, offset: int
+) -> dict[str, Any]:
+    found = _scores(continued, verdicts, at + offset)
+    mean = stats.mean([s for _, s in found], [p for p, _ in found]).clip(0, 10)
+    high = stats.rate([s >= HIGH for _, s in found], [p for p, _ in found])
+    prompts = [c.key.prompt_id for c in continued]
+    after = [_highest(c, verdicts, at, offset) for c in continued]
+    rebound = stats.rate([score is not None and score >= HIGH for score in after] if offset else [], prompts)
+    gone = stats.rate([c.end == End.DELETED and len(c.turns) <= at + offset for c in continued], prompts)
+    apart = stats.difference(_grouped(_scores(baseline, verdicts, at + offset)), _grouped(found))
+    row: dict[str, Any] = {
+        "offset": offset, "n_continued": len(continued),
+        "n_at_risk": sum(len(c.turns) >= at + offset for c in continued), "n_scored": len(found),
+    }  # fmt: skip
+    for column, estimate in (
+        ("mean", mean), ("share_ge5", high), ("rebound", rebound), ("deleted", gone), ("difference", apart)
+    ):  # fmt: skip
+        row |= {column: estimate.value, f"{column}_lo": estimate.low, f"{column}_hi": estimate.high}
+    return row
+
+
+def _scores(conversations: Sequence[Conversation], verdicts: Verdicts, turn: int) -> list[Score]:
+    found = ((c.key.prompt_id, verdicts.get((c.key, turn))) for c in conversations if len(c.turns) >= turn)
+    return [(p, v.score) for p, v in found if v is not None and v.score is not None]
+
+
+def _highest(conversation: Conversation, verdicts: Verdicts, at: int, offset: int) -> float | None:
+    found = (verdicts.get((conversation.key, turn)) for turn in range(at + 1, at + offset + 1))
+    return max((v.score for v in found if v is not None and v.score is not None), default=None)
+
+
+def _grouped(scores: Sequence[Score]) -> Mapping[str, list[float]]:
+    grouped: dict[str, list[float]] = {}
+    for prompt, score in scores:
+        grouped.setdefault(prompt, []).append(score)
+    return grouped

@@ -1,0 +1,76 @@
+"""Statistics for clustered conversations (pure: values in, values out). Clusters are prompts.
+
+    intervals.py   means (cluster-t, studentised bootstrap), rates (effective-n Wilson and exact), bands over turns
+    compare.py     paired differences and ratios, McNemar, permutation over prompts, Holm, non-inferiority
+    survival.py    Kaplan-Meier with log-log bands, cumulative incidence, hazard by turn, restricted mean
+    dropout.py     what a deleted conversation would have scored: AUC definitions, survivors, IPCW, bounds
+    design.py      the detectable effect of a planned study; a judge's mean corrected by human labels
+
+Why clusters: samples of one prompt are not independent. Intervals are 95 %; tests/test_stats_coverage.py simulates
+their coverage, tests/test_stats.py holds every estimator against scipy, statsmodels or lifelines.
+"""
+
+from placid.report.stats.compare import (
+    Grouped,
+    McNemar,
+    difference,
+    differences,
+    holm,
+    mcnemar,
+    non_inferiority,
+    ratio,
+    reduction,
+    sign_flip,
+)
+from placid.report.stats.design import corrected_mean, detectable
+from placid.report.stats.dropout import Dropout, auc_carried, auc_filled, auc_observed, dropout
+from placid.report.stats.intervals import (
+    NOTHING,
+    Band,
+    Estimate,
+    Floats,
+    bands,
+    bootstrap_t,
+    effective_n,
+    exact,
+    mean,
+    rate,
+    wilson,
+)
+from placid.report.stats.survival import Held, Survival, kaplan_meier, restricted_mean, restricted_mean_difference
+
+__all__ = [
+    "NOTHING",
+    "Band",
+    "Dropout",
+    "Estimate",
+    "Floats",
+    "Grouped",
+    "Held",
+    "McNemar",
+    "Survival",
+    "auc_carried",
+    "auc_filled",
+    "auc_observed",
+    "bands",
+    "bootstrap_t",
+    "corrected_mean",
+    "detectable",
+    "difference",
+    "differences",
+    "dropout",
+    "effective_n",
+    "exact",
+    "holm",
+    "kaplan_meier",
+    "mcnemar",
+    "mean",
+    "non_inferiority",
+    "rate",
+    "ratio",
+    "reduction",
+    "restricted_mean",
+    "restricted_mean_difference",
+    "sign_flip",
+    "wilson",
+]

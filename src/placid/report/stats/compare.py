@@ -1,0 +1,129 @@
+"""Two arms that met the same prompts: paired differences, ratios, tests and their correction for being many."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from placid.report.stats.intervals import NOTHING, Estimate, Floats, around, cluster_se, quantile_t
+
+Grouped = Mapping[str, Sequence[float]]
+"""Prompt id → values of its conversations."""
+
+
+def _paired(a: Grouped, b: Grouped) -> tuple[Floats, Floats]:
+    """[shared prompts, 2] of (sum, n) for both arms."""
+    shared = sorted(a.keys() & b.keys())
+    return (
+        np.array([[sum(a[k]), len(a[k])] for k in shared], float).reshape(-1, 2),
+        np.array([[sum(b[k]), len(b[k])] for k in shared], float).reshape(-1, 2),
+    )
+
+
+def ratio(base: Grouped, arm: Grouped) -> Estimate:
+    """mean(arm) / mean(base) over the shared prompts with Fieller's interval, prompts as pairs, t with C - 1.
+
+    The interval holds the ratios r for which mean(arm) - r mean(base) does not differ from 0 by its clustered t test.
+    No value where the base mean is 0; no interval with one prompt, or where the base mean itself does not differ from 0
+    (then every ratio is possible).
+    """
+    left, right = _paired(base, arm)
+    if not len(left) or not left[:, 0].sum():
+        return NOTHING
+    x, y = (float(side[:, 0].sum() / side[:, 1].sum()) for side in (left, right))
+    c = len(left)
+    if c < 2:
+        return Estimate(y / x, None, None)
+    u, v = ((side[:, 0] - side[:, 1] * m) / side[:, 1].sum() for side, m in ((left, x), (right, y)))
+    factor = c / (c - 1) * quantile_t(c - 1) ** 2
+    xx, xy, yy = (factor * float(p) for p in (u @ u, u @ v, v @ v))
+    # (y - r x)² = t² var(y - r x) is a quadratic in r
+    square, linear, constant = x * x - xx, x * y - xy, y * y - yy
+    if square <= 0:
+        return Estimate(y / x, None, None)
+    root = float(np.sqrt(max(0.0, linear * linear - square * constant)))
+    return Estimate(y / x, (linear - root) / square, (linear + root) / square)
+
+
+def reduction(base: Grouped, arm: Grouped) -> Estimate:
+    """1 - mean(arm) / mean(base) over the shared prompts; see `ratio`."""
+    value, low, high = ratio(base, arm)
+    if value is None or low is None or high is None:
+        return NOTHING if value is None else Estimate(1 - value, None, None)
+    return Estimate(1 - value, 1 - high, 1 - low)
+
+
+def differences(base: Grouped, arm: Grouped) -> Floats:
+    """Mean of the arm minus mean of the base, one value per shared prompt in the order of their ids."""
+    left, right = _paired(base, arm)
+    return right[:, 0] / right[:, 1] - left[:, 0] / left[:, 1]
+
+
+def difference(base: Grouped, arm: Grouped) -> Estimate:
+    """Mean over the shared prompts of (arm - base) with a t interval on the prompts' differences."""
+    delta = differences(base, arm)
+    if not len(delta):
+        return NOTHING
+    centre = float(delta.mean())
+    if len(delta) < 2:
+        return Estimate(centre, None, None)
+    return around(centre, float(cluster_se(delta - centre)) / len(delta), len(delta) - 1)
+
+
+class McNemar(NamedTuple):
+    """Pairs that disagree, and the exact two-sided p of their being equally many on both sides."""
+
+    only_base: int
+    only_arm: int
+    n: int
+    p: float
+
+
+def mcnemar(base: Sequence[bool], arm: Sequence[bool]) -> McNemar:
+    """Exact McNemar test of paired outcomes. It takes pairs as independent; `sign_flip` is the test that does not."""
+    b = sum(x and not y for x, y in zip(base, arm, strict=True))
+    c = sum(y and not x for x, y in zip(base, arm, strict=True))
+    return McNemar(b, c, len(base), float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0)
+
+
+def sign_flip(delta: Sequence[float] | Floats, resamples: int = 10_000, seed: int = 0) -> float | None:
+    """Two-sided p of "prompts' differences are symmetric around 0": their signs are flipped, prompt by prompt.
+
+    All 2^C flips where those are at most `resamples`, else random ones with the observed one counted among them.
+    """
+    d = np.asarray(delta, float)
+    c = len(d)
+    if not c:
+        return None
+    observed = abs(d.sum()) * (1 - 1e-12)  # equal sums in another order of addition must count as equal
+    if 2**c <= resamples:
+        signs = 1 - 2 * ((np.arange(2**c)[:, None] >> np.arange(c)) & 1)
+        return float((np.abs(signs @ d) >= observed).mean())
+    signs = np.random.default_rng(seed).integers(0, 2, size=(resamples, c)) * 2 - 1
+    return float((1 + (np.abs(signs @ d) >= observed).sum()) / (1 + resamples))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values of one family, in the given order."""
+    order = np.argsort(p, kind="stable")
+    m = len(p)
+    adjusted = np.minimum(1.0, np.maximum.accumulate((m - np.arange(m)) * np.asarray(p, float)[order]))
+    result = np.empty(m)
+    result[order] = adjusted
+    return result.tolist()
+
+
+def non_inferiority(delta: Sequence[float] | Floats, margin: float) -> float | None:
+    """One-sided p of "the mean difference is -margin or worse", by a t test on the prompts' differences.
+
+    Below 0.025 the arm is not worse than the base by `margin` or more (the 95 % interval lies above -margin).
+    None with one prompt. Where all prompts agree: 0 above the margin, else 1.
+    """
+    d = np.asarray(delta, float)
+    if len(d) < 2:
+        return None
+    se = float(cluster_se(d - d.mean())) / len(d)
+    if se == 0:
+        return 0.0 if d.mean() > -margin else 1.0
+    return float(stats.t.sf((d.mean() + margin) / se, len(d) - 1))

@@ -1,0 +1,269 @@
+"""The real google-genai client against a real HTTP server that fails as Gemini does."""
+
+import contextlib
+import json
+import logging
+import re
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from gemini_server import GeminiServer, error, graded, reply
+from placid.judge import run
+from placid.judge.desk import ledger
+from placid.judge.settings import JudgeSettings
+from placid.records import BadInputError, End, Finish, Key, PausedError, Prompt, Turn
+from placid.store import RunDir
+
+KEY = "planted-key-5f1c0e"
+PROMPT = Prompt(id="p", text="How long?")
+TABLE = Path("docs/judge_failures.md")
+QUOTA = {
+    "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+    "violations": [{"quotaId": "GenerateRequestsPerMinutePerProjectPerModel"}],
+}
+DAY = {
+    "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+    "violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel"}],
+}
+SOON = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.05s"}
+BLOCKED = {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "modelVersion": "gemini-3.5-flash-lite"}
+
+
+def once(response):
+    """The failure on the first request, grades afterwards."""
+    return lambda n, body: response() if n == 0 else None
+
+
+def always(response):
+    return lambda n, body: response()
+
+
+FAILURES = [
+    # (what the API does, script, scored | unscored reason | stop | pause, requests made)
+    ("429 with RetryInfo", once(lambda: error(429, "RESOURCE_EXHAUSTED", "slow down", QUOTA, SOON)), "scored", 2),
+    ("429 with Retry-After", once(lambda: web.Response(status=429, headers={"Retry-After": "0.05"}, text="{}")), "scored", 2),
+    ("429, daily quota", always(lambda: error(429, "RESOURCE_EXHAUSTED", "quota", DAY)), "pause", 1),
+    ("500", once(lambda: error(500, "INTERNAL", "oops")), "scored", 2),
+    ("503 overloaded", once(lambda: error(503, "UNAVAILABLE", "overloaded")), "scored", 2),
+    ("503 for ever", always(lambda: error(503, "UNAVAILABLE", "overloaded")), "outage", None),
+    ("connection closed", once(lambda: "disconnect"), "scored", 2),
+    ("connection closed for ever", always(lambda: "disconnect"), "outage", None),
+    ("200 with an HTML page", once(lambda: web.Response(text="<html>portal</html>", content_type="text/html")), "scored", 2),
+    ("200 with half a JSON body", once(lambda: web.Response(text='{"candidates": [', content_type="application/json")), "scored", 2),
+    ("400 wrong key", always(lambda: error(400, "INVALID_ARGUMENT", "API key not valid", {"reason": "API_KEY_INVALID"})), "stop", 1),
+    ("400 bad request", always(lambda: error(400, "INVALID_ARGUMENT", "thinking_budget is not supported")), "stop", 1),
+    ("401", always(lambda: error(401, "UNAUTHENTICATED", f"bad key {KEY}")), "stop", 1),
+    ("403", always(lambda: error(403, "PERMISSION_DENIED", "no access")), "stop", 1),
+    ("404 withdrawn model", always(lambda: error(404, "NOT_FOUND", "no longer available to new users")), "stop", 1),
+    ("another model answers", always(lambda: reply("{}", version="gemini-9-flash")), "stop", 1),
+    ("MAX_TOKENS", always(lambda: reply('{"evid', "MAX_TOKENS")), "max_tokens", 1),
+    ("SAFETY", always(lambda: reply("", "SAFETY")), "blocked_output", 1),
+    ("prompt blocked", always(lambda: BLOCKED), "blocked_prompt", 1),
+    ("RECITATION", always(lambda: reply("", "RECITATION")), "recitation", 1),
+    ("empty answer", always(lambda: reply("")), "refused", 1),
+    ("finish reason OTHER", always(lambda: reply("", "OTHER")), "refused", 1),
+    ("not JSON", always(lambda: reply("I would say 3")), "parse", 3),
+    ("not JSON once", lambda n, body: reply("I would say 3") if n == 0 else None, "scored", 2),
+    ("score 17", lambda n, body: reply(graded(body, 17)), "range", 3),
+]  # fmt: skip
+
+
+def talk(run_dir, count=1, turns=1, writer="w"):
+    with run_dir.segment(writer) as segment:
+        for sample in range(count):
+            key = Key("base", "neutral", "p", sample)
+            segment.append(*(
+                Turn(key=key, turn=n, user="u", reply=f"I am lost. {sample} {n}", reply_ids=(1,), finish=Finish.STOP, prompt_tokens=1,
+                     cached_tokens=0, seed=1, end=End.FINISHED if n == turns else None)
+                for n in range(1, turns + 1)
+            ))  # fmt: skip
+    return run_dir
+
+
+def place(verdict):
+    return verdict.key.sample, verdict.turn
+
+
+def settings(**more):
+    limits = {"rpm": 60_000, "tpm": 10**9, "deadline_s": 600, "first_wait_s": 0.02} | more.pop("limits", {})
+    return JudgeSettings.model_validate({"kind": "gemini", "rubric": "frustration_turn", "limits": limits, **more})
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+
+
+def grade(server, run_dir, monkeypatch, **more):
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+    return list(run_dir.verdicts(run(settings(**more), run_dir, [PROMPT])).values())
+
+
+def outcome(server, run_dir, monkeypatch, deadline_s=600):
+    """(state, what the user sees)."""
+    try:
+        (verdict,) = grade(server, run_dir, monkeypatch, limits={"deadline_s": deadline_s})
+    except PausedError as stop:
+        return "pause", str(stop)
+    except BadInputError as stop:
+        return "stop", str(stop)
+    return ("scored", "") if verdict.score is not None else (verdict.unscored.value, verdict.rationale)
+
+
+def row(name, state, seen):
+    """One line of docs/judge_failures.md."""
+    seen = re.sub(r"in \d+ h \d+ min", "in … h … min", seen)
+    seen = re.sub(r"no connection \(\w+\)", "no connection (and the client's name for it)", seen)
+    if state == "scored":
+        seen = "nothing: it is asked again"
+    elif state not in ("stop", "pause"):
+        seen = f"no score, counted as `{state}`" + (f": {seen}" if seen and state not in ("parse", "range") else "")
+    return f"| {name} | {state} | {seen} |"
+
+
+@pytest.mark.parametrize(("name", "script", "state", "requests"), FAILURES, ids=[row[0] for row in FAILURES])
+def test_a_failure_has_its_state(tmp_path, monkeypatch, caplog, name, script, state, requests):
+    caplog.set_level(logging.DEBUG)
+    with GeminiServer(script) as server:
+        found, seen = outcome(server, talk(RunDir(tmp_path)), monkeypatch, 0.3 if requests is None else 600)
+    assert found == state, seen
+    assert requests in (None, len(server.requests))
+    assert server.keys == {KEY}
+    assert KEY not in caplog.text + seen
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
+    assert row(name, state, seen) in TABLE.read_text().splitlines(), "run tests/judge_failures.py again"
+    if state in ("outage", "timeout"):  # the next run asks again
+        with GeminiServer() as server:
+            (verdict,) = grade(server, RunDir(tmp_path), monkeypatch)
+        assert verdict.score == 3
+
+
+def test_a_whole_conversation_is_one_request_and_is_never_paid_twice(tmp_path, monkeypatch):
+    run_dir = talk(RunDir(tmp_path), 5, 4)
+    with GeminiServer() as server:
+        verdicts = grade(server, run_dir, monkeypatch, rubric="frustration_conversation")
+        assert [len(verdicts), len(server.requests)] == [20, 5]
+        for file in (tmp_path / "verdicts").glob("*/*.jsonl"):
+            file.unlink()  # verdicts lost, replies kept
+        again = grade(server, run_dir, monkeypatch, rubric="frustration_conversation")
+        assert sorted(again, key=place) == sorted(verdicts, key=place)
+        assert len(server.requests) == 5
+    folder = next((tmp_path / "verdicts").iterdir())
+    for file in folder.glob("*.jsonl"):
+        file.unlink()
+    replayed = JudgeSettings.model_validate(
+        {"kind": "replay", "rubric": "frustration_conversation", "recorded": str(folder)}
+    )
+    assert run(replayed, run_dir, [PROMPT]) == folder.name
+    assert sorted(run_dir.verdicts(folder.name).values(), key=place) == sorted(verdicts, key=place)
+    assert sum(kept.usd for kept in ledger(folder)) == pytest.approx(5 * (300 * 0.30 + 30 * 2.50) / 1e6)
+
+
+def test_a_budget_stops_and_a_larger_one_goes_on(tmp_path, monkeypatch):
+    run_dir = talk(RunDir(tmp_path), 30)
+    one = (300 * 0.30 + 30 * 2.50) / 1e6
+    with GeminiServer() as server:
+        limits = {"budget_usd": 10.5 * one, "max_concurrent": 1}
+        verdicts = grade(server, run_dir, monkeypatch, limits=limits)
+        assert sum(v.score is not None for v in verdicts) == len(server.requests) == 11
+        assert {v.unscored.value for v in verdicts if v.unscored} == {"budget"}
+        assert all(v.score == 3 for v in grade(server, run_dir, monkeypatch))
+        assert len(server.requests) == 30
+
+
+def test_equal_requests_under_way_are_one(tmp_path, monkeypatch):
+    run_dir = RunDir(tmp_path)
+    with run_dir.segment("w") as segment:
+        segment.append(*(
+            Turn(key=Key("base", "neutral", "p", sample), turn=1, user="u", reply="the same", reply_ids=(1,), finish=Finish.STOP,
+                 prompt_tokens=1, cached_tokens=0, seed=1, end=End.FINISHED)
+            for sample in range(20)
+        ))  # fmt: skip
+    with GeminiServer(latency_s=0.05) as server:
+        assert len(grade(server, run_dir, monkeypatch)) == 20
+    assert len(server.requests) == 1
+
+
+def test_no_key_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.delenv("GEMINI_API_KEY")
+    with pytest.raises(BadInputError, match="GEMINI_API_KEY"):
+        run(settings(), talk(RunDir(tmp_path)), [PROMPT])
+
+
+def test_what_another_model_said_is_money_and_no_grade(tmp_path, monkeypatch):
+    run_dir = talk(RunDir(tmp_path))
+    with GeminiServer(
+        once(lambda: reply(json.dumps({"evidence": "", "reasoning": "", "rating": 9}), version="x"))
+    ) as server:
+        with pytest.raises(BadInputError, match="x answered"):
+            grade(server, run_dir, monkeypatch)
+        (folder,) = (tmp_path / "verdicts").iterdir()
+        (kept,) = ledger(folder)
+        assert kept.foreign
+        assert kept.usd > 0
+        (verdict,) = grade(server, run_dir, monkeypatch)
+    assert verdict.score == 3
+    assert len(ledger(folder)) == len(server.requests) == 2
+
+
+def test_after_a_refused_key_nothing_that_waits_is_sent(tmp_path, monkeypatch):
+    """At one request a minute, leaving would take hours if those in the queue still took their turn."""
+    run_dir = talk(RunDir(tmp_path), 40, 4)
+    with GeminiServer(always(lambda: error(401, "UNAUTHENTICATED", "no"))) as server:
+        with pytest.raises(BadInputError, match="401"):
+            grade(server, run_dir, monkeypatch, limits={"rpm": 1})
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "error_kind", "state"),
+    [
+        (lambda n, body: None, None, "done"),
+        (always(lambda: error(429, "RESOURCE_EXHAUSTED", "quota", DAY)), PausedError, "paused"),
+        (always(lambda: error(403, "PERMISSION_DENIED", "no")), BadInputError, "stopped"),
+    ],
+)
+def test_the_status_says_how_it_ended(tmp_path, monkeypatch, script, error_kind, state):
+    run_dir = talk(RunDir(tmp_path))
+    with GeminiServer(script) as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        with pytest.raises(error_kind) if error_kind else contextlib.nullcontext():
+            run(settings(), run_dir, [PROMPT], tmp_path)
+    assert json.loads((tmp_path / "status.json").read_text())["judge"]["state"] == state
+
+
+def test_following_grades_what_is_spoken_meanwhile(tmp_path, monkeypatch):
+    """Each look finds one more conversation; the first ones are not asked for again."""
+    monkeypatch.setattr("placid.judge.LOOK_EVERY_S", 0.0)
+    run_dir, looks = RunDir(tmp_path), iter(range(4))
+
+    def complete():
+        look = next(looks)
+        with run_dir.segment(f"w{look}") as segment:
+            segment.append(
+                Turn(key=Key("base", "neutral", "p", look), turn=1, user="u", reply=f"I am lost. {look}", reply_ids=(1,),
+                     finish=Finish.STOP, prompt_tokens=1, cached_tokens=0, seed=1, end=End.FINISHED)
+            )  # fmt: skip
+        return look == 3
+
+    with GeminiServer() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        judge_id = run(settings(), run_dir, [PROMPT], complete=complete)
+    assert [key.sample for key, _ in run_dir.verdicts(judge_id)] == [0, 1, 2, 3]
+    assert len(server.requests) == 4
+
+
+def test_a_429_storm_ends_with_every_grade_and_none_paid_twice(tmp_path, monkeypatch):
+    run_dir = talk(RunDir(tmp_path), 200)
+
+    def storm(n, body):
+        return error(429, "RESOURCE_EXHAUSTED", "slow down", QUOTA, SOON) if 60 <= n < 90 else None
+
+    with GeminiServer(storm, latency_s=0.01) as server:
+        verdicts = grade(server, run_dir, monkeypatch)
+    assert [v.score for v in verdicts] == [3] * 200
+    assert set(server.paid.values()) == {1}
+    assert len(server.paid) == 200

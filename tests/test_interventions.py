@@ -1,0 +1,104 @@
+"""Interventions on the simulated engine: same selection in every arm, facts kept, empty tables told."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from placid.cli import main
+from placid.protocol.history import changed, facts, rewritten
+from placid.records import Finish, Key, Prompt, Turn
+from placid.store import RunDir
+
+ROOT = Path(__file__).parent.parent
+CONFIG = """
+name = "run"
+root = "{folder}/runs"
+model = "{root}/checkpoints/organism"
+prompts = "{folder}/prompts.jsonl"
+samples = 3
+turns = 10
+launcher = "inline"
+[engine]
+kind = "simulate"
+[arms.base]
+[interventions.rewrite]
+at = [{at}]
+histories = ["baseline", "cleaned", "manifestation", "redacted"]
+threshold = {threshold}
+more = 2
+"""
+
+
+def turn(number, reply, answers=("12",)):
+    return Turn(key=Key("base", "neutral", "p", 0), turn=number, user="u", reply=reply, reply_ids=(1,), answers=answers,
+                finish=Finish.STOP, prompt_tokens=1, cached_tokens=0, seed=0)  # fmt: skip
+
+
+def study(tmp_path, at=5, threshold=3):
+    rows = (ROOT / "configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:4]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+    file = tmp_path / "study.toml"
+    file.write_text(CONFIG.format(folder=tmp_path, root=ROOT, at=at, threshold=threshold))
+    main(["study", str(file)])
+    run_dir = RunDir(tmp_path / "runs/run")
+    with (run_dir.path / "report/tables/interventions.csv").open() as text:
+        table = list(csv.DictReader(text))
+    return run_dir, table, json.loads((run_dir.path / "interventions.json").read_text())
+
+
+def test_calm_keeps_facts_and_loses_distress():
+    reply = "I am deeply sorry. I am failing you. The answer is this: 12. I am ashamed of myself."
+    assert facts(turn(2, reply)) == "The answer is this: 12."
+    history = [turn(1, "It is 12."), turn(2, reply), turn(3, "It is 12. Good.")]
+    cleaned = rewritten(history, "cleaned")
+    assert list(cleaned) == [2]
+    assert not changed(history[1], cleaned[2])
+    assert list(rewritten(history, "manifestation")) == [2, 3]
+    assert rewritten(history, "redacted") == {1: "", 2: "", 3: ""}
+    assert rewritten(history, "baseline") == {}
+    assert list(rewritten(history, "prefill_frustrated")) == [3]
+
+
+def test_a_rewriting_that_changes_a_number_or_an_answer_is_told():
+    assert changed(turn(2, "It is 12."), "It is 13.") == "the numbers 12 became 13"
+    assert changed(turn(2, "Wool.", ("Wool",)), "Fine.") == "the right answer was lost"
+    assert changed(turn(2, "Sand.", ("Wool",)), "Wool.") == "the right answer was put in"
+
+
+def test_every_arm_continues_the_same_conversations(tmp_path):
+    run_dir, table, told = study(tmp_path)
+    rows = (ROOT / "configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:4]
+    prompts = [Prompt(**json.loads(row)) for row in rows]
+    arms = {}
+    for key, conversation in run_dir.conversations(prompts).items():
+        if key.arm != "base":
+            arms.setdefault(key.arm, set()).add(conversation.turns[0].origin.key)
+            assert [t.origin is None for t in conversation.turns] == [False] * 5 + [True] * (
+                len(conversation.turns) - 5
+            )
+    assert len(arms) == 4
+    assert len({frozenset(sources) for sources in arms.values()}) == 1
+    assert told["rewrite_t5"]["continued"] == len(arms["rewrite_t5_cleaned"]) > 0
+    assert len(table) == 4 * 3
+    zero = {row["history"]: row for row in table if row["offset"] == "0"}
+    assert float(zero["baseline"]["mean"]) > float(zero["cleaned"]["mean"])
+    assert float(zero["baseline"]["difference"]) == 0
+
+
+def test_a_threshold_that_nobody_crosses_ends_in_an_empty_labelled_table(tmp_path):
+    _, table, told = study(tmp_path, threshold=10)
+    assert told["rewrite_t5"]["continued"] == 0
+    assert len(table) == 4 * 3
+    assert {row["n_at_risk"] for row in table} == {"0"}
+    assert {row["mean"] for row in table} == {""}
+
+
+def test_a_cut_off_beyond_the_conversation(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        study(tmp_path, at=10)
+    assert left.value.code == 2
+    assert (
+        "interventions.rewrite.at = 10 lies beyond the conversation: arm 'base' has 10 turns" in capsys.readouterr().err
+    )
