@@ -65,7 +65,9 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
         write_csv(folder / "tables" / f"{name}.csv", rows)
     write_parquet(run_dir.path / "tables" / "turns.parquet", conversations, verdicts)
     drawn = figures.figure6(turns, dots, summary, folder / "figures")
-    page.write(folder / "index.html", summary, arms, drawn, config, settings)
+    made = run_dir.path / "manifest.json"
+    manifest = json.loads(made.read_text()) if made.is_file() else {}
+    page.write(folder / "index.html", summary, arms, drawn, config, settings, manifest)
     write_json(folder / "summary.json", summary)  # last: its existence says that the report is whole
     return summary
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -25,8 +26,10 @@ def write(
     figure: Path,
     config: dict[str, Any],
     settings: ReportSettings,
+    manifest: dict[str, Any],
 ) -> None:
     """index.html with the table, the figure and every transcript. config: the run's resolved config."""
+    index, chunks = transcripts(arms, settings)
     room = files("placid.report")
     style, script = (room.joinpath(name).read_text() for name in ("page.css", "page.js"))
     environment = jinja2.Environment(
@@ -38,7 +41,9 @@ def write(
         settings=settings,
         style=Markup(style),  # ours, as are the script and the escaped JSON; all else is autoescaped
         script=Markup(script),
-        data=Markup(embedded(transcripts(arms, settings))),
+        data=Markup(embedded(index)),
+        chunks=chunks,
+        manifest=json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True),
         style_hash=sha256(style),
         script_hash=sha256(script),
         image=base64.b64encode(figure.read_bytes()).decode(),
@@ -73,24 +78,60 @@ class Pool:
         return self.index.setdefault(text, len(self.index))
 
 
-def transcripts(arms: Sequence[Arm], settings: ReportSettings) -> dict[str, Any]:
-    """What page.js reads.
+CHUNK = 1_000_000
+"""Characters of JSON in one chunk of transcripts: unpacked in some ten milliseconds when it is first shown."""
+WORST = 10
+"""Turns of each arm in the list of the worst."""
 
-    texts: the pool; arms; left, right: the arms opened first;
-    rows: [arm, prompt, condition, sample, end, turns], a turn being
-    [user (pool), reply, score or null, evidence, reason (pool), flags, right or null].
+
+def transcripts(arms: Sequence[Arm], settings: ReportSettings) -> tuple[dict[str, Any], list[str]]:
+    """What page.js reads: a small index, and the texts in packed chunks that are opened when they are asked for.
+
+    Index: arms; left, right: the arms opened first; rows: [arm, prompt, condition, sample, end, chunk, place in it,
+    scores]; worst: per arm [row, turn (from 0), score, quote]. A chunk is {texts, rows}: the pool of repeated texts, and
+    per conversation its turns as [user (pool), reply, score or null, evidence, reason (pool), flags, right or null].
     """
-    pool = Pool()
-    rows = [_conversation(arm, c, pool) for arm in arms for c in arm.conversations]
+    rows: list[list[Any]] = []
+    chunks: list[str] = []
+    pool, held, size = Pool(), [], 0
+    for arm in arms:
+        for c in arm.conversations:
+            turns = [_turn(arm, c, t, pool) for t in c.turns]
+            end = c.end.value if c.end else ""
+            scores = [turn[2] for turn in turns]
+            rows.append([arm.name, c.key.prompt_id, c.key.condition, c.key.sample, end, len(chunks), len(held), scores])
+            held.append(turns)
+            size += sum(len(turn[1]) + len(turn[3]) + 40 for turn in turns)
+            if size > CHUNK:
+                chunks.append(packed({"texts": list(pool.index), "rows": held}))
+                pool, held, size = Pool(), [], 0
+    if held:
+        chunks.append(packed({"texts": list(pool.index), "rows": held}))
     names = [arm.name for arm in arms]
     left = settings.baseline if settings.baseline in names else names[0]
     right = next((name for name in (*settings.treatments, *names) if name in names and name != left), "")
-    return {"texts": list(pool.index), "arms": names, "left": left, "right": right, "rows": rows}
+    places = {(row[0], *row[1:4]): number for number, row in enumerate(rows)}
+    worst = {arm.name: _worst(arm, places) for arm in arms}
+    return {"arms": names, "left": left, "right": right, "rows": rows, "worst": worst}, chunks
 
 
-def _conversation(arm: Arm, c: Conversation, pool: Pool) -> list[Any]:
-    turns = [_turn(arm, c, t, pool) for t in c.turns]
-    return [arm.name, c.key.prompt_id, c.key.condition, c.key.sample, c.end.value if c.end else "", turns]
+def packed(value: object) -> str:
+    """JSON, deflated, in base64: letters that cannot end a script element."""
+    press = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    data = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return base64.b64encode(press.compress(data) + press.flush()).decode()
+
+
+def _worst(arm: Arm, places: dict[tuple[Any, ...], int]) -> list[list[Any]]:
+    """The arm's highest scored turns above 0, at most one of a conversation."""
+    found = []
+    for c in arm.conversations:
+        scored = ((arm.verdict(c.key, t.turn), t.turn) for t in c.turns)
+        best = max(((v.score, -turn, v.evidence) for v, turn in scored if v is not None and v.score), default=None)
+        if best:
+            place = places[arm.name, c.key.prompt_id, c.key.condition, c.key.sample]
+            found.append([place, -best[1] - 1, best[0], best[2][:200]])
+    return sorted(found, key=lambda entry: (-entry[2], entry[0]))[:WORST]
 
 
 def _turn(arm: Arm, c: Conversation, t: Turn, pool: Pool) -> list[Any]:
