@@ -142,7 +142,7 @@ class RunDir:
             yield Conversation(key=key, prompt=by_id[key.prompt_id], turns=turns)
 
     def conversations(self, prompts: Iterable[Prompt]) -> dict[Key, Conversation]:
-        """The whole of stream() by key. About 10 KB a turn in memory: use stream() where a run can be large."""
+        """The whole of stream() by key, all in memory: use stream() where a run can be large."""
         return {conversation.key: conversation for conversation in self.stream(prompts)}
 
     def verdict_segment(self, judge_id: str, writer: str) -> Segment[Verdict]:

@@ -113,7 +113,7 @@ def _refuse(path: Path, number: int, line: bytes, name: str, error: Exception | 
 
 
 class Index:
-    """Where every turn of many segments is. Small (about 1 KB a conversation of 20 turns), so a run of any size can
+    """Where every turn of many segments is. Places only, no text, so a run of any size can
     be walked conversation by conversation; the turns themselves are read when they are asked for.
     """
 

@@ -6,8 +6,8 @@
     dropout.py     what a deleted conversation would have scored: AUC definitions, survivors, IPCW, bounds
     design.py      the detectable effect of a planned study; a judge's mean corrected by human labels
 
-Why clusters: samples of one prompt are not independent. Intervals are 95 %; tests/test_stats_coverage.py simulates
-their coverage, tests/test_stats.py holds every estimator against scipy, statsmodels or lifelines.
+Why clusters: samples of one prompt are not independent. Intervals are 95 %; tests/test_stats.py simulates the
+coverage of means and rates in one design, tests/test_stats_reference.py holds estimators against scipy, statsmodels, lifelines.
 """
 
 from placid.report.stats.compare import (
