@@ -7,7 +7,8 @@
     design.py      the detectable effect of a planned study; a judge's mean corrected by human labels
 
 Why clusters: samples of one prompt are not independent. Intervals are 95 %; tests/test_stats.py simulates the
-coverage of means and rates in one design, tests/test_stats_reference.py holds estimators against scipy, statsmodels, lifelines.
+coverage of means and rates in one design, tests/test_stats_reference.py holds estimators against scipy, statsmodels
+and lifelines.
 """
 
 from placid.report.stats.compare import (
