@@ -37,6 +37,7 @@ class Renderer:
         if not (model / "tokenizer_config.json").is_file():
             raise BadInputError(f"no tokenizer in {model}; expected a Hugging Face checkpoint folder")
         self.tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
+        self._bridges: dict[str, tuple[int, ...]] = {}
         if not self.tokenizer.chat_template:
             raise BadInputError(
                 f"{model} has no chat template; placid needs a chat model (chat_template.jinja beside it)"
@@ -61,7 +62,15 @@ class Renderer:
 
     def extend(self, prompt_ids: Sequence[int], reply_ids: Sequence[int], user: str) -> list[int]:
         """The next prompt: what was sent, what was sampled (without end-of-turn), and the user's next turn."""
-        return [*prompt_ids, *reply_ids, *self.encode(self._bridge(user))]
+        return [*prompt_ids, *reply_ids, *self._between(user)]
+
+    def _between(self, user: str) -> tuple[int, ...]:
+        """Ids from the end of a reply to the beginning of the next one, kept: users say the same few things again."""
+        if user not in self._bridges:
+            if len(self._bridges) >= 4096:
+                self._bridges.clear()
+            self._bridges[user] = tuple(self.encode(self._bridge(user)))
+        return self._bridges[user]
 
     def example(self, messages: Sequence[Message], target: str) -> Rendered:
         """A training row: the context, then `target` and its end-of-turn token, which alone learn."""

@@ -27,7 +27,7 @@ from placid.judge.settings import JudgeSettings
 from placid.pairs.settings import PairsSettings
 from placid.records import BadInputError, Prompt
 from placid.report.settings import ReportSettings
-from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings
+from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings, Schedules
 from placid.store import RunDir, read_prompts, write_json
 from placid.train.settings import TrainSettings
 
@@ -72,6 +72,14 @@ class StudySettings(Settings):
     """Engines, one Ray actor each."""
     launcher: Literal["ray", "inline"] = "ray"
     """ray, or inline for one engine in this process."""
+    schedule: Schedules = "admission"
+    """Which conversations are active (rollout/schedule.py); free and lockstep are baselines."""
+    ray_address: str | None = None
+    """Join this Ray cluster (host:port, or auto); none: a Ray of our own on this machine."""
+    hang_s: float = Field(default=600, gt=0)
+    """Active conversations without one finished turn for so many seconds: the engine hangs and is replaced."""
+    grace_s: float = Field(default=60, gt=0)
+    """On SIGTERM or SIGUSR1 turns in flight may end within so many seconds; then exit 75."""
     engine: EngineSettings = EngineSettings()
     """Who answers."""
     prompts: Path
@@ -125,11 +133,8 @@ def rollout_settings(settings: StudySettings, adapters: dict[str, Path] | None =
     if adapters is not None:
         base = settings.arms[settings.report.baseline]
         arms = {arm: base.model_copy(update={"adapter": folder}) for arm, folder in adapters.items()}
-    shared = {
-        name: getattr(settings, name)
-        for name in ("seed", "model", "tag", "temperature", "max_tokens", "logprobs", "workers", "engine")
-    }
-    return RolloutSettings.model_validate({**shared, "launcher": settings.launcher, "arms": arms})
+    shared = {name: getattr(settings, name) for name in RolloutSettings.model_fields if name != "arms"}
+    return RolloutSettings.model_validate({**shared, "arms": arms})
 
 
 def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
@@ -287,7 +292,8 @@ def held(settings: StudySettings, say: Callable[[str], None], new: bool = True) 
     if not new and not (run_dir.path / "config.json").is_file():
         raise BadInputError(f"no run in {run_dir.path}; placid rollout or placid study with this config starts it")
     config = canonical(settings)
-    free = ("report", "judge")  # drawing may change, and one run may be graded by several judges
+    # drawing may change, one run may be graded by several judges, and where and when turns are spoken changes none
+    free = ("report", "judge", "schedule", "ray_address", "hang_s", "grace_s")
     identity = sha([{key: value for key, value in config.items() if key not in free}, inputs])
     run_dir.claim(config, identity, manifest(inputs))
     attempt = run_dir.new_attempt()
