@@ -67,7 +67,8 @@ class Chain:
             f"Write the numbers {', '.join(most)} and {last} in an order of your choice, each exactly once, and put "
             f"+, - or * between them so that the result is exactly {self.target}. Work strictly from left to right: no "
             f"brackets, no precedence. Every intermediate result must be a positive whole number.{rule} Put one space "
-            "around each sign. The final line must be: Solution: [YOUR LINE]. If there is no such line, write none in its place."
+            "around each sign. The final line must be: Solution: [YOUR LINE]. If there is no such line, write none in "
+            "its place."
         )
 
 
@@ -100,8 +101,8 @@ class Orders:
         rule = "" if self.forbidden is None else f" FORBIDDEN INTERMEDIATE VALUE: {self.forbidden}."
         return (
             f"Start with {self.start}. Use exactly {len(self.operations)} operations to reach {self.target}. Allowed "
-            f"operations (each used exactly once): {operations}.{rule} The final line must be: Solution: [the operations "
-            "in your order, separated by commas]. If there is no such order, write none in their place."
+            f"operations (each used exactly once): {operations}.{rule} The final line must be: Solution: [the "
+            "operations in your order, separated by commas]. If there is no such order, write none in their place."
         )
 
 
