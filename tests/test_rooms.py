@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "organism": "records render store train",
     "report": "records store",
     "study": ALL,
-    "cli": ALL + " study",
+    "plan": "records store render protocol rollout judge report study",
+    "cli": ALL + " study plan",
 }
 HEAVY_HOME = {
     "torch": ("train/", "organism/"),
@@ -37,7 +38,7 @@ HEAVY_HOME = {
     "ray": ("rollout/ray_workers.py",),
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
-    "matplotlib": ("report/figures.py",),
+    "matplotlib": ("report/figures.py", "report/gallery.py"),
 }
 FILES = sorted(SRC.rglob("*.py"))
 
