@@ -317,3 +317,9 @@ def test_weighted_kappa_is_statsmodels(seed):
     pairs = {(i, j): int(n) for (i, j), n in np.ndenumerate(table)}
     assert stats.weighted_kappa(pairs, 10) == near(cohens_kappa(table, wt="quadratic").kappa)
     assert stats.weighted_kappa({(3, 3): 5}, 10) is None
+
+
+@pytest.mark.parametrize("prompts", [2, 3, 5, 12])
+def test_a_few_prompts_still_have_a_detectable_effect(prompts):
+    """scipy's noncentral t has no value in the far tail there."""
+    assert 0 < stats.detectable(prompts, 7, 1.0, 0.1) < 10

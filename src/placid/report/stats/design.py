@@ -34,7 +34,8 @@ def detectable(
 
     def missing(effect: float) -> float:
         shift = effect * np.sqrt(prompts)
-        return float(stats.nct.sf(limit, df, shift) + stats.nct.cdf(-limit, df, shift)) - power
+        other = stats.nct.cdf(-limit, df, shift)  # scipy has no value (nan) far in the other tail, where it is 0
+        return float(stats.nct.sf(limit, df, shift) + np.nan_to_num(other)) - power
 
     high = 1.0
     while missing(high) < 0:
