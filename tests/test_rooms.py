@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "organism": "records render store train",
     "report": "records store",
     "study": ALL,
-    "cli": ALL + " study",
+    "plan": "records store render protocol rollout judge report study",
+    "cli": ALL + " study plan",
 }
 HEAVY_HOME = {
     "torch": ("models.py", "train/", "organism/"),
@@ -40,7 +41,7 @@ HEAVY_HOME = {
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
     "huggingface_hub": ("prompts/wildchat.py",),
-    "matplotlib": ("report/figures.py",),
+    "matplotlib": ("report/figures.py", "report/gallery.py"),
 }
 FILES = sorted(SRC.rglob("*.py"))
 
