@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,41 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from placid.records import Conversation, Turn, holds_answer
-from placid.report import cell, percent
+from placid.report import cell, change, percent
+from placid.report.figures import Rows
 from placid.report.settings import ReportSettings
-from placid.report.tables import Arm
+from placid.report.transcripts import Transcripts
 from placid.store import write_atomic
+
+CAPTIONS = {
+    "figure6": "Trajectory, share of high scores, cumulative deletion (Kaplan-Meier, with the conversations that spoke each "
+    "turn) and mean score of each conversation (dots; diamonds: mean with its interval). Layout of the paper's Figure 6.",
+    "figure1": "Baseline and treatments: trajectory, deletion, core outcomes, and transfer where evaluations were run. "
+    "Layout of the paper's Figure 1.",
+    "figure2": "Trajectories by tone of the user (the paper's Figure 2).",
+    "figure3": "Deletion by tone of the user (the paper's Figure 3).",
+    "figure4": "Conversations continued from rewritten histories (the paper's Figure 4).",
+    "figure7": "Transfer evaluations (the paper's Figure 7).",
+    "survival": "Share of conversations not yet deleted: Kaplan-Meier with log-log bands; ticks: ended otherwise (censored).",
+    "heatmap": "Every score: one row a conversation, one column a turn. Rows by turn of the end, then by mean score. "
+    "Light grey: not reached; dark grey: spoken and unscored.",
+    "codes": "Share of replies at each turn that hold a phrase of the code. Phrases are counted; nothing is interpreted.",
+    "agreement": "Scores of the other judge against this report's judge on the same turns, and their mean difference by turn.",
+}
+"""Figures in the order shown on the page; those drawn elsewhere are shown where their PNG is there."""
 
 
 def write(
     path: Path,
     summary: dict[str, Any],
-    arms: Sequence[Arm],
-    figure: Path,
+    transcripts: Transcripts,
     config: dict[str, Any],
     settings: ReportSettings,
+    manifest: dict[str, Any],
+    planned: Rows = (),
 ) -> None:
-    """index.html with the table, the figure and every transcript. config: the run's resolved config."""
+    """index.html with the table, the figure and every transcript. config: the run's resolved config; manifest: what made it; planned: plan.csv."""
+    index = transcripts.index(list(summary["arms"]), settings)
     room = files("placid.report")
     style, script = (room.joinpath(name).read_text() for name in ("page.css", "page.js"))
     environment = jinja2.Environment(
@@ -38,15 +56,25 @@ def write(
         settings=settings,
         style=Markup(style),  # ours, as are the script and the escaped JSON; all else is autoescaped
         script=Markup(script),
-        data=Markup(embedded(transcripts(arms, settings))),
+        data=Markup(embedded(index)),
+        chunks=transcripts.chunks,
+        manifest=json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True),
         style_hash=sha256(style),
         script_hash=sha256(script),
-        image=base64.b64encode(figure.read_bytes()).decode(),
+        figures=pictures(path.parent / "figures"),
+        planned=[row for row in planned if row["arm"] == "all"],
         methods=methods(config, summary, settings),
         cell=cell,
         percent=percent,
+        change=change,
     )
     write_atomic(path, html.encode())
+
+
+def pictures(folder: Path) -> list[tuple[str, str, str]]:
+    """(name, caption, PNG in base64) of every known figure that was drawn."""
+    found = ((name, text, folder / f"{name}.png") for name, text in CAPTIONS.items())
+    return [(name, text, base64.b64encode(file.read_bytes()).decode()) for name, text, file in found if file.is_file()]
 
 
 def sha256(text: str) -> str:
@@ -60,46 +88,6 @@ def embedded(value: object) -> str:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-class Pool:
-    """Texts that repeat (rejections, reasons), each stored once."""
-
-    def __init__(self) -> None:
-        self.index: dict[str, int] = {}
-
-    def add(self, text: str) -> int:
-        """Its place."""
-        return self.index.setdefault(text, len(self.index))
-
-
-def transcripts(arms: Sequence[Arm], settings: ReportSettings) -> dict[str, Any]:
-    """What page.js reads.
-
-    texts: the pool; arms; left, right: the arms opened first;
-    rows: [arm, prompt, condition, sample, end, turns], a turn being
-    [user (pool), reply, score or null, evidence, reason (pool), flags, right or null].
-    """
-    pool = Pool()
-    rows = [_conversation(arm, c, pool) for arm in arms for c in arm.conversations]
-    names = [arm.name for arm in arms]
-    left = settings.baseline if settings.baseline in names else names[0]
-    right = next((name for name in (*settings.treatments, *names) if name in names and name != left), "")
-    return {"texts": list(pool.index), "arms": names, "left": left, "right": right, "rows": rows}
-
-
-def _conversation(arm: Arm, c: Conversation, pool: Pool) -> list[Any]:
-    turns = [_turn(arm, c, t, pool) for t in c.turns]
-    return [arm.name, c.key.prompt_id, c.key.condition, c.key.sample, c.end.value if c.end else "", turns]
-
-
-def _turn(arm: Arm, c: Conversation, t: Turn, pool: Pool) -> list[Any]:
-    v = arm.verdict(c.key, t.turn)
-    flags = [] if v is None else [n for n, on in (("off topic", v.on_topic is False), ("garbled", v.garbled)) if on]
-    why = "not judged" if v is None else v.unscored.value if v.unscored else v.rationale
-    right = holds_answer(t.reply, t.answers) if t.answers else None
-    score, evidence = (None, "") if v is None else (v.score, v.evidence)
-    return [pool.add(t.user), t.reply, score, evidence, pool.add(why), flags, right]
 
 
 def methods(config: dict[str, Any], summary: dict[str, Any], settings: ReportSettings) -> str:
