@@ -38,6 +38,8 @@ HEAVY_HOME = {
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
     "matplotlib": ("report/figures.py",),
+    "polars": ("store/tables.py", "report/tables.py"),
+    "zarr": ("store/tables.py",),
 }
 FILES = sorted(SRC.rglob("*.py"))
 

@@ -144,6 +144,15 @@ def import_(file: Path, overrides: list[str]) -> None:
         say(f"{found.scored} scores came along; placid report {out} --report.judge {found.judge_id} shows them")
 
 
+def compact(run: Path, _overrides: list[str]) -> None:
+    """The tables of a run directory from its segments."""
+    from placid import study as room
+    from placid.store import RunDir
+
+    fresh = room.compact(RunDir(run))
+    say(f"tables {run / 'tables'}{'' if fresh else ' (up to date)'}")
+
+
 def status(run: Path, _overrides: list[str]) -> None:
     """One screen about the newest attempt of a run directory."""
     from placid.study import status as read
@@ -193,6 +202,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "organism": (organism, "config", "train the shipped tiny model again (configs/organism/*.toml)"),
     "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
     "import": (import_, "file", "transcripts made elsewhere (JSONL, docs/import.md) as a run directory: --out RUN"),
+    "compact": (compact, "run", "turns and verdicts as parquet, tokens and scores as zarr, below tables/; rebuildable"),
     "status": (status, "run", "progress of a run directory as its newest attempt wrote it"),
     "doctor": (doctor, "", "what this machine has and what is missing"),
 }

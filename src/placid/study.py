@@ -383,7 +383,9 @@ def run(settings: StudySettings, say: Callable[[str], None]) -> dict[str, Any]:
             train_all(study)
             hold_trained(study)
         grade(study)
-        return show(study)
+        summary = show(study)
+        study.stage("tables", lambda: compact(study.run_dir))
+        return summary
 
 
 def hold_untrained(study: Held) -> None:
@@ -520,6 +522,17 @@ def import_(file: Path, out: Path, tag: str) -> "Imported":
         shutil.rmtree(fresh)
         raise
     return imported
+
+
+def compact(run_dir: RunDir) -> bool:
+    """tables/ of a run directory; False if they are up to date.
+
+    Raises:
+        BadInputError: nothing to compact, or a damaged segment.
+    """
+    from placid.store.tables import compact as write  # polars and zarr
+
+    return write(run_dir)
 
 
 def _token_counter(model: Path) -> Callable[..., int]:

@@ -75,12 +75,12 @@ def read_lines(path: Path, kind: type[R], torn: bool = True) -> Iterator[R]:
     Raises:
         BadInputError: a malformed line that is not a torn last one, or a record of another schema version.
     """
-    for _, _, record in _numbered(path, kind, torn):
+    for _, _, record in located(path, kind, torn):
         yield record
 
 
-def _numbered(path: Path, kind: type[R], torn: bool = True) -> Iterator[tuple[int, int, R]]:
-    """(offset, size, record) of every line; offset and size in bytes."""
+def located(path: Path, kind: type[R], torn: bool = True) -> Iterator[tuple[int, int, R]]:
+    """(offset, size, record) of every line; offset and size in bytes. Raises as read_lines() does."""
     offset, decoder = 0, msgspec.json.Decoder(kind)
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -147,7 +147,7 @@ class Index:
         """Key → turn number, file number, offset, size, turn number, ..."""
         self._decoder = msgspec.json.Decoder(Turn)
         for number, file in enumerate(self.files):
-            for offset, size, head in _numbered(file, _Head):
+            for offset, size, head in located(file, _Head):
                 places = self._places.setdefault(head.key, array("q"))
                 places.extend((head.turn, number, offset, size))
                 if head.end is not None:
