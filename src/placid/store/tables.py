@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHUNK, SHARD = 1 << 16, 1 << 22
-"""Tokens a chunk (what is read at once) and a shard (one file): 10,000 conversations of 20 turns make about 20 files."""
+"""Tokens a chunk (what is read at once) and a shard (one file): 10,000 conversations of 20 turns: about 20 files."""
 PART = 1 << 14
 """Rows that are in memory before they are written."""
 
