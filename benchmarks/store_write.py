@@ -4,7 +4,7 @@
 
 All write the same turns to the same folder. `segment`: placid's, one fsync a group of 64 turns, as a worker under load
 does. `fsync each`: json.dumps and one fsync a turn in one file. `file each`: a JSON file per conversation, written anew
-by temp-and-rename with fsync after each of its turns. The two baselines hold only --baseline conversations: they are slow.
+by temp-and-rename with fsync after each of its turns. The baselines hold only --baseline conversations: they are slow.
 Rates are turns a second of wall-clock time; `compact` has no baseline but the reading of the segments (`read`).
 """
 

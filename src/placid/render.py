@@ -63,6 +63,34 @@ class Renderer:
         """The next prompt: what was sent, what was sampled (without end-of-turn), and the user's next turn."""
         return [*prompt_ids, *reply_ids, *self.encode(self._bridge(user))]
 
+    def messages(self, prompt_ids: Sequence[int]) -> list[Message]:
+        """The chat that prompt() and extend() rendered: their inverse, for servers that take no ids.
+
+        Raises:
+            BadInputError: a message holds the template's own markers, so no list of messages gives these ids.
+        """
+        text = self.tokenizer.decode(list(prompt_ids), skip_special_tokens=False)
+        before, _, to_model = self.text([Message(role="user", content=_MARK)]).partition(_MARK)
+        to_user = self._bridge(_MARK).partition(_MARK)[0]
+        system, found = "", list[Message]()
+        if not text.startswith(before):  # a system prompt that does not stand inside the first user turn
+            before, system, _ = self.text(opening(_MARK, _MARK)).split(_MARK)
+        body = text.removeprefix(before).removesuffix(to_model)
+        if system:
+            told, _, body = body.partition(system)
+            found.append(Message(role="system", content=told))
+        for part in body.split(to_user):
+            user, *reply = part.split(to_model)
+            found.append(Message(role="user", content=user))
+            found += [Message(role="assistant", content=said) for said in reply]
+        squeezed = ["".join(t.split()) for t in (text, self.text(found))] if _alternate(found) else ["", "x"]
+        if squeezed[0] != squeezed[1]:
+            raise BadInputError(
+                "the chat cannot be read back from its token ids (a reply holds the chat template's own markers), so "
+                "engine.http.api = 'chat' cannot send it"
+            )
+        return found
+
     def example(self, messages: Sequence[Message], target: str) -> Rendered:
         """A training row: the context, then `target` and its end-of-turn token, which alone learn."""
         context = self.prompt(messages)
@@ -91,3 +119,10 @@ class Renderer:
             *self.end_of_turn[:1],
             *([self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []),
         }
+
+
+def _alternate(messages: Sequence[Message]) -> bool:
+    """Perhaps a system prompt, then user, assistant, ..., user."""
+    roles = [m.role for m in messages]
+    spoken = roles[1:] if roles[0] == "system" else roles
+    return spoken == ["user", "assistant"] * (len(spoken) // 2) + ["user"]

@@ -210,6 +210,10 @@ def _engine_inputs(settings: StudySettings) -> list[Path]:
         read_probe(adapter)
     if settings.launcher == "inline" and settings.workers > 1:
         raise BadInputError(f"workers = {settings.workers}: launcher 'inline' holds one; use launcher = \"ray\"")
+    if settings.engine.kind == "http":
+        from placid.engine.http import check as check_server
+
+        check_server(settings.engine.http, [*map(str, adapters), *(settings.train.rows if settings.train else ())])
     if settings.engine.kind != "replay":
         return adapters
     recorded = settings.engine.recorded
