@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "train": "records render store",
     "organism": "records render store train",
     "report": "records store",
+    "status": "records",
     "study": ALL,
-    "cli": ALL + " study",
+    "cli": ALL + " status study",
 }
 HEAVY_HOME = {
     "torch": ("train/", "organism/"),

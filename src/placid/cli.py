@@ -153,11 +153,22 @@ def compact(run: Path, _overrides: list[str]) -> None:
     say(f"tables {run / 'tables'}{'' if fresh else ' (up to date)'}")
 
 
-def status(run: Path, _overrides: list[str]) -> None:
-    """One screen about the newest attempt of a run directory."""
-    from placid.study import status as read
+def status(run: Path, words: list[str]) -> None:
+    """One screen about a run directory; --watch: until nothing runs any more; --json: for a program."""
+    from rich import print as show
 
-    say(json.dumps(read(run), indent=2, ensure_ascii=False))
+    from placid import status as room
+
+    unknown = [word for word in words if word not in ("--watch", "--json")]
+    if unknown or len(words) > 1:
+        raise BadInputError(f"status takes --watch or --json, not {' '.join(unknown or words)}")
+    known = room.read(run)
+    if "--json" in words:
+        say(json.dumps(known, indent=2, ensure_ascii=False))
+    elif "--watch" in words:
+        room.watch(run)
+    else:
+        show(room.screen(known))
 
 
 def doctor(_path: Path | None, _overrides: list[str]) -> None:
@@ -203,7 +214,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
     "import": (import_, "file", "transcripts made elsewhere (JSONL, docs/import.md) as a run directory: --out RUN"),
     "compact": (compact, "run", "turns and verdicts as parquet, tokens and scores as zarr, below tables/; rebuildable"),
-    "status": (status, "run", "progress of a run directory as its newest attempt wrote it"),
+    "status": (status, "run", "one screen about a run: progress, rates, failures, ETA; --watch: again and again; --json"),
     "doctor": (doctor, "", "what this machine has and what is missing"),
 }
 """Command → what it does, what it takes, one line about it."""
@@ -277,7 +288,7 @@ def main(words: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[terminal])
     work, takes, _ = COMMANDS[arguments.command]
     try:
-        if overrides and takes not in ("config", "file"):
+        if overrides and takes not in ("config", "file") and work is not status:
             raise BadInputError(f"{arguments.command} takes no overrides, but got {' '.join(overrides)}")
         work(getattr(arguments, takes) if takes else None, overrides)
     except BadInputError as error:

@@ -5,6 +5,7 @@ prompt of turn t+1 starts with exactly the tokens of turn t (prefix cache hits, 
 canonically tokenised this equals the tokenizer's own chat template to the token (tests/test_render.py).
 """
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,16 @@ _MARK = "\ue000reply\ue001"  # private-use characters: no chat text holds them
 def opening(system: str, user: str) -> list[Message]:
     """How a conversation begins: the system prompt, where there is one, and the first user message."""
     return [Message(role="system", content=system)] * bool(system) + [Message(role="user", content=user)]
+
+
+def check(model: Path) -> None:
+    """Light: no tokenizer is loaded. Raises BadInputError if `model` has no tokenizer or no chat template."""
+    file = model / "tokenizer_config.json"
+    if not file.is_file():
+        raise BadInputError(f"no tokenizer in {model}; expected a Hugging Face checkpoint folder")
+    apart = [*model.glob("chat_template.*"), *model.glob("additional_chat_templates/*")]
+    if not apart and not json.loads(file.read_text()).get("chat_template"):
+        raise BadInputError(f"{model} has no chat template; placid needs a chat model (chat_template.jinja beside it)")
 
 
 class Rendered(NamedTuple):
@@ -34,13 +45,8 @@ class Renderer:
         """Raises BadInputError if `model` is no folder with a tokenizer and a chat template."""
         from transformers import AutoTokenizer  # heavy: seconds for a 262k vocabulary
 
-        if not (model / "tokenizer_config.json").is_file():
-            raise BadInputError(f"no tokenizer in {model}; expected a Hugging Face checkpoint folder")
+        check(model)
         self.tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
-        if not self.tokenizer.chat_template:
-            raise BadInputError(
-                f"{model} has no chat template; placid needs a chat model (chat_template.jinja beside it)"
-            )
 
     def text(self, messages: Sequence[Message], generate: bool = True) -> str:
         """The template's text of `messages`; with `generate`, up to where the model's turn begins."""

@@ -156,7 +156,7 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
         BadInputError: with one sentence.
     """
     from placid.judge import check as check_judge
-    from placid.render import Renderer
+    from placid.render import check as check_model
 
     files = sorted({arm.prompts for arm in settings.arms.values()} | {settings.prompts})
     prompts = _prompts(files)
@@ -183,7 +183,7 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
             )
     if not (settings.model / "config.json").is_file():
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
-    Renderer(settings.model)
+    check_model(settings.model)
     check_judge(settings.judge)
     found = [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
     return prompts, {str(path): file_sha(path) for path in found}
@@ -545,15 +545,3 @@ def _token_counter(model: Path) -> Callable[..., int]:
 
     renderer = Renderer(model)
     return lambda pair: len(renderer.example(pair.messages, pair.target).ids)
-
-
-def status(path: Path) -> dict[str, object]:
-    """The newest attempt's status.json of a run directory.
-
-    Raises:
-        BadInputError: no run directory, or nothing was started in it.
-    """
-    found = sorted(path.glob("attempts/*/status.json"), key=lambda p: int(p.parent.name))
-    if not found:
-        raise BadInputError(f"{path} is no run directory with an attempt; they are below runs/")
-    return json.loads(found[-1].read_text())
