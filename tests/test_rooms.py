@@ -39,7 +39,7 @@ HEAVY_HOME = {
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
     "matplotlib": ("report/figures.py",),
-    "polars": ("store/tables.py", "report/tables.py"),
+    "polars": ("store/tables.py",),
     "zarr": ("store/tables.py",),
 }
 FILES = sorted(SRC.rglob("*.py"))

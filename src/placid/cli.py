@@ -214,7 +214,11 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
     "import": (import_, "file", "transcripts made elsewhere (JSONL, docs/import.md) as a run directory: --out RUN"),
     "compact": (compact, "run", "turns and verdicts as parquet, tokens and scores as zarr, below tables/; rebuildable"),
-    "status": (status, "run", "one screen about a run: progress, rates, failures, ETA; --watch: again and again; --json"),
+    "status": (
+        status,
+        "run",
+        "one screen about a run: progress, rates, failures, time left; --watch: again and again; --json",
+    ),
     "doctor": (doctor, "", "what this machine has and what is missing"),
 }
 """Command → what it does, what it takes, one line about it."""

@@ -10,7 +10,7 @@ from placid.report import stats
 from placid.report.facts import Facts, Verdicts, facts
 from placid.report.interventions import intervention_rows
 from placid.report.settings import ReportSettings
-from placid.report.tables import Arm, Parquet, arm_rows, compare, write_csv
+from placid.report.tables import Arm, arm_rows, compare, write_csv
 from placid.report.transcripts import Transcripts
 from placid.store import RunDir, write_json
 
@@ -44,7 +44,7 @@ DEFINITIONS = {
 
 
 def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], judge_id: str) -> dict[str, Any]:
-    """Write report/{summary.json,index.html,tables/*.csv,figures/*} and tables/turns.parquet; the summary.
+    """Write report/{summary.json,index.html,tables/*.csv,figures/*}; the summary.
 
     Raises:
         BadInputError: no config.json, or no conversation to show.
@@ -55,13 +55,12 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     if not file.is_file():
         raise BadInputError(f"{run_dir.path} holds no config.json; a run directory is made by `placid study`")
     config = json.loads(file.read_text())["config"]
-    verdicts, transcripts, parquet = run_dir.verdicts(judge_id), Transcripts(), Parquet()
+    verdicts, transcripts = run_dir.verdicts(judge_id), Transcripts()
     known: list[Facts] = []
     continued: list[Conversation] = []
     rewritten = continued_arms(run_dir)
     for conversation in run_dir.stream(prompts):  # the only pass over the text
         known.append(facts(conversation, verdicts))
-        parquet.add(conversation, verdicts)
         if known[-1].closed and conversation.key.arm not in settings.hidden:
             transcripts.add(conversation, verdicts)
         if conversation.key.arm in rewritten:
@@ -96,7 +95,6 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     longest = max(arm.turns for arm in arms)
     head = ["arm", "condition", "prompt_id", "sample", "end", "turns", *(f"t{t}" for t in range(1, longest + 1))]
     write_csv(folder / "tables" / "scores.csv", [row for arm in arms for row in arm.by_score()], head)
-    parquet.write(run_dir.path / "tables" / "turns.parquet")
     drawn = figures.figure6(turns, dots, summary, folder / "figures")
     made = run_dir.path / "manifest.json"
     manifest = json.loads(made.read_text()) if made.is_file() else {}
