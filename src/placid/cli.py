@@ -217,7 +217,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "status": (
         status,
         "run",
-        "one screen about a run: progress, rates, failures, time left; --watch: again and again; --json",
+        "one screen about a run: progress, rates, failures, time left; --watch: live; --json",
     ),
     "doctor": (doctor, "", "what this machine has and what is missing"),
 }

@@ -277,13 +277,14 @@ def read_turns(run: Path) -> Iterator[Turn]:
     folder = run / "tables"
     if not (folder / "source.json").is_file():
         raise BadInputError(f"{folder} holds no whole tables; `placid compact {run}` makes them")
-    group = zarr.open_group(folder / "tokens.zarr", mode="r")
-    ids, logprobs, offsets = (group[name] for name in ("ids", "logprobs", "offsets"))
+    ids, logprobs, offsets = (
+        zarr.open_array(folder / "tokens.zarr" / name, mode="r") for name in ("ids", "logprobs", "offsets")
+    )
     row = 0
     for frame in pl.scan_parquet(folder / "turns.parquet").collect_batches(maintain_order=True, chunk_size=PART):
-        at: Any = offsets[row : row + len(frame) + 1]  # pyright: ignore[reportIndexIssue] - arrays, not groups
-        tokens: Any = ids[int(at[0]) : int(at[-1])]  # pyright: ignore[reportIndexIssue]
-        values: Any = logprobs[int(at[0]) : int(at[-1])]  # pyright: ignore[reportIndexIssue]
+        at: Any = offsets[row : row + len(frame) + 1]
+        tokens: Any = ids[int(at[0]) : int(at[-1])]
+        values: Any = logprobs[int(at[0]) : int(at[-1])]
         yield from _turns_of(frame, (at - at[0]).tolist(), tokens.tolist(), values.tolist())
         row += len(frame)
 
