@@ -41,7 +41,7 @@ HEAVY_HOME = {
     "aiohttp": ("judge/gemini.py",),
     "huggingface_hub": ("prompts/wildchat.py",),
     "matplotlib": ("report/figures.py",),
-    "polars": ("store/tables.py",),
+    "polars": ("store/tables.py", "prompts/wildchat.py"),
     "zarr": ("store/tables.py",),
 }
 FILES = sorted(SRC.rglob("*.py"))
