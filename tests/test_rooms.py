@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "report": "records store",
     "status": "records",
     "study": ALL,
-    "cli": ALL + " status study",
+    "plan": "records store render protocol rollout judge report study",
+    "cli": ALL + " status study plan",
 }
 HEAVY_HOME = {
     "torch": ("train/", "organism/"),
@@ -40,7 +41,7 @@ HEAVY_HOME = {
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
     "huggingface_hub": ("prompts/wildchat.py",),
-    "matplotlib": ("report/figures.py",),
+    "matplotlib": ("report/figures.py", "report/gallery.py"),
     "polars": ("store/tables.py", "prompts/wildchat.py"),
     "zarr": ("store/tables.py",),
 }
