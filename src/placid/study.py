@@ -155,6 +155,7 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
     Raises:
         BadInputError: with one sentence.
     """
+    from placid import models
     from placid.judge import check as check_judge
     from placid.render import check as check_model
 
@@ -184,6 +185,10 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
     if not (settings.model / "config.json").is_file():
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
     check_model(settings.model)
+    if settings.engine.kind == "vllm":
+        models.check_weights(settings.model)
+        longest = max(arm.turns for arm in settings.arms.values())
+        models.check_context(models.read(settings.model), settings.engine.context_tokens, longest, settings.max_tokens)
     check_judge(settings.judge)
     found = [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
     return prompts, {str(path): file_sha(path) for path in found}
