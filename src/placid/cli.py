@@ -330,6 +330,8 @@ def main(words: list[str] | None = None) -> None:
     terminal.setLevel(logging.WARNING if sys.stderr.isatty() and arguments.command != "organism" else logging.INFO)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[terminal])
     work, takes, _ = COMMANDS[arguments.command]
+    if takes == "config" and sys.stderr.isatty():  # before anything heavy is loaded
+        print(f"placid {arguments.command}: checking {arguments.config} ...", file=sys.stderr)
     try:
         if overrides and takes not in ("config", "file", "words") and work is not status:
             raise BadInputError(f"{arguments.command} takes no overrides, but got {' '.join(overrides)}")
