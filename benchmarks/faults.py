@@ -2,13 +2,15 @@
 
     sudo python benchmarks/faults.py --driver 120 --disk 40 --worker 30 --coordinator 10    # root: it mounts a tmpfs
 
-Each kind has its own run directory, which is disturbed again and again at random moments until its kills are spent,
-then left to end. The simulated engine answers; kinds:
+A run is disturbed again and again at random moments until its kills are spent, then left to end. The simulated engine
+answers. Kinds:
 
     driver       kill -9 of the process that holds everything (one engine inside). A fork: no imports in its cost
     disk         the file system under the run is full (a tmpfs that is made larger for each next launch)
     worker       kill -9 of a Ray actor; the coordinator goes on with what its segment holds
     coordinator  kill -9 of the driver of two Ray actors, which live on as orphans; the next launch comes at once
+    child        kill -9 of vLLM's engine process under a worker (the organism's weights). Its numbers depend on the
+                 batch, so replies may differ from an undisturbed run's; user turns and sampling seeds may not
 
 Before each kill is forgotten, the turns on disk are noted: each must be in the end result, unchanged and once.
 """
@@ -25,10 +27,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from placid.records import Key, Turn
 from placid.render import Renderer
@@ -47,18 +50,24 @@ from placid.store import RunDir
 run_dir = RunDir(Path(sys.argv[2]))
 run(RolloutSettings.model_validate(json.loads(sys.argv[1])), run_dir, run_dir.new_attempt())
 """
+PER_RUN = {"driver": 60, "disk": 60, "worker": 3, "coordinator": 5, "child": 5}
+"""Kind → most kills of one run: a run under Ray is over before many actors can be started anew."""
 Found = dict[tuple[Key, int], Turn]
 
 
 def settings(launcher: str, samples: int, turns: int) -> RolloutSettings:
     """Two arms on two workers."""
     arm = {"prompts": PROMPTS, "samples": samples, "turns": turns}
+    engine = {"kind": "simulate", "max_concurrent": 32}
+    if launcher == "vllm":
+        launcher, engine = "inline", {"kind": "vllm", "max_concurrent": 16, "kv_gib": 0.25}
     return RolloutSettings.model_validate(
         {
             "model": ROOT / "checkpoints/organism",
             "launcher": launcher,
             "workers": 1 if launcher == "inline" else 2,
-            "engine": {"kind": "simulate", "max_concurrent": 32},
+            "max_tokens": 96,
+            "engine": engine,
             "arms": {"base": arm, "accept": {**arm, "condition": "accept", "hatch": False}},
         }
     )
@@ -109,9 +118,9 @@ def launched(chosen: RolloutSettings, run_dir: Path) -> subprocess.Popen[bytes]:
 class Campaign:
     """One run directory and what was done to it."""
 
-    def __init__(self, kind: str, chosen: RolloutSettings, root: Path, whole: int, kills: int, seed: int) -> None:
+    def __init__(self, kind: str, chosen: RolloutSettings, run_dir: Path, whole: int, kills: int, seed: int) -> None:
         """whole: bytes of the undisturbed run."""
-        self.kind, self.chosen, self.run_dir = kind, chosen, root / kind
+        self.kind, self.chosen, self.run_dir = kind, chosen, run_dir
         self.random = random.Random(f"{seed} {kind}")
         self.marks = sorted(self.random.uniform(0, 0.95) * whole for _ in range(kills))
         self.noted: Found = {}
@@ -161,13 +170,14 @@ class Campaign:
                 self.note()
                 extra += int(full * self.random.uniform(0.5, 1.5))
                 subprocess.run(["mount", "-o", f"remount,size={extra}", str(self.run_dir)], check=True)
-            shutil.copytree(self.run_dir, self.run_dir.parent / "disk-kept")
+            kept = self.run_dir.with_name(f"{self.run_dir.name}-kept")
+            shutil.copytree(self.run_dir, kept)
         finally:
             subprocess.run(["umount", str(self.run_dir)], check=True)
-        self.run_dir = self.run_dir.parent / "disk-kept"
+        self.run_dir = kept
 
     def worker(self) -> None:
-        """kill -9 of one actor after the other under one living coordinator; a new one if it ends before."""
+        """kill -9 of one actor after the other under one living coordinator."""
         process = launched(self.chosen, self.run_dir)
         killed = set[int]()
         while self.kills < len(self.marks) and self.reached(lambda: process.poll() is None):
@@ -194,6 +204,19 @@ class Campaign:
             self.note()
         assert launched(self.chosen, self.run_dir).wait() == 0, "coordinator: the last launch did not end well"
 
+    def child(self) -> None:
+        """kill -9 of the engine process below a living worker."""
+        process = launched(self.chosen, self.run_dir)
+        killed = set[int]()
+        while self.kills < len(self.marks) and self.reached(lambda: process.poll() is None):
+            below = psutil.Process(process.pid).children(recursive=True)
+            found = [p for p in below if p.pid not in killed and "EngineCore" in "".join(p.cmdline())]
+            if found:
+                killed.add(found[0].pid)
+                found[0].kill()
+                self.note()
+        assert process.wait() == 0, "child: the run did not end well"
+
 
 def _number(file: Path) -> int:
     return int(file.parent.name)
@@ -219,41 +242,52 @@ def measure(args: argparse.Namespace, root: Path) -> dict[str, Any]:
     whole, twice = on_disk(reference)
     assert not twice
     rows = []
-    for kind, kills in (("driver", args.driver), ("disk", args.disk), ("worker", args.worker),
-                        ("coordinator", args.coordinator)):  # fmt: skip
-        if not kills:
-            continue
-        launcher = "ray" if kind in ("worker", "coordinator") else "inline"
-        campaign = Campaign(kind, settings(launcher, args.samples, args.turns), root, size(reference), kills, args.seed)
-        began = time.monotonic()
-        getattr(campaign, kind)()
-        taken = time.monotonic() - began
-        found, duplicated = on_disk(campaign.run_dir)
-        lost = [at for at, turn in campaign.noted.items() if found.get(at) != turn]
-        conversations = RunDir(campaign.run_dir).conversations(read_prompts(PROMPTS))
-        rows.append(
-            {
-                "kind": kind,
-                "kills": campaign.kills,
-                "lost": len(lost),
-                "duplicated": duplicated,
-                "identical": found == whole and all(c.end is not None for c in conversations.values()),
-                "seconds": round(taken, 1),
-                "undisturbed_seconds": round(seconds[launcher], 1),
-                "seconds_per_kill": (taken - seconds[launcher]) / max(campaign.kills, 1),
-                "files": len(list((campaign.run_dir / "conversations").iterdir())),
-            }
-        )
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    total = Counter({name: sum(int(row[name]) for row in rows) for name in ("kills", "lost", "duplicated")})
-    identical = all(row["identical"] for row in rows)
-    return {"benchmark": "faults", "turns": len(whole), **total, "identical": identical, "rows": rows}
+    for kind in PER_RUN:
+        kills, number = getattr(args, kind), 0
+        while kills > 0:
+            launcher = {"worker": "ray", "coordinator": "ray", "child": "vllm"}.get(kind, "inline")
+            chosen, wanted = settings(launcher, args.samples, args.turns), min(kills, PER_RUN[kind])
+            campaign = Campaign(kind, chosen, root / f"{kind}-{number}", size(reference), wanted, args.seed + number)
+            began = time.monotonic()
+            getattr(campaign, kind)()
+            rows.append(judged(campaign, whole, time.monotonic() - began, seconds.get(launcher, 0.0)))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            kills, number = kills - max(campaign.kills, 1), number + 1
+    kinds = [summed([row for row in rows if row["kind"] == kind]) for kind in PER_RUN if getattr(args, kind)]
+    return {"benchmark": "faults", "turns": len(whole), **summed(rows), "kind": "all", "kinds": kinds}
+
+
+def judged(campaign: Campaign, whole: Found, taken: float, undisturbed: float) -> dict[str, Any]:
+    """What a campaign did to its run."""
+    found, duplicated = on_disk(campaign.run_dir)
+    same = found == whole
+    if campaign.kind == "child":
+        same = all((t.user, t.seed) == (whole[at].user, whole[at].seed) for at, t in found.items() if at in whole)
+    conversations = RunDir(campaign.run_dir).conversations(read_prompts(PROMPTS))
+    return {
+        "kind": campaign.kind,
+        "runs": 1,
+        "kills": campaign.kills,
+        "lost": sum(found.get(at) != turn for at, turn in campaign.noted.items()),
+        "duplicated": duplicated,
+        "identical": same and all(c.end is not None for c in conversations.values()),
+        "seconds": taken,
+        "undisturbed_seconds": undisturbed,
+    }
+
+
+def summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several campaigns as one."""
+    counts = ("runs", "kills", "lost", "duplicated", "seconds", "undisturbed_seconds")
+    total: dict[str, Any] = {"kind": rows[0]["kind"]} | {name: sum(row[name] for row in rows) for name in counts}
+    cost = (total["seconds"] - total["undisturbed_seconds"]) / max(total["kills"], 1)
+    return total | {"identical": all(row["identical"] for row in rows), "seconds_per_kill": cost}
 
 
 def main() -> None:
     """Print one JSON object; exit 1 if a turn was lost, said twice or said differently."""
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for kind in ("driver", "disk", "worker", "coordinator"):
+    for kind in PER_RUN:
         parse.add_argument(f"--{kind}", type=int, default=0, metavar="KILLS")
     parse.add_argument("--samples", type=int, default=10)
     parse.add_argument("--turns", type=int, default=20)

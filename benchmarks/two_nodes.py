@@ -59,7 +59,7 @@ def measure(args: argparse.Namespace, root: Path) -> dict[str, Any]:
     words = [sys.executable, "-c", LAUNCH, settings.model_dump_json(), str(root / "run")]
     process = subprocess.Popen(words, env=environment, stderr=(root / "stderr.txt").open("w"))
     segments = root / "run/conversations"
-    killed_after = 0
+    killed_after, killed_at = 0, 0.0
     while process.poll() is None:
         lines = (
             {file.name: file.read_bytes().count(b"\n") for file in segments.glob("*.jsonl")}
@@ -73,7 +73,7 @@ def measure(args: argparse.Namespace, root: Path) -> dict[str, Any]:
                 victim.send_signal(signal.SIGKILL)
             killed_at = time.monotonic()
         time.sleep(0.05)
-    seconds = time.monotonic() - began
+    ended = time.monotonic()
     found = RunDir(root / "run").conversations(prompts) if process.returncode == 0 else {}
     status = json.loads((root / "run/attempts/1/status.json").read_text())["rollout"]
     cluster.shutdown()
@@ -90,8 +90,8 @@ def measure(args: argparse.Namespace, root: Path) -> dict[str, Any]:
         "turns": sum(len(c.turns) for c in found.values()),
         "killed_after_turns": killed_after,
         "workers_lost": status["totals"]["workers_lost"],
-        "seconds": round(seconds, 1),
-        "seconds_after_the_kill": round(time.monotonic() - killed_at, 1) if killed_after else None,
+        "seconds": round(ended - began, 1),
+        "seconds_after_the_kill": round(ended - killed_at, 1) if killed_after else None,
         "said": said,
     }
 

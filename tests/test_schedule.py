@@ -195,6 +195,39 @@ def test_four_unequal_engines_end_within_five_percent_of_the_best_possible(tmp_p
     assert coordinator.moved > 0
 
 
+class Hanging(Timed):
+    """Stops answering after some replies, without an error."""
+
+    def __init__(self, seconds, replies):
+        super().__init__(seconds)
+        self.left = replies
+
+    async def reply(self, request):
+        self.left -= 1
+        if self.left < 0:
+            await asyncio.Event().wait()
+        return await super().reply(request)
+
+
+def test_an_engine_that_hangs_is_replaced_and_its_conversations_go_on(tmp_path, unsynced):
+    chosen, run_dir = settings(samples=1, turns=6, hang_s=120), RunDir(tmp_path)
+    engines = iter([Hanging(2, 40), Timed(2), Timed(2)])
+    coordinator = Coordinator(unfinished(chosen, run_dir), lambda key: 6, 2, chosen.hang_s)
+    names = iter("abc")
+
+    def launch(_):
+        handle = Local(chosen, run_dir, next(names))
+        handle._worker.engine = next(engines)
+        return handle
+
+    _, seconds = virtual.run(coordinator.run(launch))
+    found = run_dir.conversations(read_prompts(PROMPTS))  # raises if a turn is there twice
+    assert len(found) == 30
+    assert all(c.end == End.FINISHED for c in found.values())
+    assert coordinator.deaths == 1
+    assert 120 < seconds < 120 + 60
+
+
 class Cache(Timed):
     """A pool of blocks as vLLM's: running requests hold theirs, ended ones stay until others need the room, least
     recently used first; requests wait in line for room; what is not found is prefilled.

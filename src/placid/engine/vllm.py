@@ -38,8 +38,6 @@ def set_environment(settings: EngineSettings, core: int | None) -> None:
         os.environ.setdefault(name, value)
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind" if core is None else str(core)
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
-    if settings.retention_tokens is not None:
-        os.environ["VLLM_PREFIX_CACHE_RETENTION_INTERVAL"] = str(settings.retention_tokens)  # 0.25; 0.32: an argument
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # its kernels are compiled at first use; needs a CUDA toolkit
 
 
@@ -124,6 +122,8 @@ class VllmEngine:
         }
         if "prefix_cache_retention_interval" in known:
             arguments["prefix_cache_retention_interval"] = settings.retention_tokens
+        elif settings.retention_tokens is not None:  # vLLM 0.25
+            os.environ["VLLM_PREFIX_CACHE_RETENTION_INTERVAL"] = str(settings.retention_tokens)
         if settings.ngram_tokens:
             arguments["speculative_config"] = {
                 "method": "ngram",
