@@ -159,7 +159,7 @@ class VllmEngine:
         room = self.context_tokens // 8 // size
         if room < 1:
             return
-        length, wanted, found = min(4, room) * size, 0, 0
+        length, wanted, found = room * size, 0, 0  # three turns of an eighth of the context: beyond Gemma's window
         histories = [[self._stop[0]] + [10 + k] * (length - 1) for k in range(2)]
         for turn in range(3):
             for history in histories:
@@ -168,7 +168,7 @@ class VllmEngine:
                 if turn:
                     wanted, found = wanted + len(history) - length - 2 * size, found + reply.cached_tokens
                 history += [*reply.token_ids, *[11 + turn] * length]
-        self.cache_probe = found / max(wanted, 1)
+        self.cache_probe = min(1.0, found / max(wanted, 1))
         if self.cache_probe < 1:
             log.warning("prefix cache: two alternating conversations found %d of %d reusable tokens", found, wanted)
 

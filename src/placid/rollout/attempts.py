@@ -11,8 +11,8 @@ What a reader finds in status.json under "rollout", written every second:
     workers     [{pid,created}] processes on this host; elsewhere: true if there are some on other hosts
     engine      {name,version}, null while engines load
     totals      worker.Totals over all engines (add_up), and conversations (of this launch, all arms of one wave),
-                queued (not leased to any engine), turns_per_second and reply_tokens_per_second lately, cached_share
-                (of prompt tokens), eta_s (null: unknown), workers_lost, moved (conversations between engines)
+                queued (not leased to any engine), turns_per_second and reply_tokens_per_second (lately; at the end: of
+                the whole), cached_share (of prompt tokens), eta_s (null: unknown), workers_lost, moved (conversations between engines)
     engines     one worker.Totals per engine now or formerly in use, with turns_per_second and
                 reply_tokens_per_second lately and cached_share
     earlier     totals of this attempt's rollouts before this one (untrained arms, then trained ones)
@@ -219,6 +219,9 @@ class Status:
     def finish(self, coordinator: Coordinator) -> None:
         """All workers are closed."""
         self._count(coordinator)
+        totals = self._data["totals"]
+        for name in ("turns", "reply_tokens"):
+            totals[f"{name}_per_second"] = totals[name] / max(totals["seconds"], 1e-9)
         left = coordinator.open + coordinator.given_up
         self._data["state"] = ("drained" if coordinator.draining else "failed") if left else "done"
         self._write()

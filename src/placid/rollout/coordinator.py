@@ -33,6 +33,8 @@ MEMORY_S = 10.0
 """A worker's speed is averaged over about so long."""
 FASTER = 1.25
 """Active conversations move to a worker where each of them goes so much faster: their histories are prefilled again."""
+SOONER = 0.5
+"""And that would end in so much of the other's time: two equal workers must not trade what they have."""
 
 
 class WorkerLostError(Exception):
@@ -99,6 +101,11 @@ class Slot:
     def speed(self) -> float:
         """Turns per second, lately; 0: not known yet."""
         return self._spoken / self._busy if self._busy else 0.0
+
+    @property
+    def ends_in(self) -> float:
+        """Seconds until it would have nothing left."""
+        return self.totals.turns_left / self.speed if self.speed else (math.inf if self.totals.turns_left else 0.0)
 
     @property
     def pace(self) -> float:
@@ -287,6 +294,7 @@ class Coordinator:
             slot
             for slot in others
             if slot.totals.turns_left >= WORTH_MOVING * slot.totals.active
+            and thief.ends_in < SOONER * slot.ends_in
             and (thief.pace > FASTER * slot.pace or not thief.pace)
         ]
         if waiting:

@@ -201,6 +201,7 @@ class Worker:
         self._admit()
         self._news.clear()
         self._tell()
+        await asyncio.sleep(0)  # whoever calls again and again must not starve the conversations
         with contextlib.suppress(TimeoutError):  # no news is reported like any other
             await asyncio.wait_for(self._news.wait(), timeout=REPORT_S)
         if self._fault is not None:
