@@ -9,9 +9,11 @@ import pytest
 from placid import store
 from placid.records import BadInputError, Message, Pair, PairKind
 from placid.render import Renderer
-from placid.train import TrainError, TrainSettings, data, launch
+from placid.train import TrainSettings, data, launch
+from placid.train.losses.cross_entropy import CrossEntropy
 
 MODEL = Path("checkpoints/organism")
+CE = CrossEntropy()
 REJECT = "That's not right, try again."
 
 
@@ -67,9 +69,8 @@ def test_loss_of_the_learner_is_that_of_full_logits():
     learner = model.build(settings()).eval()
     renderer = Renderer(MODEL)
     examples = [renderer.example(pair.messages, pair.target) for pair in rows(4)]
-    batch = model.collate(examples, torch.device("cpu"))
     with torch.no_grad():
-        got = learner(*batch).item()
+        got = learner([data.Example((row,)) for row in examples]).item()
         want = 0.0
         for row in examples:
             ids = torch.tensor([row.ids])
@@ -129,10 +130,10 @@ def test_same_training_is_not_repeated_and_another_is(runs):
     assert not list(alone.parent.glob(".*.tmp"))
 
 
-def test_too_long_rows_are_refused_with_the_log(tmp_path):
+def test_too_long_rows_reach_the_user_as_bad_input(tmp_path):
     pairs = tmp_path / "train.jsonl"
     store.write_lines(pairs, rows(2))
-    with pytest.raises(TrainError, match="none of 2 training rows fits max_tokens = 8"):
+    with pytest.raises(BadInputError, match="none of 2 training rows fits max_tokens = 8"):
         launch(settings(max_tokens=8), pairs, tmp_path / "out", tmp_path / "log.txt")
 
 
@@ -152,18 +153,25 @@ def test_empty_tensor_is_never_exported():
         refuse_empty([])
 
 
-def test_plan_uses_every_row_once_an_epoch_and_shares_are_disjoint():
+def test_plan_uses_every_row_once_an_epoch():
     renderer = Renderer(MODEL)
-    encoded, dropped = data.encode(renderer, rows(23), 4096)
+    encoded, dropped = data.encode(CE, renderer, rows(23), 4096)
     assert dropped == 0
-    steps = data.plan(encoded, batch=4, accumulate=2, epochs=2, seed=1)
-    used = [row for step in steps for chunk in step.batches for row in chunk]
-    assert sorted(used) == sorted([*range(23), *range(23)])
-    assert {len(step.batches) for step in steps} == {2}
-    assert sum(step.tokens for step in steps) == 2 * sum(len(row.ids) for row in encoded)
-    parts = [data.share(range(7), rank, 3) for rank in range(3)]
-    assert sorted(row for part in parts for row in part) == list(range(7))
-    assert data.plan(encoded, 4, 2, 2, seed=2) != steps
+    steps = data.plan(CE, encoded, batch=8, epochs=2, seed=1)
+    assert sorted(row for step in steps for row in step.rows) == sorted([*range(23), *range(23)])
+    assert [len(step.rows) for step in steps] == [8, 8, 7, 8, 8, 7]
+    assert sum(step.tokens for step in steps) == 2 * sum(len(example.rows[0].ids) for example in encoded)
+    assert data.plan(CE, encoded, 8, 2, seed=2) != steps
+
+
+@pytest.mark.parametrize("packs", [1, 2, 3, 8, 40])
+@pytest.mark.parametrize("share", [True, False])
+def test_spread_puts_every_row_of_a_step_into_one_pack(packs, share):
+    encoded, _ = data.encode(CE, Renderer(MODEL), rows(23), 4096)
+    for step in data.plan(CE, encoded, batch=8, epochs=1, seed=1, share=share):
+        spread = data.spread(encoded, step, packs, share)
+        assert len(spread) == packs
+        assert sorted(row for pack in spread for row in pack) == sorted(step.rows)
 
 
 def test_learning_rate_rises_then_falls():
