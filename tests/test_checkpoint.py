@@ -44,6 +44,7 @@ def paused(out: Path, pairs: Path, at: int, **more) -> None:
     assert "the same command goes on" in said
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_saves_and_goes_on_to_the_same_curve(pairs, tmp_path):
     out = tmp_path / "out"
     straight = launch(settings(epochs=4), pairs, tmp_path / "straight", tmp_path / "log.txt")
@@ -60,6 +61,7 @@ def test_asked_to_stop_it_saves_and_goes_on_to_the_same_curve(pairs, tmp_path):
     assert json.loads((out / "status.json").read_text())["state"] == "done"
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(pairs, tmp_path):
     wild = settings(epochs=4, save_every=1).model_copy(update={"lr": 1e30, "grad_clip": 0.0})
     with pytest.raises(TrainError, match=r"step \d+: the loss is .*lower lr = 1e\+30.*are kept in"):

@@ -20,7 +20,8 @@ FRAGMENTED = 0.95
 """Share of the rest that an allocator can really hand out."""
 CHUNK = 1024
 """Labels whose logits exist at one time (model.CHUNK)."""
-LADDER = ((0.0, 0.0), (0.0, 0.25), (0.0, 0.5), (0.0, 0.75), (0.0, 1.0), (0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (1.0, 0.0))
+_MLPS = ((0.0, 0.0), (0.0, 0.25), (0.0, 0.5), (0.0, 0.75), (0.0, 1.0))
+LADDER = (*_MLPS, (0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (1.0, 0.0))
 """(share of layers recomputed, share of the rest whose MLP is), from fast to small."""
 EFFICIENCY = 0.45
 """Share of the data sheet's FLOP/s that all products together reach, recomputed ones included. Measured for
@@ -71,17 +72,18 @@ class Plan(NamedTuple):
     recompute: float
     recompute_mlp: float
     gib: dict[str, float]
-    """What lies on each GPU: weights, gradients, optimizer, activations, logits, gathered, reserve, total, available."""
+    """What lies on each GPU, by what it is, and its total; `available`: what the total may be."""
     gpu_hours: float
     """For the rows given, at EFFICIENCY; without loading and saving."""
 
     def sentence(self) -> str:
         """For a person."""
-        parts = ", ".join(f"{name} {value:.1f}" for name, value in self.gib.items() if name not in ("total", "available"))
+        own = {name: value for name, value in self.gib.items() if name not in ("total", "available")}
+        parts = ", ".join(f"{name} {value:.1f}" for name, value in own.items())
         again = f"{self.recompute:.0%} of the layers and the MLPs of {self.recompute_mlp:.0%} of the others"
         return (
-            f"ZeRO {self.zero}, {self.accumulate} micro-batches a step, recompute {again}: {self.gib['total']:.1f} of "
-            f"{self.gib['available']:.1f} GiB a GPU ({parts}); about {self.gpu_hours:.1f} GPU-hours"
+            f"ZeRO {self.zero}, {self.accumulate} micro-batches a step, recompute {again}: {self.gib['total']:.1f} "
+            f"of {self.gib['available']:.1f} GiB a GPU ({parts}); about {self.gpu_hours:.2f} GPU-hours"
         )
 
 
@@ -142,7 +144,7 @@ def bytes_on_gpu(
         "gradients": gradients / split if zero >= 2 else gradients,
         "optimizer": 0.0 if settings.offload and zero else 12.0 * trained / (split if zero else 1.0),
         "activations": activations(shape, settings.max_tokens, *recompute, settings.method == "full"),
-        # bfloat16, float32 and its gradient; training the head also keeps its own gradient
+        # bfloat16, float32 and its gradient
         "logits": 10.0 * min(CHUNK, settings.max_tokens) * shape.vocabulary,
         "gathered": 4.0 * max(shape.layer_parameters, shape.vocabulary * shape.width) if zero == 3 else 0.0,
         "reserve": float(RESERVE),
@@ -152,7 +154,7 @@ def bytes_on_gpu(
 def activations(shape: Shape, tokens: int, layers: float, mlps: float, full: bool) -> float:
     """Bytes kept for the backward pass, and the one layer that is being recomputed."""
     rotary = (shape.heads + shape.kv_heads) * shape.head
-    # inputs of four norms and of the adapters; before and after the norm of queries and keys; values; attention's output
+    # inputs of four norms and of the adapters; queries and keys before and after their norm; values; attention's output
     attention = 5 * shape.width + 2 * rotary + shape.kv_heads * shape.head + shape.heads * shape.head
     gate = 2 * shape.mlp
     if full:  # the inputs of all products are kept for the weights' gradients
@@ -206,9 +208,7 @@ def gpu_hours(shape: Shape, settings: TrainSettings, tokens: int, recompute: tup
     return settings.epochs * tokens * a_token / (EFFICIENCY * PEAK) / 3600
 
 
-def _missing(
-    shape: Shape, settings: TrainSettings, gpus: int, available: float, smallest: dict[str, float]
-) -> str:
+def _missing(shape: Shape, settings: TrainSettings, gpus: int, available: float, smallest: dict[str, float]) -> str:
     needed = sum(smallest.values())
     largest = max(smallest, key=lambda name: smallest[name])
     more = next(
@@ -224,8 +224,9 @@ def _missing(
         helps.append("offload = true")
     if smallest["activations"] > needed - available:
         helps.append(f"max_tokens below {settings.max_tokens}")
+    who = f"{settings.model.name} ({shape.parameters / 1e9:.1f}e9 parameters, method {settings.method})"
     return (
-        f"{settings.model.name} ({shape.parameters / 1e9:.1f}e9 parameters, method {settings.method}) does not fit on {gpus} "
-        f"GPU{'s' * (gpus > 1)}: {(needed - available) / GIB:.1f} GiB a GPU are missing of {needed / GIB:.1f}, most of them "
-        f"{largest} ({smallest[largest] / GIB:.1f}); what would help: {', '.join(helps) or 'a smaller model'}"
+        f"{who} does not fit on {gpus} GPU{'s' * (gpus > 1)}: {(needed - available) / GIB:.1f} GiB a GPU are missing "
+        f"of {needed / GIB:.1f}, most of them {largest} ({smallest[largest] / GIB:.1f}); "
+        f"what would help: {', '.join(helps) or 'a smaller model'}"
     )
