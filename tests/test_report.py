@@ -384,3 +384,17 @@ def test_nothing_to_show_is_said_in_one_sentence(make, tmp_path):
     run_dir, _ = make(*study(("collect",)))
     with pytest.raises(BadInputError, match="holds no conversations of base"):
         run(SETTINGS, run_dir, [], JUDGE)
+
+
+def test_loss_curves_of_the_treatments_are_drawn_beside_their_rows(make, tmp_path):
+    turns = [said(Key("base", "c", "p", 0), n) for n in range(1, T + 1)]
+    run_dir, prompts = make(turns, [judged(t.key, t.turn, 6.0) for t in turns])
+    for arm, losses in {"bct": (2.0, 0.5), "dpo": (0.693, 0.1)}.items():
+        lines = [f"{step},{loss},1.0,0.003,100" for step, loss in enumerate(losses, 1)]
+        (tmp_path / arm).mkdir()
+        (tmp_path / arm / "loss.csv").write_text("\n".join(["step,loss,grad_norm,lr,tokens", *lines]) + "\n")
+    write_json(run_dir.path / "adapters.json", {arm: str(tmp_path / arm) for arm in ("bct", "dpo", "gone")})
+    run(SETTINGS, run_dir, prompts, JUDGE)
+    figures = run_dir.path / "report" / "figures"
+    assert (figures / "training.csv").read_text() == ("arm,step,loss\nbct,1,2.0\nbct,2,0.5\ndpo,1,0.693\ndpo,2,0.1\n")
+    assert (figures / "training.png").stat().st_size > 5000

@@ -180,3 +180,39 @@ def test_learning_rate_rises_then_falls():
     assert max(rates) == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[-1] < 0.02
+
+
+def test_metrics_go_to_the_named_tracker(tmp_path, monkeypatch):
+    import sys
+    from types import SimpleNamespace
+
+    from placid.train.progress import Progress
+
+    told = []
+    monkeypatch.setitem(
+        sys.modules,
+        "trackio",
+        SimpleNamespace(
+            init=lambda **more: told.append(more["project"]),
+            log=lambda metrics, step: told.append((step, metrics["loss"])),
+            finish=lambda: told.append("finish"),
+        ),
+    )
+    progress = Progress(tmp_path, settings(track="trackio"), steps=1, done=0, flops=1.0, ranks=1)
+    progress.step(1, loss=2.5, norm=1.0, lr=1e-3, tokens=10, computed=5)
+    progress.close()
+    assert told == ["placid", (1, 2.5), "finish"]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(BadInputError, match="wandb is not installed"):
+        Progress(tmp_path, settings(track="wandb"), steps=1, done=0, flops=1.0, ranks=1)
+
+
+def test_what_no_recipe_can_be(tmp_path):
+    from placid.train import check
+
+    with pytest.raises(BadInputError, match="no model in"):
+        check(TrainSettings(model=tmp_path))
+    with pytest.raises(BadInputError, match=r"max_tokens = 5000, but .* reads at most 4096 tokens"):
+        check(settings(max_tokens=5000))
+    with pytest.raises(BadInputError, match="of which method = 'full' keeps no copy"):
+        check(settings(loss="dpo", method="full"))

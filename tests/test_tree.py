@@ -1,6 +1,10 @@
 """Tree packing: the same loss and gradients as separate rows, and no branch sees another."""
 
 import json
+import os
+import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,7 @@ from hypothesis import strategies as some
 from torch.nn import functional
 
 from placid.render import Rendered
-from placid.train import TrainSettings, attention, data, model, tree
+from placid.train import TrainSettings, attention, data, fused, model, tree
 
 torch.set_num_threads(1)  # threads of a small model only wait for one another
 MODEL = Path("checkpoints/organism")
@@ -173,3 +177,66 @@ def test_many_labels_are_computed_in_chunks_with_the_same_gradient():
     whole = torch.autograd.grad(want, [hidden, head.weight])
     assert got.item() == pytest.approx(want.item(), rel=1e-5)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(chunked, whole, strict=True))
+
+
+def test_padding_of_a_pack_changes_nothing(learner):
+    rows = learns_last([[2, *range(50, 80), 3, 4], [2, *range(50, 80), 5, 6, 7]])
+    found = []
+    for multiple in (1, 16):
+        batch = model.collate(rows, torch.device("cpu"), multiple=multiple)
+        found.append(learner.token_losses(learner.states(batch)[batch.place], batch.label).detach())
+    assert len(batch.ids) % 16 == 0
+    assert torch.allclose(*found, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shares", [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)])
+def test_recomputed_activations_give_the_same_gradients(learner, shares):
+    rows = [data.Example((row,)) for row in learns_last([[2, *range(50, 80), 3, 4], [2, *range(50, 80), 5, 6, 7]])]
+    learner(rows).backward()
+    kept = gradient(learner)
+    fused.recompute(learner.causal, *shares)
+    learner.train()  # transformers recomputes in training mode only; there is no dropout
+    learner(rows).backward()
+    learner.eval()
+    fused.recompute(learner.causal, 0.0)
+    assert torch.allclose(gradient(learner), kept, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_packed_steps_equal_separate_rows_in_every_split(processes, method, small_window, tmp_path):
+    from tree_ranks import move_adapter
+
+    draw = random.Random(3)
+    trunks = [[2, *(draw.randrange(3, 200) for _ in range(60))] for _ in range(3)]
+    ids = [trunk[: draw.randrange(20, 61)] + [draw.randrange(3, 200) for _ in range(9)] for trunk in trunks * 4]
+    rows = learns_last(ids)
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    script = str(Path(__file__).parent / "tree_ranks.py")
+    words = [
+        script,
+        str(small_window),
+        method,
+        str(tmp_path / "rows.json"),
+        str(tmp_path / "out.pt"),
+        "0",
+        "1",
+        "2",
+        "3",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, *launcher, *words], check=True, env=environment)
+    reference = model.build(TrainSettings(model=small_window, method=method)).eval()
+    move_adapter(reference)
+    want = separately(reference, rows)
+    want.backward()
+    grads = {name: p.grad for name, p in reference.named_parameters() if p.requires_grad and p.grad is not None}
+    whole = torch.cat([grad.flatten() for grad in grads.values()])
+    for zero, found in torch.load(tmp_path / "out.pt").items():
+        got = torch.cat([found["grads"][name].flatten() for name in grads])
+        loss, grad = abs(found["loss"] / want.item() - 1), ((got - whole).norm() / whole.norm()).item()
+        print(f"{method}, {processes} processes, ZeRO {zero}: loss off by {loss:.1e}, gradients by {grad:.1e}")
+        assert loss < 1e-5
+        assert grad < 1e-4

@@ -1,8 +1,10 @@
 """Verdicts → statistics → tables → figures → one HTML page, below report/ of the run directory."""
 
+import csv
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from placid.records import BadInputError, Conversation, Prompt
@@ -98,11 +100,30 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     write_csv(folder / "tables" / "scores.csv", [row for arm in arms for row in arm.by_score()], head)
     parquet.write(run_dir.path / "tables" / "turns.parquet")
     drawn = figures.figure6(turns, dots, summary, folder / "figures")
+    curves = loss_curves(run_dir.path)
+    if curves:
+        figures.training(curves, folder / "figures")
     made = run_dir.path / "manifest.json"
     manifest = json.loads(made.read_text()) if made.is_file() else {}
     page.write(folder / "index.html", summary, transcripts, drawn, config, settings, manifest)
     write_json(folder / "summary.json", summary)  # last: its existence says that the report is whole
     return summary
+
+
+def loss_curves(run: Path) -> list[dict[str, Any]]:
+    """arm, step and loss of every treatment whose training is still where adapters.json says."""
+    told = run / "adapters.json"
+    adapters = json.loads(told.read_text()) if told.is_file() else {}
+    rows: list[dict[str, Any]] = []
+    for arm, folder in adapters.items():
+        file = Path(folder) / "loss.csv"
+        if file.is_file():
+            with file.open() as text:
+                rows += [
+                    {"arm": arm, "step": int(line["step"]), "loss": float(line["loss"])}
+                    for line in csv.DictReader(text)
+                ]
+    return rows
 
 
 def continued_arms(run_dir: RunDir) -> set[str]:

@@ -2,6 +2,7 @@
 
     figures/figure6.{pdf,png}                the four panels
     figures/figure6{a,b,c,d}.{pdf,png,csv}   each alone, beside the rows it drew
+    figures/training.{pdf,png,csv}           the loss of each treatment by optimizer step
 
 The bytes are deterministic: no dates, jitter from the rank.
 """
@@ -101,6 +102,21 @@ def figure6(turns: Rows, conversations: Rows, summary: dict[str, Any], folder: P
             save(figure, folder / f"figure6{letter}")
             write_csv(folder / f"figure6{letter}.csv", conversations if letter == "d" else turns, COLUMNS[letter])
     return path
+
+
+def training(curves: Rows, folder: Path) -> None:
+    """Loss by step; rows: arm, step, loss (of the training rows, in the unit of each treatment's own loss)."""
+    arms = list(dict.fromkeys(row["arm"] for row in curves))
+    with mpl.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6.2, 4.4), layout="constrained")
+        for number, arm in enumerate(arms):
+            mine = [row for row in curves if row["arm"] == arm]
+            style = {"color": COLOURS[number % len(COLOURS)], "linestyle": STROKES[number % len(STROKES)]}
+            axis.plot([row["step"] for row in mine], [row["loss"] for row in mine], label=arm, **style)
+        axis.set(title="Training loss", xlabel="optimizer step", ylabel="loss", yscale="log")
+        axis.legend()
+        save(figure, folder / "training")
+    write_csv(folder / "training.csv", curves)
 
 
 def mean_panel(axis: Axes, drawing: Drawing) -> None:

@@ -54,7 +54,7 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path) -> P
     store.write_json(job, {"settings": canonical(settings), **paths, "identity": identity, "hashes": hashes})
     store.write_json(out / "status.json", {"state": "starting"})
     log.parent.mkdir(parents=True, exist_ok=True)
-    code = _run(_command(settings.processes, job), _environment(settings.processes), log)
+    code, asked = _run(_command(settings.processes, job), _environment(settings.processes), log)
     done = finished(out, identity)
     if done:
         return done
@@ -65,6 +65,8 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path) -> P
         raise PausedError(ended["sentence"])
     if ended["state"] == "diverged":
         raise TrainError(f"{ended['sentence']} (checkpoints before it are kept in {out / 'resume'})")
+    if asked:  # before the ranks listened: nothing was done that could be lost
+        raise PausedError("stopped as asked before the first step; the same command goes on")
     raise TrainError(f"training ended with exit code {code}; the end of {log}:\n{_tail(log)}")
 
 
@@ -150,13 +152,13 @@ def _environment(processes: int) -> dict[str, str]:
     return {**os.environ, **fixed}
 
 
-def _run(command: list[str], environment: dict[str, str], log: Path) -> int:
-    """Exit code of `command`, its output in `log`; a stop signal reaches the ranks, which save before they end."""
+def _run(command: list[str], environment: dict[str, str], log: Path) -> tuple[int, bool]:
+    """Exit code of `command`, its output in `log`; and was it asked to stop? Then the ranks save before they end."""
     with log.open("ab") as file:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
-        with _passed_on(process):
+        with _passed_on(process) as asked:
             try:
-                return process.wait()
+                return process.wait(), bool(asked)
             except BaseException:
                 _ask_ranks(process)
                 process.wait()
@@ -164,15 +166,21 @@ def _run(command: list[str], environment: dict[str, str], log: Path) -> int:
 
 
 @contextmanager
-def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Inside, USR1 and TERM ask the ranks to stop, where this is the thread that gets signals."""
+def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Inside, USR1 and TERM ask the ranks to stop, where this is the thread that gets signals; those that came."""
+    asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield asked
         return
+
+    def pass_on(number: int, _frame: object) -> None:
+        asked.append(number)
+        _ask_ranks(process)
+
     chosen = (signal.SIGUSR1, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: _ask_ranks(process)) for number in chosen]
+    before = [signal.signal(number, pass_on) for number in chosen]
     try:
-        yield
+        yield asked
     finally:
         for number, handler in zip(chosen, before, strict=True):
             signal.signal(number, handler)

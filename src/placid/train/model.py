@@ -154,7 +154,7 @@ def build(settings: TrainSettings) -> Learner:
     model = AutoModelForCausalLM.from_pretrained(
         str(settings.model), dtype=dtype, local_files_only=True, attn_implementation=attention.NAME
     )
-    fused.recompute(model, settings.recompute, settings.recompute_mlp)
+    fused.recompute(model, settings.recompute or 0.0, settings.recompute_mlp)
     if torch.cuda.is_available():
         fused.fuse(model)
     torch.manual_seed(settings.seed)  # the adapter's first values: equal on every rank and at every ZeRO stage

@@ -137,11 +137,11 @@ def bytes_on_gpu(
     """Bytes on each of `gpus` GPUs while one pack of settings.max_tokens tokens is trained on."""
     trained, split = trained_parameters(shape, settings), float(gpus)
     weights = 2.0 * (shape.parameters + (trained if settings.method == "lora" else 0))
-    # ZeRO 0 accumulates gradients in float32 beside the bfloat16 ones (DeepSpeed's BF16_Optimizer)
-    gradients = (6.0 if zero == 0 else 2.0) * trained
+    # bfloat16 gradients, split from ZeRO 2 on; their float32 copy for AdamW, split from ZeRO 1 on
+    gradients = 2.0 * trained / (split if zero >= 2 else 1.0) + 4.0 * trained / (split if zero else 1.0)
     return {
         "weights": weights / split if zero == 3 else weights,
-        "gradients": gradients / split if zero >= 2 else gradients,
+        "gradients": gradients,
         "optimizer": 0.0 if settings.offload and zero else 12.0 * trained / (split if zero else 1.0),
         "activations": activations(shape, settings.max_tokens, *recompute, settings.method == "full"),
         # bfloat16, float32 and its gradient
@@ -181,20 +181,46 @@ def plan(
         BadInputError: nothing fits; says how much is missing and what would help.
     """
     shape = shape_of(settings.model)
-    available = (memory_gib * GIB - RESERVE) * FRAGMENTED + RESERVE
+    available = usable(memory_gib * GIB)
     smallest: dict[str, float] = {}
     for zero in (1, 2, 3) if gpus > 1 else (1,):
-        for recompute in LADDER:
-            parts = bytes_on_gpu(shape, settings, gpus, zero, recompute)
-            if sum(parts.values()) <= available:
-                gib = {name: value / GIB for name, value in parts.items()}
-                gib |= {"total": sum(parts.values()) / GIB, "available": available / GIB}
-                packs = math.ceil(tokens_a_step / (gpus * settings.max_tokens)) or settings.accumulate
-                hours = gpu_hours(shape, settings, computed or tokens, recompute)
-                return Plan(zero, packs, *recompute, gib, hours)
-            if not smallest or sum(parts.values()) < sum(smallest.values()):
-                smallest = parts
+        recompute, parts = least(shape, settings, gpus, zero, available)
+        if sum(parts.values()) <= available:
+            gib = {name: value / GIB for name, value in parts.items()}
+            gib |= {"total": sum(parts.values()) / GIB, "available": available / GIB}
+            packs = math.ceil(tokens_a_step / (gpus * settings.max_tokens)) or settings.accumulate
+            hours = gpu_hours(shape, settings, computed or tokens, recompute)
+            return Plan(zero, packs, *recompute, gib, hours)
+        if not smallest or sum(parts.values()) < sum(smallest.values()):
+            smallest = parts
     raise BadInputError(_missing(shape, settings, gpus, available, smallest))
+
+
+def usable(memory: float) -> float:
+    """How many of a GPU's bytes a plan may count on."""
+    return (memory - RESERVE) * FRAGMENTED + RESERVE
+
+
+def least(
+    shape: Shape, settings: TrainSettings, gpus: int, zero: int, available: float
+) -> tuple[tuple[float, float], dict[str, float]]:
+    """The least recomputation that fits at a ZeRO stage and the bytes then; if none fits, the one that needs least."""
+    needs = [(rung, bytes_on_gpu(shape, settings, gpus, zero, rung)) for rung in LADDER]
+    fitting = (need for need in needs if sum(need[1].values()) <= available)
+    return next(fitting, min(needs, key=lambda need: sum(need[1].values())))
+
+
+def at_hand(settings: TrainSettings, gpus: int, memory: float) -> TrainSettings:
+    """The settings with their recomputation chosen for GPUs of `memory` bytes.
+
+    Raises:
+        BadInputError: nothing fits.
+    """
+    shape, available = shape_of(settings.model), usable(memory)
+    (layers, mlps), parts = least(shape, settings, gpus, settings.zero, available)
+    if sum(parts.values()) > available:
+        raise BadInputError(_missing(shape, settings, gpus, available, parts))
+    return settings.model_copy(update={"recompute": layers, "recompute_mlp": mlps})
 
 
 def gpu_hours(shape: Shape, settings: TrainSettings, tokens: int, recompute: tuple[float, float]) -> float:

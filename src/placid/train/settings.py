@@ -60,8 +60,9 @@ class TrainSettings(Settings):
     """DeepSpeed ZeRO stage: what is split over the processes (1 optimizer, 2 and gradients, 3 and weights)."""
     processes: Annotated[int, Field(ge=1)] = 1
     """Ranks on this machine: one per GPU, or a few on a CPU."""
-    recompute: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the layers whose activations are recomputed in the backward pass: less memory, more time."""
+    recompute: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the layers whose activations are recomputed in the backward pass: less memory, more time. Left out, it
+    and recompute_mlp are as small as the planner finds room for on this GPU; on a CPU 0."""
     recompute_mlp: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the other layers that recompute only the MLP: two thirds of what a layer keeps for half of its time."""
     offload: bool = False

@@ -26,7 +26,7 @@ from placid.config import build as build_settings
 from placid.config import canonical
 from placid.records import BadInputError, Pair, PausedError
 from placid.render import Renderer
-from placid.train import card, checkpoint, data, losses, model, probe
+from placid.train import card, checkpoint, data, losses, model, planner, probe
 from placid.train.progress import Progress, flops_per_token
 from placid.train.settings import TrainSettings
 
@@ -102,6 +102,12 @@ def deepspeed_config(settings: TrainSettings) -> dict[str, Any]:
 def start(settings: TrainSettings) -> tuple[Any, model.Learner]:
     """The learner, and DeepSpeed's engine around it."""
     keep = None
+    if settings.recompute is None and settings.dtype == "bfloat16" and torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory
+        settings = planner.at_hand(settings, torch.distributed.get_world_size(), memory)
+        log.info(
+            "recompute %s of the layers and the MLPs of %s of the others", settings.recompute, settings.recompute_mlp
+        )
     if settings.zero == 3:
         from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
