@@ -216,3 +216,47 @@ def test_what_no_recipe_can_be(tmp_path):
         check(settings(max_tokens=5000))
     with pytest.raises(BadInputError, match="of which method = 'full' keeps no copy"):
         check(settings(loss="dpo", method="full"))
+
+
+@pytest.fixture(scope="module")
+def multimodal(tmp_path_factory):
+    """A tiny random Gemma 3 with a vision tower and the organism's tokenizer."""
+    import torch
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = json.loads((MODEL / "config.json").read_text()) | {"num_hidden_layers": 2, "layer_types": None}
+    text = {key: value for key, value in text.items() if key not in ("architectures", "model_type", "dtype")}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("multimodal")
+    Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    ).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((MODEL / name).read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_of_a_multimodal_model_only_the_text_tower_learns(multimodal, method):
+    import torch
+    from torch.nn import functional
+
+    from placid.train import model
+
+    learner = model.build(settings().model_copy(update={"model": multimodal, "method": method})).train()
+    trained = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert not any(part in name for name in trained for part in model.NOT_TEXT)
+    row = Renderer(multimodal).example(rows(2)[1].messages, "We add.")
+    loss = learner([data.Example((row,))])
+    loss.backward()
+    ids = torch.tensor([row.ids])
+    logits = learner.causal(input_ids=ids, token_type_ids=torch.zeros_like(ids)).logits[0].float()
+    labels = torch.where(torch.tensor(row.learn), ids[0], -100)
+    want = functional.cross_entropy(logits[:-1], labels[1:], reduction="sum")
+    assert loss.item() == pytest.approx(want.item(), rel=1e-4)
+    assert all(p.grad is not None for p in learner.parameters() if p.requires_grad)
+    state = model.weights(learner, settings().model_copy(update={"method": method}))
+    assert any("vision_tower" in name for name in state) == (method == "full")

@@ -19,6 +19,8 @@ from placid.train.settings import TrainSettings
 
 CHUNK = 1024
 """Labels whose logits exist at one time: with 262k tokens about 2.7 GB in bfloat16, float32 and gradient."""
+NOT_TEXT = ("vision_tower", "multi_modal_projector")
+"""Parts of a multimodal Gemma 3 that are never trained."""
 BLOCK = 512
 """Packs are padded to a multiple of this on a GPU, where every length compiles a kernel of its own."""
 
@@ -158,6 +160,9 @@ def build(settings: TrainSettings) -> Learner:
     if torch.cuda.is_available():
         fused.fuse(model)
     torch.manual_seed(settings.seed)  # the adapter's first values: equal on every rank and at every ZeRO stage
+    if settings.method == "full":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not any(part in name for part in NOT_TEXT))
     adapted = _adapted(model, settings) if settings.method == "lora" else model
     return Learner(adapted, of(settings), settings.share_prefixes)
 
@@ -195,16 +200,16 @@ def whole(parameters: list[nn.Parameter], zero: int) -> Iterator[None]:
         yield
 
 
-def weights(learner: Learner, zero: int) -> dict[str, Tensor]:
-    """Trained tensors by name, copied to the CPU; every rank must call it.
+def weights(learner: Learner, settings: TrainSettings) -> dict[str, Tensor]:
+    """The tensors to export by name, copied to the CPU: the adapter's, or all of the model's. Every rank must call it.
 
     Raises:
         RuntimeError: a tensor is empty (a ZeRO-3 shard that was not gathered would be exported as a no-op).
     """
     state: dict[str, Tensor] = {}
     for name, parameter in learner.model.named_parameters():
-        if parameter.requires_grad:
-            with whole([parameter], zero):
+        if parameter.requires_grad or settings.method == "full":
+            with whole([parameter], settings.zero):
                 state[name] = parameter.detach().cpu().clone()
     refuse_empty(state.items())
     return state

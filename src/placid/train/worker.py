@@ -111,9 +111,8 @@ def start(settings: TrainSettings) -> tuple[Any, model.Learner]:
     if settings.zero == 3:
         from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-        keep = HfDeepSpeedConfig(
-            deepspeed_config(settings)
-        )  # alive while the model loads: weights are split as they are read
+        # alive while the model loads: weights are split as they are read
+        keep = HfDeepSpeedConfig(deepspeed_config(settings))
     learner = model.build(settings)
     engine = around(learner, settings)
     del keep
@@ -176,20 +175,19 @@ class Trainer:
         self.engine.train()
         for number in range(self.done + 1, len(self.steps) + 1):
             loss, norm, stop = self._step(number)
-            step, lr = self.steps[number - 1], self._rate(number)
+            step = self.steps[number - 1]
             if not math.isfinite(loss) or not math.isfinite(norm):
                 raise DivergedError(
                     f"step {number}: the loss is {loss} and the gradient's norm {norm}; lower lr = {s.lr:g} or look at "
                     f"the {len(step.rows)} rows of this step"
                 )
+            last = number == len(self.steps)
             if self.progress:
                 computed = data.size([self.examples[n] for n in step.rows], s.share_prefixes)
-                facts = self.progress.step(number, loss, norm, lr, step.tokens, computed)
-                if number % 10 == 0 or number == len(self.steps):
-                    log.info(
-                        "step %d/%d loss %.4f, %.0f tokens/s", number, len(self.steps), loss, facts["tokens_per_second"]
-                    )
-            last = number == len(self.steps)
+                facts = self.progress.step(number, loss, norm, self._rate(number), step.tokens, computed)
+                if number % 10 == 0 or last:
+                    rate = facts["tokens_per_second"]
+                    log.info("step %d/%d loss %.4f, %.0f tokens/s", number, len(self.steps), loss, rate)
             if not last and (stop or (s.save_every and number % s.save_every == 0)):
                 self._save(number)
             if stop and not last:
@@ -300,7 +298,7 @@ def work(job: Job, ranks: Ranks) -> None:
         )  # fmt: skip
     trainer.run()
     seconds = {"start": round(ready - began, 2), "train": round(max(time.monotonic() - ready, 0.01), 2)}
-    state = model.weights(trainer.learner, job.settings.zero)
+    state = model.weights(trainer.learner, job.settings)
     if trainer.progress:
         folder = publish(trainer, state, seconds)
         trainer.progress.state("done", step=len(trainer.steps), folder=str(folder))
