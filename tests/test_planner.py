@@ -1,5 +1,6 @@
 """What fits: our arithmetic beside DeepSpeed's estimator, and the plans that configs/train/ promise."""
 
+import json
 import math
 import re
 import tomllib
@@ -116,3 +117,22 @@ def test_recomputation_follows_the_memory_at_hand():
     assert (small.recompute or 0.0) > 0
     with pytest.raises(BadInputError, match="does not fit on 1 GPU"):
         planner.at_hand(paper, 1, 40 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("file", "part", "layers", "tokens", "method"),
+    [
+        ("train_throughput_h100", "plain", 40, 4096, "lora"),
+        ("train_throughput_h100", "pairs", 40, 6144, "lora"),  # 5,800 tokens of the tree, padded to a block
+        ("train_full_h100", "full", 4, 4096, "full"),
+    ],
+)
+def test_the_count_of_bytes_is_what_a_gpu_held(file, part, layers, tokens, method):
+    results = json.loads(Path(f"benchmarks/results/{file}.json").read_text())["results"]
+    measured = next(r for r in results if r.get("part") == part and r.get("side") == "placid")
+    assert measured["recompute"] == [0.0, 0.0]
+    shape = planner.GEMMA_3["gemma-3-27b"]._replace(layers=layers)
+    settings = TrainSettings(model=MODEL, dtype="bfloat16", max_tokens=tokens, method=method)
+    parts = planner.bytes_on_gpu(shape, settings, 1, 1, (0.0, 0.0))
+    counted = (sum(parts.values()) - parts["reserve"]) / 2**30  # the allocator does not see the reserve
+    assert counted == pytest.approx(measured["peak_gib"], rel=0.02)

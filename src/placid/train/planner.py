@@ -1,8 +1,8 @@
 """What fits, before anything is launched: bytes on each GPU, and from them ZeRO stage, recomputation, micro-batches.
 
 All arithmetic is per GPU and in bytes, for bfloat16 weights with float32 masters and AdamW moments, and for the kernels
-of fused.py. It is checked against DeepSpeed's own estimator (tests/test_planner.py); activations are our count, not a
-measurement. Pure: no GPU, no torch.
+of fused.py. Model states are those of DeepSpeed's own estimators; what one GPU really held in benchmarks/results/ is met
+within 2 % (tests/test_planner.py). Pure: no GPU, no torch.
 """
 
 import json
@@ -24,8 +24,8 @@ _MLPS = ((0.0, 0.0), (0.0, 0.25), (0.0, 0.5), (0.0, 0.75), (0.0, 1.0))
 LADDER = (*_MLPS, (0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (1.0, 0.0))
 """(share of layers recomputed, share of the rest whose MLP is), from fast to small."""
 EFFICIENCY = 0.45
-"""Share of the data sheet's FLOP/s that all products together reach, recomputed ones included. Measured for
-transformers + peft + Liger on one H200 at Gemma-3-27B's shape: 489 of 989 TFLOP/s; this is a little less."""
+"""Share of the data sheet's FLOP/s that all products reach, recomputed ones included. Measured with LoRA on one
+H100 at Gemma-3-27B's shape: 0.47 on plain rows, 0.49 on trees (benchmarks/results/train_throughput_h100.json)."""
 PEAK = 989e12
 """Dense bfloat16 FLOP/s of an H100 or H200 (data sheet)."""
 
