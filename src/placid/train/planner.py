@@ -1,7 +1,7 @@
 """What fits, before anything is launched: bytes on each GPU, and from them ZeRO stage, recomputation, micro-batches.
 
 All arithmetic is per GPU and in bytes, for bfloat16 weights with float32 masters and AdamW moments, and for the kernels
-of fused.py. Model states are those of DeepSpeed's own estimators; what one GPU really held in benchmarks/results/ is met
+of fused.py. Model states are those of DeepSpeed's own estimators; what one GPU held in benchmarks/results/ is met
 within 2 % (tests/test_planner.py). Pure: no GPU, no torch.
 """
 
