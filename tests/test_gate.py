@@ -70,15 +70,15 @@ def test_the_gate_on_vllm(tmp_path):
 
             good = engine._lora[str(one)]
             await fault("good", good)
+            # new weights in the same folder, under the same name and number: the engine keeps what it has
+            for file in two.iterdir():
+                shutil.copy(file, one / file.name)
+            await fault("stale", good, read_probe(one))
             await fault("base under its name", None)
             for number, (name, folder) in enumerate(
                 {"untrained": untrained, "prefix": prefix, "other": two}.items(), 7
             ):
                 await fault(name, LoRARequest(lora_name=name, lora_int_id=number, lora_path=str(folder.absolute())))
-            # new weights in the same folder, under the same name and number: the engine keeps what it has
-            for file in two.iterdir():
-                shutil.copy(file, one / file.name)
-            await fault("stale", good, read_probe(one))
         finally:
             await engine.close()
 

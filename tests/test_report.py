@@ -445,8 +445,7 @@ def test_transfer_bars_come_from_the_table_of_the_evaluations(make, tmp_path):
 
 
 def test_loss_curves_of_the_treatments_are_drawn_beside_their_rows(make, tmp_path):
-    turns = [said(Key("base", "c", "p", 0), n) for n in range(1, T + 1)]
-    run_dir, prompts = make(turns, [judged(t.key, t.turn, 6.0) for t in turns])
+    run_dir, prompts = make(*study(("base",)))
     for arm, losses in {"bct": (2.0, 0.5), "dpo": (0.693, 0.1)}.items():
         lines = [f"{step},{loss},1.0,0.003,100" for step, loss in enumerate(losses, 1)]
         (tmp_path / arm).mkdir()

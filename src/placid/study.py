@@ -245,13 +245,13 @@ def _training_inputs(settings: StudySettings) -> list[Path]:
                 f"train.recipes.{arm}: {arm!r} is no treatment; those of train.rows are {', '.join(training.rows)}"
             )
     recipes = [training.recipe, *training.recipes.values()] if training else []
-    for recipe in recipes:
-        check_recipe(recipe)
     if training and any(recipe.model != settings.model for recipe in recipes):
         raise BadInputError(
             f"train.recipe.model = {str(training.recipe.model)!r} is not the study's model {str(settings.model)!r}; "
             "an adapter fits only the weights it was trained on, so leave the key out"
         )
+    for recipe in recipes:
+        check_recipe(recipe)
     return [building.instruct]
 
 
