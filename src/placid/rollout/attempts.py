@@ -12,7 +12,8 @@ What a reader finds in status.json under "rollout", written every second:
     engine      {name,version}, null while engines load
     totals      worker.Totals over all engines (add_up), and conversations (of this launch, all arms of one wave),
                 queued (not leased to any engine), turns_per_second and reply_tokens_per_second (lately; at the end: of
-                the whole), cached_share (of prompt tokens), eta_s (null: unknown), workers_lost, moved (conversations between engines)
+                the whole), cached_share (of prompt tokens), eta_s (null: unknown), workers_lost,
+                moved (conversations between engines)
     engines     one worker.Totals per engine now or formerly in use, with turns_per_second and
                 reply_tokens_per_second lately and cached_share
     earlier     totals of this attempt's rollouts before this one (untrained arms, then trained ones)
