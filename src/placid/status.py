@@ -121,7 +121,7 @@ def _rollout(stage: dict[str, Any]) -> Iterator[RenderableType]:
 def _engines(engines: list[dict[str, Any]]) -> Table:
     """One row an engine."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    heads = ("engine", "active", "parked", "turns/s", "output tok/s", "prefix hits", "KV use", "preempted", "failed")
+    heads = ("engine", "active", "parked", "turns/s", "tok/s", "hits", "KV use", "preempted", "failed")
     for head in heads:
         table.add_column(f"  {head}" if head == "engine" else head, justify="right")
     for number, e in enumerate(engines):

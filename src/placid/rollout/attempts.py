@@ -179,7 +179,8 @@ class Status:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._bar.live.is_started:  # else it would print an empty line into a log
+            self._bar.stop()
         if self._data["state"] == "running":
             self._data["state"] = "failed"
             self._write()

@@ -27,6 +27,7 @@ import psutil
 from placid.records import BadInputError, Conversation
 from placid.rollout import make_worker, writer_names
 from placid.rollout.attempts import LEASE_S, Process, Status, end_orphans
+from placid.rollout.chatter import divert
 from placid.rollout.coordinator import Coordinator, WorkerLostError
 from placid.rollout.settings import RolloutSettings
 from placid.rollout.worker import Report
@@ -34,6 +35,8 @@ from placid.store import RunDir
 
 log = logging.getLogger(__name__)
 
+ENGINE_LOG = "engine.log"
+"""In attempts/<n>/: what the engines and their child processes print, and what placid logs inside them."""
 ANSWER_S = 120.0
 """A worker that does not answer for so long is taken for lost (its reports come twice a second)."""
 
@@ -42,6 +45,7 @@ class Actor:
     """One worker in its own process."""
 
     def __init__(self, settings: dict[str, Any], run_dir: str, writer: str, core: int | None) -> None:
+        divert(Path(run_dir) / "attempts" / writer.partition("-w")[0] / ENGINE_LOG)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._args = RolloutSettings.model_validate(settings), RunDir(Path(run_dir)), writer, core
         self._heard = time.monotonic()
@@ -152,12 +156,12 @@ async def hold(
             ray.init(
                 num_cpus=max(len(coordinator.slots), len(os.sched_getaffinity(0))),
                 include_dashboard=False,
-                log_to_driver=True,
+                log_to_driver=False,  # it goes into ENGINE_LOG
                 logging_level=logging.WARNING,
                 _temp_dir=str(scratch),
             )
         else:
-            ray.init(address=settings.ray_address, logging_level=logging.WARNING)
+            ray.init(address=settings.ray_address, log_to_driver=False, logging_level=logging.WARNING)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, draining)  # Ray's own handler would leave at once
         coordinator.limit(_engines_that_fit(settings, len(coordinator.slots)))
