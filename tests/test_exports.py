@@ -5,6 +5,7 @@ import json
 import zipfile
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from placid.cli import main
@@ -73,13 +74,18 @@ def test_hub_folders_have_cards_with_intervals_and_the_judge(made, tmp_path):
     card = (folder / "dataset" / "README.md").read_text()
     assert f"`{JUDGE}`" in card
     assert "6.15 [6.03, 6.27]" in card
-    assert (folder / "dataset/data/turns.parquet").read_bytes() == (made.path / "tables/turns.parquet").read_bytes()
+    turns, verdicts = (pl.read_parquet(folder / f"dataset/data/{name}.parquet") for name in ("turns", "verdicts"))
+    assert turns.height == verdicts.height == 43 + 48
+    assert verdicts["score"].null_count() == 1
     text = (folder / "adapters/bct/README.md").read_text()
     assert "/home/me" not in text + (folder / "adapters/bct/adapter_config.json").read_text()
     assert "Against base: AUC -80.0 [-80.0, -80.0] %" in text
     assert (folder / "adapters/bct/adapter_model.safetensors").read_bytes() == b"weights"
     hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
-    assert hub.DatasetCard(card).data.configs[0]["data_files"] == "data/turns.parquet"
+    assert [c["data_files"] for c in hub.DatasetCard(card).data.configs] == [
+        "data/turns.parquet",
+        "data/verdicts.parquet",
+    ]
     assert hub.ModelCard(text).data.base_model == "gemma-3-27b-it"
 
 

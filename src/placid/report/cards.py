@@ -8,6 +8,9 @@ from typing import Any
 from placid.records import BadInputError
 from placid.report import cell, change, percent
 from placid.store import RunDir, write_atomic, write_json
+from placid.store.tables import compact
+
+TABLES = ("turns", "verdicts")
 
 SUITED = (
     "What it is: transcripts and scores of one run of placid, for reading and for checking statistics. What it is not: "
@@ -16,18 +19,17 @@ SUITED = (
 
 
 def write_dataset(run_dir: RunDir, summary: dict[str, Any], folder: Path) -> None:
-    """README.md and data/turns.parquet."""
-    source = run_dir.path / "tables" / "turns.parquet"
-    if not source.is_file():
-        raise BadInputError(f"{run_dir.path} holds no tables/turns.parquet; report it first (placid report CONFIG)")
+    """README.md and data/{turns,verdicts}.parquet, as `placid compact` makes them (docs/tables.md)."""
+    compact(run_dir)
     config = json.loads((run_dir.path / "config.json").read_text())["config"]
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, folder / "data" / "turns.parquet")
+    for name in TABLES:
+        shutil.copyfile(run_dir.path / "tables" / f"{name}.parquet", folder / "data" / f"{name}.parquet")
     front = front_matter({
         "pretty_name": f"placid run {run_dir.path.name}",
         "tags": ["placid", "frustration", "multi-turn", "rejection"],
         "size_categories": [_size(sum(a["n_scored"] + a["n_unscored"] for a in summary["arms"].values()))],
-        "configs": [{"config_name": "turns", "data_files": "data/turns.parquet"}],
+        "configs": [{"config_name": name, "data_files": f"data/{name}.parquet"} for name in TABLES],
     })  # fmt: skip
     text = f"""{front}
 # placid run {run_dir.path.name}
@@ -35,8 +37,9 @@ def write_dataset(run_dir: RunDir, summary: dict[str, Any], folder: Path) -> Non
 {SUITED}
 
 Model `{_public(str(config.get("model", "")))}`, engine {summary["engine"]["name"]} {summary["engine"]["version"]},
-{summary["n_prompts"]} prompts. One row per assistant turn: `arm`, `condition`, `prompt_id`, `sample`, `turn`, `user`, `reply`,
-`score` (0 to 10, null where there is none), `unscored` (why), `evidence` (the quote that carries the score).
+{summary["n_prompts"]} prompts. `turns`: one row per assistant turn (arm, condition, prompt_id, sample, turn, user, reply, ...).
+`verdicts`: one row per judged turn and judge: `score` (0 to 10, null where there is none), `unscored` (why), `evidence` (the
+quote that carries the score). They join on arm, condition, prompt_id, sample and turn.
 
 {results(summary)}
 """

@@ -5,7 +5,7 @@
     export/hf/adapters/<arm>/       each adapter with a model card, ready to upload
     export/latex/headline.tex       the headline table (booktabs)
 
-Tables as CSV and turns as parquet are in every report already (report/tables, tables/turns.parquet).
+Tables as CSV are in every report already (report/tables); parquet of turns and verdicts: `placid compact RUN`.
 """
 
 import json
