@@ -85,7 +85,7 @@ class Forced(VllmEngine):
     async def close(self) -> None:
         """It stays up for the next cell."""
 
-    def _params(self, request: ReplyRequest, room: int) -> Any:  # noqa: ANN401 - SamplingParams
+    def _params(self, request: ReplyRequest, room: int) -> Any:
         params = super()._params(request, room)
         params.max_tokens = min(room, length_of(request.seed, self.scale))
         params.ignore_eos, params.stop_token_ids = True, []
