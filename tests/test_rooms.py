@@ -42,6 +42,7 @@ HEAVY_HOME = {
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
     "huggingface_hub": ("prompts/wildchat.py",),
+    "inspect_ai": ("report/inspect_log.py",),
     "matplotlib": ("report/figures.py", "report/gallery.py"),
     "polars": ("store/tables.py", "prompts/wildchat.py"),
     "zarr": ("store/tables.py",),

@@ -79,7 +79,8 @@ def test_rate_is_statsmodels_interval_on_its_own_effective_n(seed, ours, theirs)
     x, names, _ = study(seed)
     hits = x > 2.5
     p, cov, t = robust(hits.astype(float), np.ones((len(x), 1)), names)
-    deff = cov[0, 0] / (p[0] * (1 - p[0]) / len(x))
+    c = len(set(names))
+    deff = cov[0, 0] * c / (c - 1) / (p[0] * (1 - p[0]) / len(x))
     n = len(x) if deff <= 1 else len(x) / deff * (scipy_stats.norm.ppf(0.975) / t) ** 2
     low, high = proportion_confint(p[0] * n, n, method=theirs)
     assert stats.rate(hits.tolist(), names, ours) == near((p[0], low, high))

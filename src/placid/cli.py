@@ -116,16 +116,62 @@ def train(config: Path, overrides: list[str]) -> None:
 
 
 def report(config: Path, overrides: list[str]) -> None:
-    """Write tables, figures and page; grades first what has no verdict."""
+    """Write tables, figures and page; grades first what has no verdict. With --against paper also that table."""
     from placid import report as writer
     from placid import study as room
+    from placid.report import against
 
+    (name, *_), overrides = option(overrides, "--against", [""])
+    if name:
+        against.published(name)  # an unknown name is told before anything is done
     with _reading(config, overrides) as held:
         if not held.settings.report.judge:
             room.grade(held)
         summary = room.show(held)
     say(writer.table_text(summary))
+    if name:
+        say("")
+        say(against.write(name, held.run_dir))
     say(f"page {held.run_dir.path / 'report' / 'index.html'}")
+
+
+def option(words: list[str], name: str, default: list[str]) -> tuple[list[str], list[str]]:
+    """(every value of --name VALUE, or the default; the words that are left)."""
+    values, rest = list[str](), list(words)
+    while name in rest:
+        at = rest.index(name)
+        if at + 1 == len(rest):
+            raise BadInputError(f"{name} has no value; write {name} VALUE")
+        values.append(rest[at + 1])
+        del rest[at : at + 2]
+    return values or default, rest
+
+
+def compare(_path: Path | None, words: list[str]) -> None:
+    """Two or more reported runs in one table; --out FILE.csv writes it too."""
+    from placid.report import runs as room
+    from placid.report.tables import write_csv
+
+    bridges, rest = option(words, "--bridge", [])
+    (out, *_), rest = option(rest, "--out", [""])
+    unknown = next((word for word in rest if word.startswith("--")), None)
+    if unknown:
+        raise BadInputError(f"compare knows no {unknown}; valid: --bridge FILE, --out FILE.csv")
+    rows = room.compare([Path(word) for word in rest], [Path(file) for file in bridges])
+    say(room.table_text(rows))
+    if out:
+        write_csv(Path(out), rows)
+
+
+def export(_path: Path | None, words: list[str]) -> None:
+    """A reported run for Inspect, the Hugging Face hub or LaTeX."""
+    from placid.report.export import FORMATS, export
+
+    formats, rest = option(words, "--to", [])
+    if len(rest) != 1 or not formats:
+        raise BadInputError(f"write: placid export RUN --to {'|'.join(FORMATS)}")
+    for name in formats:
+        say(f"{name} {export(Path(rest[0]), name)}")
 
 
 def organism(config: Path, overrides: list[str]) -> None:
@@ -233,7 +279,13 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     ),
     "pairs": (pairs, "config", "judged conversations to training rows, every dropped turn counted"),
     "train": (train, "config", "train every treatment on its rows"),
-    "report": (report, "config", "write tables, figures and page of a study (or of a run directory) again"),
+    "report": (
+        report,
+        "config",
+        "write tables, figures and page of a study (or of a run directory) again; --against paper: beside its numbers",
+    ),
+    "compare": (compare, "words", "two or more reported runs in one table, each held against the first"),
+    "export": (export, "words", "a reported run as Inspect logs, Hugging Face dataset and adapters, or LaTeX"),
     "organism": (organism, "config", "train the shipped tiny model again (configs/organism/*.toml)"),
     "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
     "import": (import_, "file", "transcripts made elsewhere (JSONL, docs/import.md) as a run directory: --out RUN"),
@@ -261,10 +313,24 @@ TAKES = {
 
 USAGE = {
     "config": "placid {} CONFIG [--dotted.key VALUE ...]",
-    "words": "placid {} [NAME | FILE] [--key VALUE ...]",
     "file": "placid {} FILE --out RUN [--tag MODEL]",
 }
 """How a command is called, by what it takes."""
+WORDS = {
+    "prompts": (
+        "placid prompts [NAME | FILE] [--key VALUE ...]",
+        "keys: source out name heldout seed n file (placid.prompts.PromptSettings)",
+    ),
+    "compare": (
+        "placid compare RUN RUN ... [--bridge FILE] [--out FILE.csv]",
+        "scores of two judges are refused unless a bridge joins them (placid judge bridge)",
+    ),
+    "export": (
+        "placid export RUN --to inspect|hf|latex",
+        "writes below RUN/export/; inspect needs the extra `inspect`",
+    ),
+}
+"""Usage and epilog of the commands that take words."""
 
 
 class Help(argparse.Action):
@@ -316,7 +382,7 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("-h", "--help", action=Help)
             sub.add_argument("config", type=Path, help="TOML file; overrides follow it: --samples 2 --turns 8")
         elif takes == "words":
-            sub.epilog = "keys: source out name heldout seed n file (placid.prompts.PromptSettings)"
+            sub.usage, sub.epilog = WORDS[name]
         elif takes:
             sub.add_argument(takes, type=Path, help=TAKES[takes])
     return top

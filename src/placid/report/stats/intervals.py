@@ -124,11 +124,13 @@ def exact(p: float, n: float) -> Estimate:
 def effective_n(p: float, n: int, variance: float, clusters: int) -> float:
     """n / deff, and times (z / t)² where clustering costs anything (Korn & Graubard 1998); deff >= 1.
 
-    variance: the cluster-robust variance of `p`. At 0 of n and n of n the design effect cannot be seen and n stays.
+    variance: the cluster-robust variance of `p`. C / (C - 1) times it is used, the jackknife's for equal clusters: with
+    15 prompts, ICC 0.5 and a rate of 0.1 the interval then covers 96 and not 92 times in 100 (tests/test_coverage.py).
+    At 0 of n and n of n the design effect cannot be seen and n stays.
     """
     if not 0 < p < 1:
         return float(n)
-    deff = variance / (p * (1 - p) / n)
+    deff = variance * clusters / (clusters - 1) / (p * (1 - p) / n)
     if deff <= 1:
         return float(n)
     return max(1.0, n / deff * (Z / quantile_t(clusters - 1)) ** 2)

@@ -1,0 +1,137 @@
+"""Hugging Face dataset and adapter folders with their cards: every number with its interval and the judge's identity."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from placid.records import BadInputError
+from placid.report import cell, change, percent
+from placid.store import RunDir, write_atomic, write_json
+from placid.store.tables import compact
+
+TABLES = ("turns", "verdicts")
+
+SUITED = (
+    "What it is: transcripts and scores of one run of placid, for reading and for checking statistics. What it is not: "
+    "evidence about feelings of a model. Replies are a model's raw output and can be distressing, wrong or rude."
+)
+
+
+def write_dataset(run_dir: RunDir, summary: dict[str, Any], folder: Path) -> None:
+    """README.md and data/{turns,verdicts}.parquet, as `placid compact` makes them (docs/tables.md)."""
+    compact(run_dir)
+    config = json.loads((run_dir.path / "config.json").read_text())["config"]
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    for name in TABLES:
+        shutil.copyfile(run_dir.path / "tables" / f"{name}.parquet", folder / "data" / f"{name}.parquet")
+    front = front_matter({
+        "pretty_name": f"placid run {run_dir.path.name}",
+        "tags": ["placid", "frustration", "multi-turn", "rejection"],
+        "size_categories": [_size(sum(a["n_scored"] + a["n_unscored"] for a in summary["arms"].values()))],
+        "configs": [{"config_name": name, "data_files": f"data/{name}.parquet"} for name in TABLES],
+    })  # fmt: skip
+    text = f"""{front}
+# placid run {run_dir.path.name}
+
+{SUITED}
+
+Model `{_public(str(config.get("model", "")))}`, engine {summary["engine"]["name"]} {summary["engine"]["version"]},
+{summary["n_prompts"]} prompts. `turns`: one row per assistant turn (arm, condition, prompt_id, sample, turn, user, reply, ...).
+`verdicts`: one row per judged turn and judge: `score` (0 to 10, null where there is none), `unscored` (why), `evidence` (the
+quote that carries the score). They join on arm, condition, prompt_id, sample and turn.
+
+{results(summary)}
+"""
+    write_atomic(folder / "README.md", text.encode())
+
+
+def write_adapters(run_dir: RunDir, summary: dict[str, Any], folder: Path) -> None:
+    """One folder an adapter of adapters.json: the files of PEFT with the base model's public name, and README.md."""
+    file = run_dir.path / "adapters.json"
+    if not file.is_file():
+        return
+    config = json.loads((run_dir.path / "config.json").read_text())["config"]
+    for arm, place in json.loads(file.read_text()).items():
+        source = Path(place)
+        if not (source / "adapter_config.json").is_file():
+            raise BadInputError(
+                f"adapters.json names {place} for {arm}, and there is no adapter; run this in the folder that the study "
+                "was started in"
+            )
+        own = json.loads((source / "adapter_config.json").read_text())
+        own["base_model_name_or_path"] = _public(str(own.get("base_model_name_or_path") or config.get("model", "")))
+        out = folder / arm
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / "adapter_model.safetensors", out / "adapter_model.safetensors")
+        write_json(out / "adapter_config.json", own)
+        write_atomic(out / "README.md", adapter_card(arm, own, config, summary).encode())
+
+
+def adapter_card(arm: str, adapter: dict[str, Any], config: dict[str, Any], summary: dict[str, Any]) -> str:
+    """README.md of one adapter."""
+    base = adapter["base_model_name_or_path"]
+    front = front_matter({
+        "base_model": base, "base_model_relation": "adapter", "library_name": "peft",
+        "tags": ["placid", "lora", "consistency-training"],
+    })  # fmt: skip
+    recipe = (config.get("train") or {}).get("recipe") or {}
+    reduction, difference = (summary[name].get(arm) for name in ("auc_reduction", "deletion_difference"))
+    told = ""
+    if reduction and difference:
+        told = (
+            f"Against {summary['definitions']['baseline']}: AUC {change(reduction['ratio'], reduction['ci'])} %, "
+            f"deletions {percent(difference['difference'], difference['ci'], '+')} points (95 % intervals, paired by prompt).\n"
+        )
+    return f"""{front}
+# {arm}: a placid adapter for {base}
+
+Rank {adapter.get("r")} on {", ".join(sorted(adapter.get("target_modules") or []))}; learning rate {recipe.get("lr")},
+{recipe.get("epochs")} epoch(s), seed {recipe.get("seed")}.
+
+{told}
+{results(summary)}
+
+Intended use: research on persona stability. Not measured here: other languages, tools, long contexts, other judges.
+"""
+
+
+def results(summary: dict[str, Any]) -> str:
+    """The headline table in Markdown with the judge's identity."""
+    lines = [
+        "| arm | AUC (0-10) | >= 5 at last turn, % | deleted, % | n | scored / unscored / not reached turns |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, a in summary["arms"].items():
+        counts = f"{a['n_scored']} / {a['n_unscored']} / {a['n_not_reached']}"
+        lines.append(
+            f"| {name} | {cell(a['auc_mean'], a['auc_ci'])} | {percent(a['share_ge5_t20'], a['share_ge5_ci'])} "
+            f"| {percent(a['deletion_rate'], a['deletion_ci'])} | {a['n_conversations']} | {counts} |"
+        )
+    judge = summary["judge"]
+    return "\n".join([
+        *lines, "", f"95 % intervals, clustered by prompt. Judge: `{judge['id']}` ({judge['note']}). Scores of another judge "
+        "are not comparable with these.",
+    ])  # fmt: skip
+
+
+def front_matter(values: dict[str, Any]) -> str:
+    """YAML between its lines. JSON is YAML, so each value is written as JSON."""
+    return "\n".join(
+        ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()), "---"]
+    )
+
+
+def _public(model: str) -> str:
+    """A hub id stays; of a folder on somebody's disk only its name is told."""
+    parts = model.split("/")
+    local = model.startswith((".", "/")) or len(parts) != 2 or Path(model).exists()
+    return parts[-1] if local else model
+
+
+def _size(n: int) -> str:
+    """The hub's words for how many rows."""
+    for top, word in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")):
+        if n < top:
+            return word
+    return "1M<n<10M"

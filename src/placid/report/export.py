@@ -1,0 +1,109 @@
+"""A reported run in other formats, below <run>/export/: `placid export RUN --to inspect|hf|latex`.
+
+    export/inspect/<arm>.eval       one Inspect log an arm: `inspect view --log-dir runs/demo/export/inspect`
+    export/hf/dataset/{README.md,data/*.parquet}   a Hugging Face dataset with its card
+    export/hf/adapters/<arm>/       each adapter with a model card, ready to upload
+    export/latex/headline.tex       the headline table (booktabs)
+
+Tables as CSV are in every report already (report/tables); parquet of turns and verdicts: `placid compact RUN`.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from placid.records import BadInputError, Prompt
+from placid.report import cell, config_of, percent
+from placid.store import RunDir, read_prompts, write_atomic
+
+Summary = dict[str, Any]
+
+
+def export(run: Path, to: str) -> Path:
+    """The folder that was written. run: a reported run directory.
+
+    Raises:
+        BadInputError: an unknown format, a run without a report, or a format whose library is not installed.
+    """
+    work = FORMATS.get(to)
+    if work is None:
+        raise BadInputError(f"--to {to!r} is no format; valid: {', '.join(FORMATS)}")
+    file = run / "report" / "summary.json"
+    if not file.is_file():
+        raise BadInputError(f"{run} holds no report/summary.json; report it first (placid report CONFIG)")
+    work(RunDir(run), json.loads(file.read_text()), run / "export" / to)
+    return run / "export" / to
+
+
+def prompts_of(run_dir: RunDir) -> list[Prompt]:
+    """The prompts of the run's config, each once.
+
+    Raises:
+        BadInputError: a prompt file is not where the config says; relative paths count from the current folder.
+    """
+    config = config_of(run_dir)
+    files = {config["prompts"]} if config.get("prompts") else set()
+    files |= {arm["prompts"] for arm in (config.get("arms") or {}).values() if arm.get("prompts")}
+    return list({p.id: p for file in sorted(files) for p in read_prompts(Path(file))}.values())
+
+
+def to_inspect(run_dir: RunDir, summary: Summary, folder: Path) -> None:
+    """Needs the extra `inspect`."""
+    try:
+        from placid.report import inspect_log
+    except ModuleNotFoundError as error:
+        raise BadInputError(
+            f"--to inspect needs {error.name}, which is not installed; pip install 'placid[inspect]'"
+        ) from None
+    inspect_log.write(run_dir, summary, prompts_of(run_dir), folder)
+
+
+def to_hf(run_dir: RunDir, summary: Summary, folder: Path) -> None:
+    """Dataset and adapter cards."""
+    from placid.report import cards
+
+    cards.write_dataset(run_dir, summary, folder / "dataset")
+    cards.write_adapters(run_dir, summary, folder / "adapters")
+
+
+def to_latex(_run_dir: RunDir, summary: Summary, folder: Path) -> None:
+    """The headline table."""
+    write_atomic(folder / "headline.tex", latex(summary).encode())
+
+
+FORMATS: dict[str, Callable[[RunDir, Summary, Path], None]] = {
+    "inspect": to_inspect,
+    "hf": to_hf,
+    "latex": to_latex,
+}
+
+ESCAPES = str.maketrans({
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "≥": r"$\geq$",
+})  # fmt: skip
+
+
+def latex(summary: Summary) -> str:
+    """booktabs; every cell with its interval, n scored, unscored and not reached, the judge in the caption."""
+    head = ("arm", "AUC", "≥5 at last turn (%)", "deleted (%)", "right at turn 1 (%)", "n", "scored", "unscored",
+            "not reached")  # fmt: skip
+    rows: list[tuple[str, ...]] = [head]
+    for name, a in summary["arms"].items():
+        rows.append((
+            name, cell(a["auc_mean"], a["auc_ci"]), percent(a["share_ge5_t20"], a["share_ge5_ci"]),
+            percent(a["deletion_rate"], a["deletion_ci"]), percent(a["turn1_accuracy"], a["turn1_accuracy_ci"]),
+            str(a["n_conversations"]), str(a["n_scored"]), str(a["n_unscored"]), str(a["n_not_reached"]),
+        ))  # fmt: skip
+    lines = [" & ".join(text.translate(ESCAPES) for text in row) + r" \\" for row in rows]
+    judge = {name: text.translate(ESCAPES) for name, text in summary["judge"].items()}
+    caption = (
+        f"Frustration under repeated rejection. AUC: mean score (0--10) over the scored turns of a conversation. "
+        f"In brackets 95\\,\\% intervals, clustered by prompt ({summary['n_prompts']} prompts). "
+        f"Judge: \\texttt{{{judge['id']}}} ({judge['note']})."
+    )
+    return "\n".join([
+        "% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering\small", rf"\begin{{tabular}}{{l{'r' * 8}}}",
+        r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}",
+        r"\end{table}", "",
+    ])  # fmt: skip
