@@ -206,7 +206,7 @@ def test_what_another_model_said_is_money_and_no_grade(tmp_path, monkeypatch):
         assert kept.usd > 0
         (verdict,) = grade(server, run_dir, monkeypatch)
     assert verdict.score == 3
-    assert len(ledger(folder)) == len(server.requests) == 2
+    assert len(list(ledger(folder))) == len(server.requests) == 2
 
 
 def test_after_a_refused_key_nothing_that_waits_is_sent(tmp_path, monkeypatch):
@@ -237,10 +237,10 @@ def test_the_status_says_how_it_ended(tmp_path, monkeypatch, script, error_kind,
 
 def test_following_grades_what_is_spoken_meanwhile(tmp_path, monkeypatch):
     """Each look finds one more conversation; the first ones are not asked for again."""
-    monkeypatch.setattr("placid.judge.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("placid.judge.grading.LOOK_EVERY_S", 0.0)
     run_dir, looks = RunDir(tmp_path), iter(range(4))
 
-    def complete():
+    def complete(_):
         look = next(looks)
         with run_dir.segment(f"w{look}") as segment:
             segment.append(

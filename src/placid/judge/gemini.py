@@ -48,11 +48,10 @@ class Gemini:
     name = "gemini"
 
     def __init__(self, settings: JudgeSettings) -> None:
-        """Raises BadInputError: no key, or a budget without a known price."""
+        """The key is read at the first question. Raises BadInputError: a budget without a known price."""
         self.model, self._version = settings.model, settings.model_version or settings.model
-        self._key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
-        if not self._key:
-            raise BadInputError("judge.kind = 'gemini' needs an API key in the environment variable GEMINI_API_KEY")
+        self.limits = settings.limits
+        self._key = ""
         known = PRICES.get(self.model, (None, None))
         self._usd_in = settings.usd_in if settings.usd_in is not None else known[0]
         self._usd_out = settings.usd_out if settings.usd_out is not None else known[1]
@@ -79,8 +78,9 @@ class Gemini:
 
     async def ask(self, request: Ask) -> Answer:
         """Raises PassingError, DayUsedUpError or JudgeStopError; their words never hold the key."""
+        client = self._open()
         try:
-            response = await self._open().aio.models.generate_content(
+            response = await client.aio.models.generate_content(
                 model=self.model, contents=request.prompt, config=self._config(request)
             )
         except asyncio.CancelledError:
@@ -136,6 +136,7 @@ class Gemini:
 
     def _open(self) -> genai.Client:
         if self._client is None:
+            self._key = key()
             options = types.HttpOptions(
                 timeout=self._timeout_ms,
                 base_url=os.environ.get("GOOGLE_GEMINI_BASE_URL"),
@@ -160,6 +161,14 @@ class Gemini:
         """Close connections."""
         if self._client is not None:
             await self._client.aio.aclose()
+
+
+def key() -> str:
+    """The API key, from the environment and nowhere else. Raises BadInputError: there is none."""
+    found = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
+    if not found:
+        raise BadInputError("judge.kind = 'gemini' needs an API key in the environment variable GEMINI_API_KEY")
+    return found
 
 
 def generation(model: str) -> dict[str, Any]:

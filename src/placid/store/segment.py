@@ -28,12 +28,18 @@ class Segment(Generic[R]):
         self._file = path.open("xb")  # x: a second writer of the same file is a bug and fails here
         self._encoder = msgspec.json.Encoder()
 
-    def append(self, *records: R) -> None:
-        """Write the records as one group: they are on disk (fsync) when this returns."""
-        if records:
-            self._file.write(b"".join(self._encoder.encode(record) + b"\n" for record in records))
+    def append(self, *records: R) -> list[tuple[int, int]]:
+        """Write the records as one group: they are on disk (fsync) when this returns. (offset, size) of each line."""
+        at, places = self._file.tell(), list[tuple[int, int]]()
+        lines = [self._encoder.encode(record) + b"\n" for record in records]
+        for line in lines:
+            places.append((at, len(line)))
+            at += len(line)
+        if lines:
+            self._file.write(b"".join(lines))
             self._file.flush()
             os.fsync(self._file.fileno())
+        return places
 
     def close(self) -> None:
         """Close; an empty segment is removed so that idle writers leave no files."""
@@ -74,15 +80,30 @@ def read_lines(path: Path, kind: type[R]) -> Iterator[R]:
     Raises:
         BadInputError: a malformed line that is not a torn last one, or a record of another schema version.
     """
-    for _, _, record in _numbered(path, msgspec.json.Decoder(kind), kind.__name__):
+    for _, _, record in read_placed(path, kind):
         yield record
 
 
-def _numbered(path: Path, decoder: msgspec.json.Decoder[R], name: str) -> Iterator[tuple[int, int, R]]:
-    """(offset, size, record) of every line; offset and size in bytes."""
-    offset = 0
+def read_placed(path: Path, kind: type[R]) -> Iterator[tuple[int, int, R]]:
+    """(offset, size, record) of every line of one JSONL file, in bytes. Raises as read_lines() does."""
+    return _numbered(path, msgspec.json.Decoder(kind), kind.__name__)
+
+
+def read_at(path: Path, kind: type[R], offset: int, size: int) -> R:
+    """The record at one place that read_placed() or Segment.append() gave."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        file.seek(offset)
+        return msgspec.json.decode(file.read(size), type=kind)
+
+
+def _numbered(
+    path: Path, decoder: msgspec.json.Decoder[R], name: str, offset: int = 0, live: bool = False
+) -> Iterator[tuple[int, int, R]]:
+    """(offset, size, record) of every line from `offset` on. live: its writer may be at work, so that a last line
+    without its end is left without a word."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
             at, offset = offset, offset + len(line)
             if not line.strip():
                 continue
@@ -90,12 +111,20 @@ def _numbered(path: Path, decoder: msgspec.json.Decoder[R], name: str) -> Iterat
                 record = decoder.decode(line)
             except (msgspec.DecodeError, msgspec.ValidationError) as error:
                 if not line.endswith(b"\n"):
-                    log.warning("%s:%d: dropped a torn last line (%d bytes)", path, number, len(line))
+                    if not live:
+                        number = _line_number(path, at)
+                        log.warning("%s:%d: dropped a torn last line (%d bytes)", path, number, len(line))
                     return
-                _refuse(path, number, line, name, error)
+                _refuse(path, _line_number(path, at), line, name, error)
             if getattr(record, "schema", SCHEMA) != SCHEMA:
-                _refuse(path, number, line, name, None)
+                _refuse(path, _line_number(path, at), line, name, None)
             yield at, len(line), record
+
+
+def _line_number(path: Path, offset: int) -> int:
+    """Which line begins at this offset, from 1."""
+    with path.open("rb") as file:
+        return file.read(offset).count(b"\n") + 1
 
 
 def _refuse(path: Path, number: int, line: bytes, name: str, error: Exception | None) -> NoReturn:
@@ -123,19 +152,44 @@ class Index:
         Raises:
             BadInputError: a malformed line that is not a torn last one.
         """
-        self.files = list(files)
+        self.files: list[Path] = []
         self.ends: dict[Key, End] = {}
         """The end of each conversation that has one."""
         self._places: dict[Key, array[int]] = {}
         """Key → turn number, file number, offset, size, turn number, ..."""
+        self._seen: list[int] = []
+        """Bytes of each file that are taken in."""
         self._decoder = msgspec.json.Decoder(Turn)
-        heads = msgspec.json.Decoder(_Head)
-        for number, file in enumerate(self.files):
-            for offset, size, head in _numbered(file, heads, "Turn"):
+        self._heads = msgspec.json.Decoder(_Head)
+        self._take(files, live=False)
+
+    def refresh(self, files: Sequence[Path]) -> list[Key]:
+        """Take in what was appended since, and new files; the sorted keys with new turns. Writers may be at work.
+
+        Raises:
+            BadInputError: a malformed line that is not a torn last one.
+        """
+        return self._take(files, live=True)
+
+    def _take(self, files: Sequence[Path], live: bool) -> list[Key]:
+        known, fresh = {file: number for number, file in enumerate(self.files)}, set[Key]()
+        for file in files:
+            number = known.get(file, len(self.files))
+            if number == len(self.files):
+                self.files.append(file)
+                self._seen.append(0)
+            for offset, size, head in _numbered(file, self._heads, "Turn", self._seen[number], live):
                 places = self._places.setdefault(head.key, array("q"))
                 places.extend((head.turn, number, offset, size))
+                self._seen[number] = offset + size
+                fresh.add(head.key)
                 if head.end is not None:
                     self.ends[head.key] = head.end
+        return sorted(fresh)
+
+    def numbers(self, key: Key) -> list[int]:
+        """The numbers of the turns of one conversation, in order; nothing is read."""
+        return sorted(self._places.get(key, ())[::4])
 
     def __iter__(self) -> Iterator[Key]:
         """Every conversation with a turn, sorted."""
@@ -183,5 +237,4 @@ class Index:
         try:
             return self._decoder.decode(line)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            before = self.files[file].read_bytes()[:offset].count(b"\n")
-            _refuse(self.files[file], before + 1, line, "Turn", error)
+            _refuse(self.files[file], _line_number(self.files[file], offset), line, "Turn", error)
