@@ -159,7 +159,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "judge": (
         judge,
         "config",
-        "grade the turns that have no verdict yet; --follow: and those that rollouts under way still speak",
+        "grade the turns that have no verdict yet; --follow: and those that rollouts under way still speak; "
+        "label, import, validate, bridge: people and a second judge (placid judge label --help)",
     ),
     "pairs": (pairs, "config", "judged conversations to training rows, every dropped turn counted"),
     "train": (train, "config", "train every treatment on its rows"),
@@ -177,6 +178,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
 """Command → what it does, what it takes, one line about it."""
 
 
+JUDGE_COMMANDS = ("label", "import", "validate", "bridge")
+"""`placid judge <one of these>`: beside grading; they take a run directory, not a config."""
 USAGE = {
     "config": "placid {} CONFIG [--dotted.key VALUE ...]",
     "words": "placid {} [NAME | FILE] [--key VALUE ...]",
@@ -237,18 +240,32 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run one command and leave with its exit code."""
+def chosen(words: list[str]) -> tuple[str, Callable[[], None]]:
+    """The command and its work; --help and wrong usage leave here."""
+    if words[:1] == ["judge"] and words[1:2] and words[1] in JUDGE_COMMANDS:
+        from placid.judge import commands
+
+        return "judge", lambda: commands.main(words[1:], say)
     arguments, overrides = parser().parse_known_args(words)
-    terminal = logging.StreamHandler()
-    # a person at a terminal sees a bar; a log gets the progress lines that the bar would have been
-    terminal.setLevel(logging.WARNING if sys.stderr.isatty() and arguments.command != "organism" else logging.INFO)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[terminal])
     work, takes, _ = COMMANDS[arguments.command]
-    try:
+
+    def run() -> None:
         if overrides and takes not in ("config", "words"):
             raise BadInputError(f"{arguments.command} takes no overrides, but got {' '.join(overrides)}")
         work(getattr(arguments, takes, None), overrides)
+
+    return arguments.command, run
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run one command and leave with its exit code."""
+    command, work = chosen(sys.argv[1:] if words is None else words)
+    terminal = logging.StreamHandler()
+    # a person at a terminal sees a bar; a log gets the progress lines that the bar would have been
+    terminal.setLevel(logging.WARNING if sys.stderr.isatty() and command != "organism" else logging.INFO)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[terminal])
+    try:
+        work()
     except BadInputError as error:
         print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)  # one line, whatever a parser said
         raise SystemExit(2) from None
