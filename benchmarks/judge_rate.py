@@ -2,7 +2,7 @@
 
 python benchmarks/judge_rate.py [--grades 7800] [--rpm 1000] [--storm-s 20]        about 8.5 minutes, mostly waiting
 
-Baseline of the ratio: what the quota allows outside the storm. CPU: of this process (client), the server is another one.
+Baseline of the ratio: what the quota allows outside the storm. CPU: of this process (client); the server is another.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def make(run_dir: RunDir, grades: int) -> None:
             count, turns = min(TURNS, grades - sample * TURNS), list[Turn]()
             for n in range(1, count + 1):
                 turn = Turn(
-                    key=Key("base", "neutral", "p", sample), turn=n, user="u", reply=f"I am lost ({sample}, {n}). {REST}",
+                    key=Key("base", "neutral", "p", sample), turn=n, user="u", reply=f"Lost ({sample}, {n}). {REST}",
                     reply_ids=(1,), finish=Finish.STOP, prompt_tokens=1, cached_tokens=0, seed=1,
                     end=End.FINISHED if n == count else None,
                 )  # fmt: skip

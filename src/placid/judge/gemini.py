@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 import json
 import os
+import urllib.request
 from typing import Any
 
 import aiohttp
@@ -137,8 +138,14 @@ class Gemini:
     def _open(self) -> genai.Client:
         if self._client is None:
             self._key = key()
+            # the client's own session asks a thread for netrc and proxies at every request; without a proxy there is
+            # nothing to ask. No limit: how many are open is the limiter's business
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), trust_env=bool(urllib.request.getproxies())
+            )
             options = types.HttpOptions(
                 timeout=self._timeout_ms,
+                aiohttp_client=self._session,
                 base_url=os.environ.get("GOOGLE_GEMINI_BASE_URL"),
                 # one attempt: this also switches off the client's hidden second try after 1 to 10 s
                 retry_options=types.HttpRetryOptions(attempts=1),
@@ -161,6 +168,7 @@ class Gemini:
         """Close connections."""
         if self._client is not None:
             await self._client.aio.aclose()
+            await self._session.close()
 
 
 def key() -> str:
