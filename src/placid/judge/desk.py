@@ -20,7 +20,7 @@ from placid.judge.limiter import Limiter, day_began, until_midnight
 from placid.judge.provider import Answer, Ask, DayUsedUpError, OtherModelError, PassingError, Provider
 from placid.judge.settings import LimitSettings
 from placid.records import SCHEMA, BadInputError, PausedError, Record, Unscored
-from placid.store import Segment, read_at, read_lines, read_placed
+from placid.store import Segment, located, read_at, read_lines
 
 log = logging.getLogger(__name__)
 LONGEST_WAIT_S = 30.0
@@ -72,7 +72,7 @@ class Kept:
         since = day_began(time.time())
         for file in sorted((folder / "replies").glob("*.jsonl")):
             self._files.append(file)
-            for offset, size, kept in read_placed(file, KeptReply):
+            for offset, size, kept in located(file, KeptReply):
                 self.usd += kept.usd
                 self.today += kept.at >= since
                 if not kept.foreign:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from placid.records import Conversation, End, Turn, Verdict, holds_answer
+from placid.records import End
 from placid.report import stats
 from placid.report.facts import Facts, Verdicts, codes
 from placid.store import write_atomic
@@ -31,8 +31,6 @@ class Arm:
         self.name = name
         self.conversations = [c for c in conversations if c.closed]
         self.n_open = len(conversations) - len(self.conversations)
-        self.tokens = tuple(sum(c.tokens[i] for c in conversations) for i in range(3))
-        """Prompt, of these cached, reply tokens of all its conversations, open ones too."""
         self.turns = max([turns, *(c.turns for c in self.conversations)])
         self.prompts = [c.key.prompt_id for c in self.conversations]
         self.spoken = [c.turns for c in self.conversations]
@@ -301,6 +299,54 @@ def _discordant(base: Scored, arm: Scored) -> dict[str, Any]:
     return {"n_discordant": found.only_base + found.only_arm, "p_mcnemar": found.p if shared else None}
 
 
+def planned_rows(plan: dict[str, Any], known: Sequence[Facts]) -> Rows:
+    """plan.csv: what plan.json expected of each arm beside what was sampled; share: actual / planned."""
+    names = ("turns", "prompt_tokens", "cached_tokens", "reply_tokens")
+    actual: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for c in known:
+        actual[c.key.arm] = [a + b for a, b in zip(actual[c.key.arm], c.sampled, strict=True)]
+    rows: Rows = []
+    for arm in [*plan["arms"], *sorted(actual.keys() - plan["arms"].keys())]:
+        expected = plan["arms"].get(arm, {}).get("expected", dict.fromkeys(names, 0))
+        rows += [
+            {"arm": arm, "what": name, "planned": expected[name], "actual": value}
+            for name, value in zip(names, actual.get(arm, [0, 0, 0, 0]), strict=True)
+        ]
+    for name in names:
+        of = [row for row in rows if row["what"] == name]
+        rows.append({"arm": "all", "what": name, **{k: sum(row[k] for row in of) for k in ("planned", "actual")}})
+    return [{**row, "share": row["actual"] / row["planned"] if row["planned"] else None} for row in rows]
+
+
+def agreement(arms: Sequence[Arm], verdicts: Verdicts, other: str) -> Rows:
+    """agreement.csv for one other judge over the turns that both scored; empty where they share none.
+
+    what = pair: how many turns got `score` here and `other_score` there, both rounded; kappa: quadratic-weighted kappa
+    of these; difference: mean of (other - this) by turn, clustered by prompt.
+    """
+    by_turn: dict[int, list[tuple[str, float]]] = defaultdict(list)
+    pairs: Counter[tuple[int, int]] = Counter()
+    for c in (c for arm in arms for c in arm.conversations):
+        for turn, score in enumerate(c.score, 1):
+            verdict = verdicts.get((c.key, turn))
+            if score is None or verdict is None or verdict.score is None or verdict.scale != (0.0, 10.0):
+                continue
+            pairs[round(score), round(verdict.score)] += 1
+            by_turn[turn].append((c.key.prompt_id, verdict.score - score))
+    if not pairs:
+        return []
+    empty = dict.fromkeys(("turn", "score", "other_score", "estimate", "lo", "hi"))
+    kappa = stats.weighted_kappa(pairs, 10)
+    rows: Rows = [{"other": other, "what": "kappa", "n": pairs.total(), **empty, "estimate": kappa}]
+    for turn, found in sorted(by_turn.items()):
+        mean = stats.mean([d for _, d in found], [p for p, _ in found])
+        rows.append({"other": other, "what": "difference", "n": len(found), **empty, "turn": turn,
+                     **_columns("estimate", mean, "lo", "hi")})  # fmt: skip
+    for (score, there), n in sorted(pairs.items()):
+        rows.append({"other": other, "what": "pair", "n": n, **empty, "score": score, "other_score": there})
+    return rows
+
+
 def arm_rows(numbers: dict[str, dict[str, Any]]) -> Rows:
     """arms.csv: the summary's arms, flat; intervals as two columns, counts by name as `name:count` words."""
     rows: Rows = []
@@ -332,55 +378,3 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]
         writer.writeheader()
         writer.writerows(rows)
     write_atomic(path, text.getvalue().encode())
-
-
-class Parquet:
-    """tables/turns.parquet: every turn of every arm beside its verdict (rebuildable), gathered conversation by
-    conversation. `right`: null where no right answer is known."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[object, ...]] = []
-        self._frames: list[Any] = []
-
-    def add(self, conversation: Conversation, verdicts: Verdicts) -> None:
-        """The turns of one conversation; Python's objects are given up after some thousands."""
-        self._rows += [_flat(t, verdicts.get((t.key, t.turn))) for t in conversation.turns]
-        if len(self._rows) > 20_000:
-            self._pack()
-
-    def _pack(self) -> None:
-        import polars as pl  # only here; reading a summary needs none of it
-
-        text, whole, yes, real = pl.String, pl.Int32, pl.Boolean, pl.Float64
-        schema = {
-            "arm": text, "condition": text, "prompt_id": text, "sample": whole, "turn": whole,
-            "user": text, "reply": text, "finish": text, "end": text, "right": yes,
-            "prompt_tokens": whole, "cached_tokens": whole, "reply_tokens": whole,
-            "judge_id": text, "score": real, "unscored": text, "evidence": text, "rationale": text,
-            "on_topic": yes, "garbled": yes,
-        }  # fmt: skip
-        self._frames.append(pl.DataFrame(self._rows, schema=schema, orient="row"))
-        self._rows = []
-
-    def write(self, path: Path) -> None:
-        """Everything added so far, atomically."""
-        import polars as pl
-
-        self._pack()
-        buffer = io.BytesIO()
-        pl.concat(self._frames).write_parquet(buffer)
-        write_atomic(path, buffer.getvalue())
-
-
-def _flat(t: Turn, v: Verdict | None) -> tuple[object, ...]:
-    verdict: tuple[object, ...] = (None,) * 7
-    if v is not None:
-        why = v.unscored.value if v.unscored else None
-        verdict = (v.judge_id, v.score, why, v.evidence, v.rationale, v.on_topic, v.garbled)
-    return (
-        t.key.arm, t.key.condition, t.key.prompt_id, t.key.sample, t.turn,
-        t.user, t.reply, t.finish.value, t.end.value if t.end else None,
-        holds_answer(t.reply, t.answers) if t.answers else None,
-        t.prompt_tokens, t.cached_tokens, len(t.reply_ids),
-        *verdict,
-    )  # fmt: skip

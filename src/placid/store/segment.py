@@ -71,36 +71,33 @@ class _Head(msgspec.Struct):
     end: End | None = None
 
 
-def read_lines(path: Path, kind: type[R]) -> Iterator[R]:
+def read_lines(path: Path, kind: type[R], torn: bool = True) -> Iterator[R]:
     """Records of one JSONL file, one line in memory at a time.
 
     A last line without its newline that does not decode is torn: its writer was killed in the middle of it, or the
-    file system grew the file and lost the data (NUL bytes). It is dropped with a warning.
+    file system grew the file and lost the data (NUL bytes). It is dropped with a warning; with torn=False, for files
+    that no placid wrote, it is an error like any other.
 
     Raises:
         BadInputError: a malformed line that is not a torn last one, or a record of another schema version.
     """
-    for _, _, record in read_placed(path, kind):
+    for _, _, record in located(path, kind, torn):
         yield record
 
 
-def read_placed(path: Path, kind: type[R]) -> Iterator[tuple[int, int, R]]:
-    """(offset, size, record) of every line of one JSONL file, in bytes. Raises as read_lines() does."""
-    return _numbered(path, msgspec.json.Decoder(kind), kind.__name__)
-
-
 def read_at(path: Path, kind: type[R], offset: int, size: int) -> R:
-    """The record at one place that read_placed() or Segment.append() gave."""
+    """The record at one place that located() or Segment.append() gave."""
     with path.open("rb") as file:
         file.seek(offset)
         return msgspec.json.decode(file.read(size), type=kind)
 
 
-def _numbered(
-    path: Path, decoder: msgspec.json.Decoder[R], name: str, offset: int = 0, live: bool = False
+def located(
+    path: Path, kind: type[R], torn: bool = True, offset: int = 0, live: bool = False
 ) -> Iterator[tuple[int, int, R]]:
-    """(offset, size, record) of every line from `offset` on. live: its writer may be at work, so that a last line
-    without its end is left without a word."""
+    """(offset, size, record) of every line from `offset` on; offset and size in bytes. live: its writer may be at work,
+    so a last line without its end is left without a word. Raises as read_lines() does."""
+    decoder = msgspec.json.Decoder(kind)
     with path.open("rb") as file:
         file.seek(offset)
         for line in file:
@@ -110,14 +107,14 @@ def _numbered(
             try:
                 record = decoder.decode(line)
             except (msgspec.DecodeError, msgspec.ValidationError) as error:
-                if not line.endswith(b"\n"):
+                if (torn or live) and not line.endswith(b"\n"):
                     if not live:
                         number = _line_number(path, at)
                         log.warning("%s:%d: dropped a torn last line (%d bytes)", path, number, len(line))
                     return
-                _refuse(path, _line_number(path, at), line, name, error)
+                _refuse(path, _line_number(path, at), line, kind, error)
             if getattr(record, "schema", SCHEMA) != SCHEMA:
-                _refuse(path, _line_number(path, at), line, name, None)
+                _refuse(path, _line_number(path, at), line, kind, None)
             yield at, len(line), record
 
 
@@ -127,7 +124,7 @@ def _line_number(path: Path, offset: int) -> int:
         return file.read(offset).count(b"\n") + 1
 
 
-def _refuse(path: Path, number: int, line: bytes, name: str, error: Exception | None) -> NoReturn:
+def _refuse(path: Path, number: int, line: bytes, kind: type[msgspec.Struct], error: Exception | None) -> NoReturn:
     """Say what is wrong with one line. Another version is named first: its fields may differ as well."""
     try:
         schema = msgspec.json.decode(line, type=_Version).schema
@@ -138,7 +135,23 @@ def _refuse(path: Path, number: int, line: bytes, name: str, error: Exception | 
             f"{path}:{number}: schema {schema}, this placid reads {SCHEMA}; read it with the placid that wrote it "
             "(manifest.json names the commit)"
         )
-    raise BadInputError(f"{path}:{number}: not a {name}: {error}")
+    whole = Turn if kind is _Head else kind
+    raise BadInputError(f"{path}:{number}: not a {whole.__name__}: {_fault(line, whole, error)}")
+
+
+def _fault(line: bytes, kind: type[msgspec.Struct], error: Exception | None) -> str:
+    """What is wrong with a line. A misspelt key is both unknown and missing, and both are said."""
+    try:
+        given = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, msgspec.ValidationError):  # no JSON object at all
+        return str(error)
+    fields = msgspec.structs.fields(kind)
+    missing = [repr(f.name) for f in fields if f.required and f.name not in given]
+    unknown = [repr(name) for name in given if name not in {f.name for f in fields}]
+    if not missing and not (unknown and kind.__struct_config__.forbid_unknown_fields):
+        return str(error)
+    said = [f"missing key {', '.join(missing)}"] * bool(missing) + [f"unknown key {', '.join(unknown)}"] * bool(unknown)
+    return f"{', '.join(said)}; valid: {', '.join(f.name for f in fields)}"
 
 
 class Index:
@@ -160,7 +173,6 @@ class Index:
         self._seen: list[int] = []
         """Bytes of each file that are taken in."""
         self._decoder = msgspec.json.Decoder(Turn)
-        self._heads = msgspec.json.Decoder(_Head)
         self._take(files, live=False)
 
     def refresh(self, files: Sequence[Path]) -> list[Key]:
@@ -178,7 +190,7 @@ class Index:
             if number == len(self.files):
                 self.files.append(file)
                 self._seen.append(0)
-            for offset, size, head in _numbered(file, self._heads, "Turn", self._seen[number], live):
+            for offset, size, head in located(file, _Head, offset=self._seen[number], live=live):
                 places = self._places.setdefault(head.key, array("q"))
                 places.extend((head.turn, number, offset, size))
                 self._seen[number] = offset + size
@@ -237,4 +249,4 @@ class Index:
         try:
             return self._decoder.decode(line)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            _refuse(self.files[file], _line_number(self.files[file], offset), line, "Turn", error)
+            _refuse(self.files[file], _line_number(self.files[file], offset), line, Turn, error)
