@@ -7,6 +7,7 @@ import logging
 import os
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, NoReturn, TypeVar
@@ -25,24 +26,35 @@ class Segment(Generic[R]):
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = path.open("xb")  # x: a second writer of the same file is a bug and fails here
+        # x: a second writer of the same file is a bug and fails here. No buffer: what failed must not come later
+        self._file = path.open("xb", buffering=0)
+        self._size = 0
         self._encoder = msgspec.json.Encoder()
 
     def append(self, *records: R) -> list[tuple[int, int]]:
-        """Write the records as one group: they are on disk (fsync) when this returns. (offset, size) of each line."""
-        at, places = self._file.tell(), list[tuple[int, int]]()
+        """Write the records as one group: they are on disk (fsync) when this returns, and none is when it raises.
+        (offset, size) of each line."""
         lines = [self._encoder.encode(record) + b"\n" for record in records]
-        for line in lines:
-            places.append((at, len(line)))
-            at += len(line)
-        if lines:
-            self._file.write(b"".join(lines))
-            self._file.flush()
+        ends = list(accumulate(map(len, lines), initial=self._size))
+        data = memoryview(b"".join(lines))
+        if not data:
+            return []
+        try:
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:])
             os.fsync(self._file.fileno())
-        return places
+        except OSError:  # a full disk, say
+            os.ftruncate(self._file.fileno(), self._size)
+            self._file.seek(self._size)
+            raise
+        self._size += len(data)
+        return [(at, len(line)) for at, line in zip(ends, lines, strict=False)]
 
     def close(self) -> None:
-        """Close; an empty segment is removed so that idle writers leave no files."""
+        """Close; an empty segment is removed so that idle writers leave no files. Twice is once."""
+        if self._file.closed:
+            return
         self._file.close()
         if not self.path.stat().st_size:
             self.path.unlink()
