@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from gemini_server import GeminiServer, error, graded, reply
+from placid.cli import main
 from placid.judge import run
 from placid.judge.desk import ledger
 from placid.judge.settings import JudgeSettings
@@ -206,7 +207,7 @@ def test_what_another_model_said_is_money_and_no_grade(tmp_path, monkeypatch):
         assert kept.usd > 0
         (verdict,) = grade(server, run_dir, monkeypatch)
     assert verdict.score == 3
-    assert len(ledger(folder)) == len(server.requests) == 2
+    assert len(list(ledger(folder))) == len(server.requests) == 2
 
 
 def test_after_a_refused_key_nothing_that_waits_is_sent(tmp_path, monkeypatch):
@@ -237,10 +238,10 @@ def test_the_status_says_how_it_ended(tmp_path, monkeypatch, script, error_kind,
 
 def test_following_grades_what_is_spoken_meanwhile(tmp_path, monkeypatch):
     """Each look finds one more conversation; the first ones are not asked for again."""
-    monkeypatch.setattr("placid.judge.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("placid.judge.grading.LOOK_EVERY_S", 0.0)
     run_dir, looks = RunDir(tmp_path), iter(range(4))
 
-    def complete():
+    def complete(_):
         look = next(looks)
         with run_dir.segment(f"w{look}") as segment:
             segment.append(
@@ -252,7 +253,7 @@ def test_following_grades_what_is_spoken_meanwhile(tmp_path, monkeypatch):
     with GeminiServer() as server:
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
         judge_id = run(settings(), run_dir, [PROMPT], complete=complete)
-    assert [key.sample for key, _ in run_dir.verdicts(judge_id)] == [0, 1, 2, 3]
+    assert sorted(key.sample for key, _ in run_dir.verdicts(judge_id)) == [0, 1, 2, 3]
     assert len(server.requests) == 4
 
 
@@ -267,3 +268,69 @@ def test_a_429_storm_ends_with_every_grade_and_none_paid_twice(tmp_path, monkeyp
     assert [v.score for v in verdicts] == [3] * 200
     assert set(server.paid.values()) == {1}
     assert len(server.paid) == 200
+
+
+@pytest.mark.slow
+def test_graders_as_ray_actors_share_one_desk(tmp_path, monkeypatch):
+    """Equal requests of two graders are paid once, every turn is graded once, and what stops one stops all."""
+    run_dir = talk(RunDir(tmp_path / "run"), 40, 3)
+    with run_dir.segment("same") as segment:
+        segment.append(*(
+            Turn(key=Key("base", "neutral", "p", 100 + sample), turn=1, user="u", reply="the same", reply_ids=(1,), finish=Finish.STOP,
+                 prompt_tokens=1, cached_tokens=0, seed=1, end=End.FINISHED)
+            for sample in range(20)
+        ))  # fmt: skip
+    attempt = tmp_path / "attempt"
+    attempt.mkdir()
+    with GeminiServer(latency_s=0.05) as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        looks = iter([False, False, True])
+        judge_id = run(settings(workers=2), run_dir, [PROMPT], attempt, complete=lambda _: next(looks, True))
+    assert len(run_dir.verdicts(judge_id)) == 140
+    assert all(v.score == 3 for v in run_dir.verdicts(judge_id).values())
+    assert len(server.requests) == 121
+    assert set(server.paid.values()) == {1}
+    segments = [file.read_text().count("\n") for file in (run_dir.path / "verdicts" / judge_id).glob("*.jsonl")]
+    assert len(segments) == 2
+    assert sum(segments) == 140
+    status = json.loads((attempt / "status.json").read_text())["judge"]
+    assert (status["state"], status["graded"], status["requests"]) == ("done", 140, 121)
+    more = talk(RunDir(tmp_path / "more"), 40)
+    with GeminiServer(always(lambda: error(401, "UNAUTHENTICATED", "no"))) as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        with pytest.raises(BadInputError, match="refused the API key"):
+            run(settings(workers=2), more, [PROMPT])
+    assert len(server.requests) <= 16
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
+
+
+def test_a_study_by_api_and_its_page_hold_no_key_and_the_report_needs_none(tmp_path, monkeypatch, capsys, caplog):
+    caplog.set_level(logging.DEBUG)
+    rows = Path("configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:2]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+    words = [
+        "configs/study/simulate.toml",
+        "--root",
+        str(tmp_path),
+        "--prompts",
+        str(tmp_path / "prompts.jsonl"),
+        "--samples",
+        "1",
+    ]
+    words += ["--turns", "2", "--judge.kind", "gemini"]
+    with GeminiServer() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        main(["study", *words])
+        monkeypatch.delenv("GEMINI_API_KEY")
+        main(["report", *words])
+    assert server.keys == {KEY}
+    assert len(server.requests) == 6
+    assert (tmp_path / "simulate/report/index.html").is_file()
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
+    shown = capsys.readouterr()
+    assert KEY not in shown.out + shown.err + caplog.text
+    with pytest.raises(SystemExit) as left:
+        main(["study", *words, "--name", "another"])
+    assert left.value.code == 2
+    assert "GEMINI_API_KEY" in capsys.readouterr().err
+    assert not (tmp_path / "another").exists()

@@ -199,3 +199,33 @@ def test_an_atomic_write_leaves_nothing_beside_it(tmp_path):
         write_atomic(file, data)
         assert file.read_bytes() == data
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_growing_run_is_taken_in_look_by_look(tmp_path):
+    """Each look gives the conversations with new turns; a line that is still being written waits for the next."""
+    run_dir = RunDir(tmp_path)
+    keys = [Key("base", "neutral", "p", n) for n in range(2)]
+
+    def turn(key, number, end=None):
+        return Turn(key=key, turn=number, user="u", reply=f"r{number}", reply_ids=(1,), finish=Finish.STOP, prompt_tokens=1,
+                    cached_tokens=0, seed=1, end=end)  # fmt: skip
+
+    index = run_dir.index()
+    assert index.refresh(run_dir.segments()) == []
+    one = run_dir.segment("1")
+    assert one.append(turn(keys[0], 1), turn(keys[0], 2))[0][0] == 0
+    assert index.refresh(run_dir.segments()) == [keys[0]]
+    assert index.refresh(run_dir.segments()) == []
+    line = msgspec.json.encode(turn(keys[0], 3, End.FINISHED)) + b"\n"
+    with run_dir.segments()[0].open("ab") as file:
+        file.write(line[:40])
+        file.flush()
+        assert index.refresh(run_dir.segments()) == []
+        file.write(line[40:])
+    with run_dir.segment("2") as two:
+        two.append(turn(keys[1], 1))
+    assert index.refresh(run_dir.segments()) == keys
+    assert index.numbers(keys[0]) == [1, 2, 3]
+    assert index.ends == {keys[0]: End.FINISHED}
+    assert [len(turns) for turns in index.walk(keys)] == [3, 1]
+    one.close()

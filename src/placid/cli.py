@@ -275,7 +275,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "judge": (
         judge,
         "config",
-        "grade the turns of a study (or run directory) that have no verdict yet; --follow: and those still to come",
+        "grade the turns of a study (or run directory) that have no verdict yet; --follow: and those still to come; "
+        "label, import, validate, bridge: people and a second judge (placid judge label --help)",
     ),
     "pairs": (pairs, "config", "judged conversations to training rows, every dropped turn counted"),
     "train": (train, "config", "train every treatment on its rows"),
@@ -311,6 +312,8 @@ TAKES = {
 """What stands after a command."""
 
 
+JUDGE_COMMANDS = ("label", "import", "validate", "bridge")
+"""`placid judge <one of these>`: beside grading; they take a run directory, not a config."""
 USAGE = {
     "config": "placid {} CONFIG [--dotted.key VALUE ...]",
     "file": "placid {} FILE --out RUN [--tag MODEL]",
@@ -388,20 +391,34 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run one command and leave with its exit code."""
+def chosen(words: list[str]) -> tuple[str, Callable[[], None]]:
+    """The command and its work; --help and wrong usage leave here."""
+    if words[:1] == ["judge"] and words[1:2] and words[1] in JUDGE_COMMANDS:
+        from placid.judge import commands
+
+        return "judge", lambda: commands.main(words[1:], say)
     arguments, overrides = parser().parse_known_args(words)
-    terminal = logging.StreamHandler()
-    # a person at a terminal sees a bar; a log gets the progress lines that the bar would have been
-    terminal.setLevel(logging.WARNING if sys.stderr.isatty() and arguments.command != "organism" else logging.INFO)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[terminal])
     work, takes, _ = COMMANDS[arguments.command]
     if takes == "config" and sys.stderr.isatty():  # before anything heavy is loaded
         print(f"placid {arguments.command}: checking {arguments.config} ...", file=sys.stderr)
-    try:
+
+    def run() -> None:
         if overrides and takes not in ("config", "file", "words") and work is not status:
             raise BadInputError(f"{arguments.command} takes no overrides, but got {' '.join(overrides)}")
         work(getattr(arguments, takes, None), overrides)
+
+    return arguments.command, run
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run one command and leave with its exit code."""
+    command, work = chosen(sys.argv[1:] if words is None else words)
+    terminal = logging.StreamHandler()
+    # a person at a terminal sees a bar; a log gets the progress lines that the bar would have been
+    terminal.setLevel(logging.WARNING if sys.stderr.isatty() and command != "organism" else logging.INFO)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[terminal])
+    try:
+        work()
     except BadInputError as error:
         print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)  # one line, whatever a parser said
         raise SystemExit(2) from None

@@ -28,10 +28,10 @@ from placid.config import Settings, build, canonical, file_sha, load, parse_over
 from placid.engine.settings import EngineSettings
 from placid.judge.settings import JudgeSettings
 from placid.pairs.settings import PairsSettings
-from placid.records import BadInputError, Prompt
+from placid.records import BadInputError, Key, Prompt
 from placid.report.settings import ReportSettings
 from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings, Schedules
-from placid.store import RunDir, read_prompts, write_json
+from placid.store import Index, RunDir, read_prompts, write_json
 from placid.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
         models.check_weights(settings.model)
         longest = max(arm.turns for arm in settings.arms.values())
         models.check_context(models.read(settings.model), settings.engine.context_tokens, longest, settings.max_tokens)
-    check_judge(settings.judge)
+    check_judge(settings.judge, settings.model)
     found = [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
     return prompts, {str(path): file_sha(path) for path in found}
 
@@ -415,6 +415,9 @@ def run(
     Raises:
         BadInputError: wrong input, before anything is written.
     """
+    from placid.judge import ready
+
+    ready(settings.judge)
     with held(settings, say) as study:
         began(study)
         hold_untrained(study)
@@ -469,23 +472,35 @@ def grade(study: Held, follow: bool = False) -> str:
     """Grade what has no verdict yet; the judge's id. follow: also what still comes, until every rollout is over."""
     from placid import judge
 
-    settings, complete = study.settings.judge, (lambda: _held_out(study)) if follow else None
+    settings, complete = study.settings.judge, Complete(study) if follow else None
     return study.stage("judge", lambda: judge.run(settings, study.run_dir, study.prompts, study.attempt, complete))
 
 
-def _held_out(study: Held) -> bool:
-    """True once no conversation of any arm is open, the treatments' too."""
-    from placid import rollout
+class Complete:
+    """Says of the turns found so far whether no conversation of any arm is open, the treatments' too."""
 
-    if rollout.unfinished(rollout_settings(study.settings), study.run_dir):
-        return False
-    if study.settings.train is None:
-        return True
-    file = study.run_dir.path / ADAPTERS
-    if not file.is_file():
-        return False
-    adapters = {arm: Path(folder) for arm, folder in json.loads(file.read_text()).items()}
-    return not rollout.unfinished(rollout_settings(study.settings, adapters), study.run_dir)
+    def __init__(self, study: Held) -> None:
+        self._settings, self._adapters = study.settings, study.run_dir.path / ADAPTERS
+        self._untrained = self._keys(None)
+
+    def __call__(self, index: Index) -> bool:
+        """index: where the turns are that were spoken so far."""
+        branched = {name for name, arm in self._settings.arms.items() if arm.branch}
+        if not self._untrained <= index.ends.keys() or any(
+            key.arm in branched and key not in index.ends for key in index
+        ):
+            return False
+        if self._settings.train is None:
+            return True
+        if not self._adapters.is_file():
+            return False
+        adapters = {arm: Path(folder) for arm, folder in json.loads(self._adapters.read_text()).items()}
+        return self._keys(adapters) <= index.ends.keys()
+
+    def _keys(self, adapters: dict[str, Path] | None) -> set[Key]:
+        from placid import rollout
+
+        return {conversation.key for conversation in rollout.plan(rollout_settings(self._settings, adapters))}
 
 
 def make_pairs(study: Held) -> None:
@@ -500,9 +515,13 @@ def make_pairs(study: Held) -> None:
     settings = study.settings
     if settings.pairs is None:
         raise BadInputError("this study has no [pairs] section, so no training rows can be made; add pairs.instruct")
-    if (study.run_dir.path / "pairs" / "dropped.json").is_file():  # written last
+    judge_id, made = judge_of(settings.judge), study.run_dir.path / "pairs" / "dropped.json"
+    if made.is_file():  # written last
+        other = json.loads(made.read_text())["judge"]
+        if other != judge_id:
+            study.say(f"pairs: kept as they were made by judge {other}")
         return
-    building, judge_id, count = settings.pairs, judge_of(settings.judge), _token_counter(settings.model)
+    building, count = settings.pairs, _token_counter(settings.model)
     study.stage("pairs", lambda: pairs.build(building, study.run_dir, study.prompts, judge_id, count))
 
 

@@ -18,6 +18,8 @@ class ReplyRequest(Record, frozen=True, kw_only=True):
     """Give the log-probability of every reply token too."""
     adapter: str | None = None
     """Folder of a PEFT adapter; None answers with the base model."""
+    among: tuple[int, ...] = ()
+    """The reply is one of these tokens (at most 128), whatever max_tokens says; empty: any text."""
 
 
 class Reply(Record, frozen=True, kw_only=True):
@@ -29,6 +31,8 @@ class Reply(Record, frozen=True, kw_only=True):
     cached_tokens: int = 0
     logprobs: tuple[float, ...] | None = None
     """Natural log-probability of each of `token_ids`, before temperature."""
+    among: tuple[float, ...] | None = None
+    """Natural log-probability of each of the request's `among`, out of the whole vocabulary, before temperature."""
 
 
 class KvPool(Record, frozen=True, kw_only=True):

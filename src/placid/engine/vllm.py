@@ -203,14 +203,21 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        chosen: dict[str, Any] = (
+            {"max_tokens": 1, "allowed_token_ids": list(request.among), "logprob_token_ids": list(request.among)}
+            if request.among
+            else {
+                "max_tokens": min(request.max_tokens, room),
+                "logprobs": 0 if request.logprobs else None,  # 0: of the sampled token alone
+            }
+        )
         return SamplingParams(
-            max_tokens=min(request.max_tokens, room),
             temperature=request.temperature,
             seed=request.seed,
             stop_token_ids=self._stop,
             detokenize=False,
-            logprobs=0 if request.logprobs else None,  # 0: of the sampled token alone
             output_kind=RequestOutputKind.FINAL_ONLY,
+            **chosen,
         )
 
     async def reply(self, request: ReplyRequest) -> Reply:
@@ -233,8 +240,9 @@ class VllmEngine:
             finish=Finish.STOP if stopped else Finish.LENGTH,
             cached_tokens=output.num_cached_tokens or 0,
             logprobs=tuple(at[token].logprob for token, at in zip(ids, done.logprobs, strict=False))
-            if request.logprobs
+            if request.logprobs and not request.among
             else None,
+            among=tuple(done.logprobs[0][token].logprob for token in request.among) if request.among else None,
         )
 
     async def close(self) -> None:

@@ -11,14 +11,16 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from placid.config import sha
 from placid.judge.limiter import Limiter, day_began, until_midnight
 from placid.judge.provider import Answer, Ask, DayUsedUpError, OtherModelError, PassingError, Provider
 from placid.judge.settings import LimitSettings
 from placid.records import SCHEMA, BadInputError, PausedError, Record, Unscored
-from placid.store import Segment, read_lines
+from placid.store import Segment, located, read_at, read_lines
 
 log = logging.getLogger(__name__)
 LONGEST_WAIT_S = 30.0
@@ -48,18 +50,51 @@ def name_of(request: Ask, attempt: int) -> str:
     return sha([request.prompt, request.schema, request.max_tokens, attempt])
 
 
-def ledger(folder: Path) -> list[KeptReply]:
-    """Every paid reply below verdicts/<judge_id>/.
+def ledger(folder: Path) -> Iterator[KeptReply]:
+    """Every paid reply below verdicts/<judge_id>/, one in memory at a time.
 
     Raises:
         BadInputError: a damaged line.
     """
-    return [kept for file in sorted((folder / "replies").glob("*.jsonl")) for kept in read_lines(file, KeptReply)]
+    for file in sorted((folder / "replies").glob("*.jsonl")):
+        yield from read_lines(file, KeptReply)
 
 
-def by_request(replies: list[KeptReply]) -> dict[str, KeptReply]:
-    """The replies of the judge's own model."""
-    return {kept.request: kept for kept in replies if not kept.foreign}
+class Kept:
+    """The replies of the judge's own model by request name: places only, the replies stay on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        """Scans replies/ of verdicts/<judge_id>/ once. Raises BadInputError for a damaged line."""
+        self._files: list[Path] = []
+        self._places: dict[bytes, tuple[int, int, int]] = {}
+        self.usd, self.today = 0.0, 0
+        """What all of them cost, and how many were paid since the quota's day began."""
+        since = day_began(time.time())
+        for file in sorted((folder / "replies").glob("*.jsonl")):
+            self._files.append(file)
+            for offset, size, kept in located(file, KeptReply):
+                self.usd += kept.usd
+                self.today += kept.at >= since
+                if not kept.foreign:
+                    self._places[bytes.fromhex(kept.request)] = (len(self._files) - 1, offset, size)
+
+    def add(self, file: Path, replies: list[KeptReply], places: list[tuple[int, int]]) -> None:
+        """These were just appended to `file`."""
+        if not self._files or self._files[-1] != file:
+            self._files.append(file)
+        for kept, (offset, size) in zip(replies, places, strict=True):
+            if not kept.foreign:
+                self._places[bytes.fromhex(kept.request)] = (len(self._files) - 1, offset, size)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, name: str) -> bool:
+        return bytes.fromhex(name) in self._places
+
+    def __getitem__(self, name: str) -> Answer:
+        number, offset, size = self._places[bytes.fromhex(name)]
+        return read_at(self._files[number], KeptReply, offset, size).answer
 
 
 class Desk:
@@ -68,11 +103,9 @@ class Desk:
     def __init__(self, provider: Provider, limits: LimitSettings, folder: Path) -> None:
         """folder: verdicts/<judge_id>/ of the run."""
         self.provider, self._limits = provider, limits
-        paid = ledger(folder)
-        self._kept = by_request(paid)
-        today = day_began(time.time())
-        self.limiter = Limiter(limits, sum(kept.at >= today for kept in paid))
-        self.usd = sum(kept.usd for kept in paid)
+        self._kept = Kept(folder)
+        self.limiter = Limiter(limits, self._kept.today)
+        self.usd = self._kept.usd
         self.asked = 0
         self.failures: Counter[str] = Counter()
         self._lost = 0
@@ -101,6 +134,15 @@ class Desk:
         self._segment.close()
         await self.provider.close()
 
+    def numbers(self) -> dict[str, Any]:
+        """What status.json says about it."""
+        return {
+            "requests": self.asked,
+            "usd": round(self.usd, 4),
+            "open_at_most": int(self.limiter.allowed),
+            "failures": dict(self.failures),
+        }
+
     async def ask(self, request: Ask, attempt: int) -> tuple[str, Answer]:
         """The kept reply, the one that is under way, or a new one.
 
@@ -109,7 +151,7 @@ class Desk:
         """
         name = name_of(request, attempt)
         if name in self._kept:
-            return name, self._kept[name].answer
+            return name, self._kept[name]
         if name not in self._flying:
             if self._stop is not None:
                 raise self._stop
@@ -230,8 +272,8 @@ class Desk:
             if kept not in self._pending:  # the former group took it along
                 return
             group, self._pending = self._pending, []
-            await asyncio.to_thread(self._segment.append, *group)
-            self._kept |= by_request(group)
+            places = await asyncio.to_thread(self._segment.append, *group)
+            self._kept.add(self._segment.path, group, places)
 
 
 class Cassette:
@@ -241,8 +283,8 @@ class Cassette:
 
     def __init__(self, folder: Path) -> None:
         """Raises BadInputError if `folder` holds no replies."""
-        self._folder, self._kept = folder, by_request(ledger(folder))
-        if not self._kept:
+        self._folder, self._kept = folder, Kept(folder)
+        if not len(self._kept):
             raise BadInputError(
                 f"judge.recorded = {str(folder)!r} holds no replies/*.jsonl; name a folder verdicts/<judge_id>"
             )
@@ -254,4 +296,4 @@ class Cassette:
             raise BadInputError(
                 f"{self._folder}/replies hold no reply to request {name[:16]}; other texts or another rubric?"
             )
-        return name, self._kept[name].answer
+        return name, self._kept[name]

@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 import json
 import os
+import urllib.request
 from typing import Any
 
 import aiohttp
@@ -48,11 +49,10 @@ class Gemini:
     name = "gemini"
 
     def __init__(self, settings: JudgeSettings) -> None:
-        """Raises BadInputError: no key, or a budget without a known price."""
+        """The key is read at the first question. Raises BadInputError: a budget without a known price."""
         self.model, self._version = settings.model, settings.model_version or settings.model
-        self._key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
-        if not self._key:
-            raise BadInputError("judge.kind = 'gemini' needs an API key in the environment variable GEMINI_API_KEY")
+        self.limits = settings.limits
+        self._key = ""
         known = PRICES.get(self.model, (None, None))
         self._usd_in = settings.usd_in if settings.usd_in is not None else known[0]
         self._usd_out = settings.usd_out if settings.usd_out is not None else known[1]
@@ -79,8 +79,9 @@ class Gemini:
 
     async def ask(self, request: Ask) -> Answer:
         """Raises PassingError, DayUsedUpError or JudgeStopError; their words never hold the key."""
+        client = self._open()
         try:
-            response = await self._open().aio.models.generate_content(
+            response = await client.aio.models.generate_content(
                 model=self.model, contents=request.prompt, config=self._config(request)
             )
         except asyncio.CancelledError:
@@ -136,8 +137,15 @@ class Gemini:
 
     def _open(self) -> genai.Client:
         if self._client is None:
+            self._key = key()
+            # the client's own session asks a thread for netrc and proxies at every request; without a proxy there is
+            # nothing to ask. No limit: how many are open is the limiter's business
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), trust_env=bool(urllib.request.getproxies())
+            )
             options = types.HttpOptions(
                 timeout=self._timeout_ms,
+                aiohttp_client=self._session,
                 base_url=os.environ.get("GOOGLE_GEMINI_BASE_URL"),
                 # one attempt: this also switches off the client's hidden second try after 1 to 10 s
                 retry_options=types.HttpRetryOptions(attempts=1),
@@ -160,6 +168,15 @@ class Gemini:
         """Close connections."""
         if self._client is not None:
             await self._client.aio.aclose()
+            await self._session.close()
+
+
+def key() -> str:
+    """The API key, from the environment and nowhere else. Raises BadInputError: there is none."""
+    found = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
+    if not found:
+        raise BadInputError("judge.kind = 'gemini' needs an API key in the environment variable GEMINI_API_KEY")
+    return found
 
 
 def generation(model: str) -> dict[str, Any]:

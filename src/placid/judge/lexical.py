@@ -88,6 +88,7 @@ class LexicalJudge:
     """Grades conversations by the phrase file; see the module."""
 
     provider = "lexical"
+    whole = False
 
     def __init__(self, settings: JudgeSettings | None = None) -> None:
         """Raises BadInputError for an unreadable lexicon."""

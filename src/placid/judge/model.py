@@ -1,7 +1,7 @@
 """A language model as judge: a rubric, a provider, and the desk between them that never asks twice."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from placid.config import sha
@@ -32,6 +32,8 @@ class ModelJudge:
         self.provider = provider
         self._identity = identity
         self.id = judge_id(rubric, provider, identity)
+        self.whole = rubric.head.unit == "conversation"
+        """It grades ended conversations only."""
 
     def card(self) -> dict[str, object]:
         """What stands in judge.json."""
@@ -57,7 +59,7 @@ class ModelJudge:
             mark = Mark(unscored=answer.unscored) if answer.unscored else self.rubric.parse(answer.text)
             if mark.unscored not in UNREADABLE:
                 break
-        return self._verdict(turn, mark, name, answer)
+        return self._verdict(turn, mark, name, answer, answer.expected[0] if answer.expected else None)
 
     async def _all(self, conversation: Conversation, turns: list[Turn]) -> list[Verdict]:
         numbers = [turn.turn for turn in turns if turn.reply.strip()]
@@ -67,7 +69,9 @@ class ModelJudge:
             blocks = self.rubric.turns({turn.turn: turn.reply for turn in conversation.turns})
             prompt = self.rubric.prompt({"turns": blocks, "prompt": conversation.prompt.text, "user": ""})
             for attempt in range(TRIES):
-                name, answer = await self.asker.ask(self._ask(prompt), attempt)
+                name, answer = await self.asker.ask(
+                    self._ask(prompt, [turn.turn for turn in conversation.turns]), attempt
+                )
                 fresh = (
                     dict.fromkeys(numbers, Mark(unscored=answer.unscored))
                     if answer.unscored
@@ -76,12 +80,17 @@ class ModelJudge:
                 marks.update(fresh)
                 if not any(mark.unscored in UNREADABLE for mark in fresh.values()):
                     break
-        return [self._verdict(turn, marks[turn.turn], name, answer) for turn in turns]
+        expected = dict(zip((turn.turn for turn in conversation.turns), answer.expected, strict=False))
+        return [self._verdict(turn, marks[turn.turn], name, answer, expected.get(turn.turn)) for turn in turns]
 
-    def _ask(self, prompt: str) -> Ask:
-        return Ask(prompt=prompt, schema=self.rubric.schema(), max_tokens=self.rubric.head.max_tokens)
+    def _ask(self, prompt: str, turns: Sequence[int] = ()) -> Ask:
+        head = self.rubric.head
+        score = head.score if head.score in {field.name for field in head.field} else ""
+        return Ask(
+            prompt=prompt, schema=self.rubric.schema(), max_tokens=head.max_tokens, score=score, turns=tuple(turns)
+        )
 
-    def _verdict(self, turn: Turn, mark: Mark, name: str, answer: Answer) -> Verdict:
+    def _verdict(self, turn: Turn, mark: Mark, name: str, answer: Answer, expected: float | None = None) -> Verdict:
         return Verdict(
             key=turn.key,
             turn=turn.turn,
@@ -89,7 +98,7 @@ class ModelJudge:
             score=mark.score,
             unscored=mark.unscored,
             scale=self.rubric.scale,
-            expected=answer.expected if mark.score is not None else None,
+            expected=expected if mark.score is not None else None,
             label=mark.label,
             evidence=mark.evidence,
             evidence_match=match(mark.evidence, turn.reply),

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from placid.judge.settings import LimitSettings
 from placid.records import BadInputError, Record, Unscored
 
 
@@ -12,6 +13,10 @@ class Ask(Record, frozen=True, kw_only=True):
     schema: dict[str, Any] | None
     """JSON schema of the answer; None: plain text."""
     max_tokens: int
+    score: str = ""
+    """The field of the answer that is the score, where it is one field."""
+    turns: tuple[int, ...] = ()
+    """The numbers of the turns that want an entry, where the answer has one entry a turn."""
 
 
 class Answer(Record, frozen=True, kw_only=True):
@@ -26,8 +31,8 @@ class Answer(Record, frozen=True, kw_only=True):
     input_tokens: int = 0
     output_tokens: int = 0
     """Answer and thoughts: both are billed as output."""
-    expected: float | None = None
-    """The score's expectation under log-probabilities, where a provider has them."""
+    expected: tuple[float, ...] = ()
+    """The score's expectation under the model's log-probabilities, one an entry, where a provider has them."""
 
 
 class PassingError(Exception):
@@ -61,6 +66,8 @@ class Provider(Protocol):
     """Who answers."""
 
     name: str
+    limits: LimitSettings
+    """How fast it may be asked."""
 
     def identity(self) -> dict[str, object]:
         """Everything but the rubric that can change an answer; enters the judge's id and judge.json."""

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from placid.config import Settings
+from placid.engine.settings import EngineSettings
 
 
 class LimitSettings(Settings):
@@ -34,9 +35,10 @@ class LimitSettings(Settings):
 class JudgeSettings(Settings):
     """Which judge grades, and with what."""
 
-    kind: Literal["lexical", "gemini", "replay"] = "lexical"
+    kind: Literal["lexical", "gemini", "local", "replay", "ensemble"] = "lexical"
     """Who grades. lexical: a deterministic phrase judge, no key and no network; not the paper's judge. gemini: Google's
-    API, key from the environment variable GEMINI_API_KEY. replay: the recorded replies of `recorded`."""
+    API, key from the environment variable GEMINI_API_KEY. local: the chat model in the folder `model`. replay: the
+    recorded replies of `recorded`. ensemble: the median of `members`."""
 
     rubric: str = "frustration_conversation"
     """Language-model judges: a shipped rubric (frustration_conversation is the paper's, frustration_turn grades each
@@ -47,7 +49,8 @@ class JudgeSettings(Settings):
     its path, enters the judge's id."""
 
     model: str = "gemini-3.5-flash-lite"
-    """gemini: the model id. The paper's gemini-2.5-flash ends on 2026-12-01; this is its announced successor."""
+    """gemini: the model id. The paper's gemini-2.5-flash ends on 2026-12-01; this is its announced successor. local:
+    the Hugging Face folder of the judge, which may not be the model under study."""
 
     model_version: str = ""
     """gemini: the version that every answer must carry; empty: the same as `model`. Any other stops the run, because a
@@ -58,6 +61,22 @@ class JudgeSettings(Settings):
 
     usd_out: float | None = Field(default=None, ge=0)
     """Dollars for a million output tokens, thoughts included; None: as usd_in."""
+
+    engine: EngineSettings = EngineSettings(context_tokens=8192)
+    """local: how the judge's weights are served. Changes no wording, so not in its id."""
+
+    may_judge_itself: bool = False
+    """local: let the model under study be its own judge."""
+
+    again: int = Field(default=0, ge=0)
+    """Ask everything once more, as another judge (a number of your choice): for the test-retest of judge validate."""
+
+    members: tuple[str, ...] = ()
+    """ensemble: ids of judges that have graded this run; at least two. A turn that half of them or more left without a
+    score has none."""
+
+    workers: int = Field(default=1, ge=1)
+    """Grading processes, as Ray actors. One is enough for an API; local: each serves the judge's weights once."""
 
     recorded: Path | None = None
     """replay: a folder verdicts/<judge_id> whose replies are given again."""

@@ -72,7 +72,7 @@ def build(
         "mix_repeated": max(0, len(train) - len(instruct)),
         "control_repeated": len(control) - len(set(control)),
     }
-    store.write_json(folder / "dropped.json", numbers)
+    store.write_json(folder / "dropped.json", {"judge": judge_id, **numbers})
     return numbers
 
 

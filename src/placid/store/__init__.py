@@ -21,9 +21,20 @@ from typing import Any
 import msgspec
 
 from placid.records import BadInputError, Conversation, Key, Pair, Prompt, Turn, Verdict
-from placid.store.segment import Index, Segment, read_lines
+from placid.store.segment import Index, Segment, located, read_at, read_lines
 
-__all__ = ["Index", "RunDir", "Segment", "read_lines", "read_prompts", "write_atomic", "write_json", "write_lines"]
+__all__ = [
+    "Index",
+    "RunDir",
+    "Segment",
+    "located",
+    "read_at",
+    "read_lines",
+    "read_prompts",
+    "write_atomic",
+    "write_json",
+    "write_lines",
+]
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -127,7 +138,11 @@ class RunDir:
         Raises:
             BadInputError: a malformed line that is not a torn last one.
         """
-        return Index(sorted((self.path / "conversations").glob("*.jsonl")))
+        return Index(self.segments())
+
+    def segments(self) -> list[Path]:
+        """The conversation segments of every writer, in order."""
+        return sorted((self.path / "conversations").glob("*.jsonl"))
 
     def turns(self) -> list[Turn]:
         """Every finished turn of every writer, in no order."""

@@ -7,6 +7,7 @@ import logging
 import os
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, NoReturn, TypeVar
@@ -30,11 +31,14 @@ class Segment(Generic[R]):
         self._size = 0
         self._encoder = msgspec.json.Encoder()
 
-    def append(self, *records: R) -> None:
-        """Write the records as one group: they are on disk (fsync) when this returns, and none is when it raises."""
-        data = memoryview(b"".join(self._encoder.encode(record) + b"\n" for record in records))
+    def append(self, *records: R) -> list[tuple[int, int]]:
+        """Write the records as one group: they are on disk (fsync) when this returns, and none is when it raises.
+        (offset, size) of each line."""
+        lines = [self._encoder.encode(record) + b"\n" for record in records]
+        ends = list(accumulate(map(len, lines), initial=self._size))
+        data = memoryview(b"".join(lines))
         if not data:
-            return
+            return []
         try:
             written = 0
             while written < len(data):
@@ -45,6 +49,7 @@ class Segment(Generic[R]):
             self._file.seek(self._size)
             raise
         self._size += len(data)
+        return [(at, len(line)) for at, line in zip(ends, lines, strict=False)]
 
     def close(self) -> None:
         """Close; an empty segment is removed so that idle writers leave no files. Twice is once."""
@@ -92,24 +97,43 @@ def read_lines(path: Path, kind: type[R], torn: bool = True) -> Iterator[R]:
         yield record
 
 
-def located(path: Path, kind: type[R], torn: bool = True) -> Iterator[tuple[int, int, R]]:
-    """(offset, size, record) of every line; offset and size in bytes. Raises as read_lines() does."""
-    offset, decoder = 0, msgspec.json.Decoder(kind)
+def read_at(path: Path, kind: type[R], offset: int, size: int) -> R:
+    """The record at one place that located() or Segment.append() gave."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        file.seek(offset)
+        return msgspec.json.decode(file.read(size), type=kind)
+
+
+def located(
+    path: Path, kind: type[R], torn: bool = True, offset: int = 0, live: bool = False
+) -> Iterator[tuple[int, int, R]]:
+    """(offset, size, record) of every line from `offset` on; offset and size in bytes. live: its writer may be at work,
+    so a last line without its end is left without a word. Raises as read_lines() does."""
+    decoder = msgspec.json.Decoder(kind)
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
             at, offset = offset, offset + len(line)
             if not line.strip():
                 continue
             try:
                 record = decoder.decode(line)
             except (msgspec.DecodeError, msgspec.ValidationError) as error:
-                if torn and not line.endswith(b"\n"):
-                    log.warning("%s:%d: dropped a torn last line (%d bytes)", path, number, len(line))
+                if (torn or live) and not line.endswith(b"\n"):
+                    if not live:
+                        number = _line_number(path, at)
+                        log.warning("%s:%d: dropped a torn last line (%d bytes)", path, number, len(line))
                     return
-                _refuse(path, number, line, kind, error)
+                _refuse(path, _line_number(path, at), line, kind, error)
             if getattr(record, "schema", SCHEMA) != SCHEMA:
-                _refuse(path, number, line, kind, None)
+                _refuse(path, _line_number(path, at), line, kind, None)
             yield at, len(line), record
+
+
+def _line_number(path: Path, offset: int) -> int:
+    """Which line begins at this offset, from 1."""
+    with path.open("rb") as file:
+        return file.read(offset).count(b"\n") + 1
 
 
 def _refuse(path: Path, number: int, line: bytes, kind: type[msgspec.Struct], error: Exception | None) -> NoReturn:
@@ -153,18 +177,43 @@ class Index:
         Raises:
             BadInputError: a malformed line that is not a torn last one.
         """
-        self.files = list(files)
+        self.files: list[Path] = []
         self.ends: dict[Key, End] = {}
         """The end of each conversation that has one."""
         self._places: dict[Key, array[int]] = {}
         """Key → turn number, file number, offset, size, turn number, ..."""
+        self._seen: list[int] = []
+        """Bytes of each file that are taken in."""
         self._decoder = msgspec.json.Decoder(Turn)
-        for number, file in enumerate(self.files):
-            for offset, size, head in located(file, _Head):
+        self._take(files, live=False)
+
+    def refresh(self, files: Sequence[Path]) -> list[Key]:
+        """Take in what was appended since, and new files; the sorted keys with new turns. Writers may be at work.
+
+        Raises:
+            BadInputError: a malformed line that is not a torn last one.
+        """
+        return self._take(files, live=True)
+
+    def _take(self, files: Sequence[Path], live: bool) -> list[Key]:
+        known, fresh = {file: number for number, file in enumerate(self.files)}, set[Key]()
+        for file in files:
+            number = known.get(file, len(self.files))
+            if number == len(self.files):
+                self.files.append(file)
+                self._seen.append(0)
+            for offset, size, head in located(file, _Head, offset=self._seen[number], live=live):
                 places = self._places.setdefault(head.key, array("q"))
                 places.extend((head.turn, number, offset, size))
+                self._seen[number] = offset + size
+                fresh.add(head.key)
                 if head.end is not None:
                     self.ends[head.key] = head.end
+        return sorted(fresh)
+
+    def numbers(self, key: Key) -> list[int]:
+        """The numbers of the turns of one conversation, in order; nothing is read."""
+        return sorted(self._places.get(key, ())[::4])
 
     def __iter__(self) -> Iterator[Key]:
         """Every conversation with a turn, sorted."""
@@ -212,5 +261,4 @@ class Index:
         try:
             return self._decoder.decode(line)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            before = self.files[file].read_bytes()[:offset].count(b"\n")
-            _refuse(self.files[file], before + 1, line, Turn, error)
+            _refuse(self.files[file], _line_number(self.files[file], offset), line, Turn, error)
