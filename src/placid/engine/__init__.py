@@ -16,6 +16,9 @@ class ReplyRequest(Record, frozen=True, kw_only=True):
     """Give the log-probability of every reply token too."""
     adapter: str | None = None
     """Folder of a PEFT adapter; None answers with the base model."""
+    allowed_ids: tuple[int, ...] = ()
+    """Only these tokens may be said (a question with letters to choose from); empty: any. At temperature 0 and one
+    token the reply is then the likeliest of them, and its log-probability is still the one among all tokens."""
 
 
 class Reply(Record, frozen=True, kw_only=True):

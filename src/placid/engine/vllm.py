@@ -164,6 +164,7 @@ class VllmEngine:
             seed=request.seed,
             stop_token_ids=self._stop,
             detokenize=False,
+            allowed_token_ids=list(request.allowed_ids) or None,
             logprobs=0 if request.logprobs else None,  # 0: of the sampled token alone
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
