@@ -146,6 +146,13 @@ def conditions(_path: Path | None, _overrides: list[str]) -> None:
     say(listing())
 
 
+def prompts(_path: Path | None, words: list[str]) -> None:
+    """List prompt sets, or write one of them, of WildChat or of the user's, split by prompt."""
+    from placid import prompts as room
+
+    say(room.run(room.read(words)))
+
+
 COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "study": (study, "config", "the whole study: rollouts, judge, pairs, training, the same rollouts, report"),
     "rollout": (rollout, "config", "hold the conversations of every arm, after training those of the treatments too"),
@@ -159,10 +166,22 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "report": (report, "config", "write tables, figures and page of the study's run directory again"),
     "organism": (organism, "config", "train the shipped tiny model again (configs/organism/*.toml)"),
     "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
+    "prompts": (
+        prompts,
+        "words",
+        "list prompt sets; NAME or FILE --out FOLDER writes one, split into train and held-out",
+    ),
     "status": (status, "run", "progress of a run directory as its newest attempt wrote it"),
     "doctor": (doctor, "", "what this machine has and what is missing"),
 }
 """Command → what it does, what it takes, one line about it."""
+
+
+USAGE = {
+    "config": "placid {} CONFIG [--dotted.key VALUE ...]",
+    "words": "placid {} [NAME | FILE] [--key VALUE ...]",
+}
+"""How a command is called, by what it takes."""
 
 
 class Help(argparse.Action):
@@ -206,11 +225,13 @@ def parser() -> argparse.ArgumentParser:
         # abbreviations off: an override must never be taken for a shortened option
         sub = commands.add_parser(
             name, help=text, description=text, allow_abbrev=False, add_help=takes != "config",
-            usage=f"placid {name} CONFIG [--dotted.key VALUE ...]" if takes == "config" else None,
+            usage=USAGE.get(takes, "").format(name) or None,
         )  # fmt: skip
         if takes == "config":
             sub.add_argument("-h", "--help", action=Help)
             sub.add_argument("config", type=Path, help="TOML file; overrides follow it: --samples 2 --turns 8")
+        elif takes == "words":
+            sub.epilog = "keys: source out name heldout seed n file (placid.prompts.PromptSettings)"
         elif takes:
             sub.add_argument(takes, type=Path, help="run directory, e.g. runs/demo")
     return top
@@ -225,9 +246,9 @@ def main(words: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[terminal])
     work, takes, _ = COMMANDS[arguments.command]
     try:
-        if overrides and takes != "config":
+        if overrides and takes not in ("config", "words"):
             raise BadInputError(f"{arguments.command} takes no overrides, but got {' '.join(overrides)}")
-        work(getattr(arguments, takes) if takes else None, overrides)
+        work(getattr(arguments, takes, None), overrides)
     except BadInputError as error:
         print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)  # one line, whatever a parser said
         raise SystemExit(2) from None
