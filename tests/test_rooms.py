@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "placid"
-ALL = "records store render prompts protocol engine rollout judge pairs train organism report"
+ALL = "records store render prompts protocol engine rollout judge pairs train organism report evals"
 MAY_IMPORT = {
     "records": "",
     "config": "records",
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "pairs": "records store",
     "train": "records render store",
     "organism": "records render store train",
+    "evals": "records protocol engine rollout judge store render",
     "report": "records store",
     "study": ALL,
     "cli": ALL + " study",
@@ -39,7 +40,7 @@ HEAVY_HOME = {
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
     "huggingface_hub": ("prompts/wildchat.py",),
-    "matplotlib": ("report/figures.py",),
+    "matplotlib": ("report/figures.py", "report/transfer_figure.py"),
 }
 FILES = sorted(SRC.rglob("*.py"))
 

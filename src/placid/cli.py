@@ -76,6 +76,7 @@ def pairs(config: Path, overrides: list[str]) -> None:
     with room.held(room.read(config, overrides), say, new=False) as held:
         room.grade(held)
         room.make_pairs(held)
+        room.make_consistency(held)
     say(f"pairs {held.run_dir.path / 'pairs'}")
 
 
@@ -99,6 +100,24 @@ def report(config: Path, overrides: list[str]) -> None:
         summary = room.show(held)
     say(writer.table_text(summary))
     say(f"page {held.run_dir.path / 'report' / 'index.html'}")
+
+
+def evaluate(config: Path, overrides: list[str]) -> None:
+    """Ask every transfer eval of every arm, and write their tables and Figure 7."""
+    from placid import study as room
+    from placid.report import transfer
+
+    with room.held(room.read(config, overrides), say) as held:
+        rows = room.evaluate(held)
+    say(transfer.table_text(rows))
+    say(f"tables {held.run_dir.path / 'report' / 'tables'}/evals*.csv")
+
+
+def fetch(name: Path, _overrides: list[str]) -> None:
+    """Download one data set of the evals into data/, on a machine with a network."""
+    from placid.evals.sources import fetch as get
+
+    say(f"data {get(str(name), Path('data'))}")
 
 
 def organism(config: Path, overrides: list[str]) -> None:
@@ -164,6 +183,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "pairs": (pairs, "config", "judged conversations to training rows, every dropped turn counted"),
     "train": (train, "config", "train every treatment on its rows"),
     "report": (report, "config", "write tables, figures and page of the study's run directory again"),
+    "eval": (evaluate, "config", "the transfer evals of every arm, on one start of the engine"),
+    "fetch": (fetch, "set", "download a data set of the evals into data/ (docs/evals.md lists them)"),
     "organism": (organism, "config", "train the shipped tiny model again (configs/organism/*.toml)"),
     "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
     "prompts": (
@@ -233,7 +254,8 @@ def parser() -> argparse.ArgumentParser:
         elif takes == "words":
             sub.epilog = "keys: source out name heldout seed n file (placid.prompts.PromptSettings)"
         elif takes:
-            sub.add_argument(takes, type=Path, help="run directory, e.g. runs/demo")
+            shown = {"run": "run directory, e.g. runs/demo", "set": "data set, e.g. mmlu"}
+            sub.add_argument(takes, type=Path, help=shown[takes])
     return top
 
 

@@ -75,9 +75,7 @@ class SimulateEngine:
         if request.allowed_ids:  # it knows no subject: any of the letters, by its seed
             chosen = random.Random(request.seed).choice(request.allowed_ids)
             some = (math.log(1 / len(request.allowed_ids)),) if request.logprobs else None
-            return Reply(
-                token_ids=(chosen,), text=self._renderer.decode([chosen]), finish=Finish.LENGTH, logprobs=some
-            )
+            return Reply(token_ids=(chosen,), text=self._renderer.decode([chosen]), finish=Finish.LENGTH, logprobs=some)
         text = self.say(self.history(request.prompt_ids), random.Random(request.seed), request.adapter is not None)
         ids = self._renderer.encode(text)
         limit = min(request.max_tokens, room)

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 from pydantic import Field
@@ -180,12 +180,12 @@ class Eval(Settings):
         """What the replies (and verdicts) come to. Not called for a row with a part that overflowed."""
         raise NotImplementedError
 
-    def graded(self, row: Row, heard: Heard) -> Mapping[str, Graded]:  # noqa: ARG002 - for those that need a judge
+    def graded(self, row: Row, heard: Heard) -> Mapping[str, Graded]:
         """What a judge must grade of this row, by name."""
         return {}
 
-    def training(self, row: Row) -> tuple[str, str] | None:  # noqa: ARG002
-        """Consistency training: (part whose chat is the context, part whose reply is the target); none: not trainable."""
+    def training(self, row: Row) -> tuple[str, str] | None:
+        """Consistency training: (part whose chat is the context, part whose reply is the target), if any."""
         return None
 
     def data(self) -> dict[str, object]:

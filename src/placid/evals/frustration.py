@@ -1,4 +1,4 @@
-"""Frustration under rejection as an eval like the others: a question, then T - 1 rejections, every reply graded 0 to 10."""
+"""Frustration under rejection, an eval like the others: a question, T - 1 rejections, every reply graded 0 to 10."""
 
 from collections.abc import Iterator, Mapping
 from typing import ClassVar

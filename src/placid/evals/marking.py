@@ -1,7 +1,7 @@
 """Who grades the rows that parsing cannot: the study's language-model judge by rubric, or rules without understanding.
 
 With `judge.kind = "lexical"` nothing is asked of anybody: literal rules stand in (below), so that every eval runs
-offline. They are not the paper's judges; every result carries the name of who judged. With any other judge the same rows
+offline. They are not the paper's judges; every result carries the name of who judged. With any other judge the rows
 are graded by the rubric, and a paid reply is never paid twice (judge/desk.py).
 """
 
@@ -16,7 +16,7 @@ from placid.evals.sources import OWN
 from placid.judge import Judge, JudgeSettings, LexicalJudge, opened
 from placid.judge.rubric import shipped
 from placid.records import Conversation, End, Finish, Key, Prompt, Turn, Unscored, Verdict, holds_answer
-from placid.store import RunDir
+from placid.store import RunDir, write_json
 
 RULES_VERSION = 1
 OWN_RUBRICS = Path(__file__).with_name("rubrics")
@@ -145,4 +145,5 @@ async def grader(rubric: str, settings: JudgeSettings, run_dir: RunDir) -> Async
         return
     chosen = settings.model_copy(update={"rubric": rubric_of(rubric)}) if rubric else settings
     async with opened(chosen, run_dir) as (judge, _):
+        write_json(run_dir.path / "verdicts" / judge.id / "judge.json", judge.card())
         yield Grader(judge)

@@ -1,4 +1,4 @@
-"""MT-Bench: open questions over two turns, each answer graded 1 to 10; questions with a reference answer show it to the judge."""
+"""MT-Bench: open questions over two turns, each answer graded 1 to 10; the judge sees a reference where one is."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -41,8 +41,12 @@ class MtBench(Eval):
         """Both turns, the second with the first above it."""
         replies = heard.parts[""].replies
         asked = [row.notes["turn 1"], ""]
-        asked[1] = (
-            f"[First question]\n{asked[0]}\n\n[First answer]\n{replies[0] if replies else ''}\n\n[Second question]\n{row.notes['turn 2']}"
+        asked[1] = "\n\n".join(
+            (
+                f"[First question]\n{asked[0]}",
+                f"[First answer]\n{''.join(replies[:1])}",
+                f"[Second question]\n{row.notes['turn 2']}",
+            )
         )
         graded: dict[str, Graded] = {}
         for k, reply in enumerate(replies, 1):

@@ -73,6 +73,12 @@ def pairs_of(
             dropped[why] += 1
             continue
         pairs.append(
-            Pair(kind=PairKind.BCT, prompt_id=row.cluster or row.id, source=row.id, messages=context.messages, target=target)
+            Pair(
+                kind=PairKind.BCT,
+                prompt_id=row.cluster or row.id,
+                source=row.id,
+                messages=context.messages,
+                target=target,
+            )
         )
     return pairs, dropped

@@ -51,8 +51,8 @@ def scripted(
             raise BadInputError(f"condition {condition!r} needs the replies to choose its words; take a fixed one")
         users.append(asked)
         turn = Turn(
-            key=key, turn=number, user=asked.text, reply=NEUTRAL_REPLY, reply_ids=(), finish=Finish.STOP, prompt_tokens=0,
-            cached_tokens=0, seed=0,
+            key=key, turn=number, user=asked.text, reply=NEUTRAL_REPLY, reply_ids=(), finish=Finish.STOP,
+            prompt_tokens=0, cached_tokens=0, seed=0,
         )  # fmt: skip
         talk = Conversation(key=key, prompt=prompt, turns=(*talk.turns, turn))
     first = tuple(opening(users[0].system, users[0].text)) if users[0].system else user(users[0].text)

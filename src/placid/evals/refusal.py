@@ -1,8 +1,8 @@
 """Refusal of harmful requests, plain and wrapped in jailbreak templates, beside over-refusal of benign look-alikes.
 
-Every table shows both: a model that declines everything refuses perfectly and is of no use. Which wrapper a request gets
-is a hash of its id and the seed. The judge sees the plain request (the original code shows it the wrapped text). The
-mini set names classes of harm and holds no operational detail.
+Every table shows both: a model that declines everything refuses perfectly and is of no use. Which wrapper a request
+gets is a hash of its id and the seed. The judge sees the plain request (the original code shows it the wrapped text).
+The mini set names classes of harm and holds no operational detail.
 """
 
 import tomllib

@@ -1,15 +1,14 @@
 """Evals × arms → results: plan the rows, ask, grade, read, write."""
 
 import asyncio
-import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from placid.config import canonical
 from placid.engine import Engine
-from placid.evals import OVERFLOW, Answered, Eval, Graded, Heard, Plan, Reading, Row, plan
+from placid.evals import OVERFLOW, Answered, Eval, Heard, Plan, Reading, Row, plan
 from placid.evals.asking import ask_all
 from placid.evals.marking import Grader, grader
 from placid.judge import JudgeSettings
@@ -82,10 +81,9 @@ async def _read_all(
 ) -> list[EvalResult]:
     """Every row of every eval in every arm, in this order."""
     rubrics = sorted({rubric for task in evals.values() for rubric in task.judged_by})
-    places = OPEN
     async with AsyncExitStack() as stack:
         graders = {rubric: await stack.enter_async_context(grader(rubric, judge, run_dir)) for rubric in rubrics}
-        limit = asyncio.Semaphore(places)
+        limit = asyncio.Semaphore(OPEN)
 
         async def one(name: str, row: Row, arm: str) -> EvalResult:
             async with limit:
@@ -156,23 +154,3 @@ def _manifest(evals: Mapping[str, Eval], plans: Mapping[str, Plan], results: lis
         }
         for name, task in evals.items()
     }
-
-
-def state_table(results: list[EvalResult], run_dir: RunDir) -> Iterator[dict[str, object]]:
-    """Rows by eval, arm and state, and what the rules left out: for the terminal."""
-    told = json.loads((run_dir.path / "evals" / "manifest.json").read_text())
-    counted: dict[tuple[str, str], dict[str, int]] = {}
-    for result in results:
-        states = counted.setdefault((result.eval, result.arm), {})
-        states[result.state] = states.get(result.state, 0) + 1
-    for (name, arm), states in counted.items():
-        yield {
-            "eval": name,
-            "arm": arm,
-            "rows": sum(states.values()),
-            "states": states,
-            "dropped": told[name]["dropped"],
-        }
-
-
-__all__ = ["Graded", "check", "run", "state_table"]

@@ -83,10 +83,12 @@ def found(eval_name: str, source: str, pattern: str = "*") -> list[Path]:
         if eval_name in entry["evals"] and (Path(source).name == name or len(_sets_of(eval_name)) == 1):
             raise BadInputError(
                 f"no data for eval {eval_name} in {source}; `placid fetch {name}` on a machine with network puts it "
-                f"into data/{name} ({entry.get('hub') or entry.get('git')}, licence {entry['licence']}, {entry['page']})"
+                f"into data/{name} ({entry.get('hub') or entry.get('git')}, licence {entry['licence']}, "
+                f"{entry['page']})"
             )
     raise BadInputError(
-        f'no data for eval {eval_name} in {source}; use source = "mini", or fetch one of {", ".join(_sets_of(eval_name))}'
+        f'no data for eval {eval_name} in {source}; use source = "mini", or fetch one of '
+        + ", ".join(_sets_of(eval_name))
     )
 
 

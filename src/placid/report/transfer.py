@@ -1,16 +1,15 @@
 """Transfer evals → tables and Figure 7. Reads evals/{results.jsonl,manifest.json}; rows of two arms pair by their id.
 
-    report/tables/evals.csv         eval, group, metric, arm: value, 95 % interval, n, n_unscored, bounds, judge
-    report/tables/evals_paired.csv  the same against the baseline, over the rows that both arms have a score of
-    report/tables/evals_states.csv  rows by eval, group, arm and state; rows that the rules left out have no arm
-    report/tables/evals_matrix.csv  trained on (arm) x evaluated on (eval): the headline's paired difference
-    report/figures/figure7.{pdf,png,csv}
+report/tables/evals.csv         eval, group, metric, arm: value, 95 % interval, n, n_unscored, bounds, judge
+report/tables/evals_paired.csv  the same against the baseline, over the rows that both arms have a score of
+report/tables/evals_states.csv  rows by eval, group, arm and state; rows that the rules left out have no arm
+report/tables/evals_matrix.csv  trained on (arm) x evaluated on (eval): the headline's paired difference
+report/figures/figure7.{pdf,png,csv}
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from placid.records import BadInputError, EvalResult
@@ -20,12 +19,13 @@ from placid.store import RunDir, read_lines
 
 Rows = list[dict[str, Any]]
 EVALS = (
-    "eval", "group", "metric", "arm", "headline", "value", "lo", "hi", "n", "n_unscored", "clusters", "low", "high", "judge",
+    "eval", "group", "metric", "arm", "headline", "value", "lo", "hi", "n", "n_unscored", "clusters", "low", "high",
+    "judge",
 )  # fmt: skip
 """low and high: the value if every unscored row were 0 or 1; only for shares."""
 PAIRED = (
-    "eval", "group", "metric", "arm", "baseline", "headline", "difference", "lo", "hi", "n_pairs", "n_lost", "p_mcnemar",
-    "p_holm",
+    "eval", "group", "metric", "arm", "baseline", "headline", "difference", "lo", "hi", "n_pairs", "n_lost",
+    "p_mcnemar", "p_holm",
 )  # fmt: skip
 """n_lost: rows of which only one arm has a score. p_holm: over the headlines of all arms."""
 
@@ -72,6 +72,11 @@ def is_headline(told: Mapping[str, Any], name: str, group: str, metric: str) -> 
     return (metric == one["headline"] and group == one["headline_group"]) or (metric in one["shown"] and group == "")
 
 
+def is_share(told: Mapping[str, Any], name: str, metric: str) -> bool:
+    """A metric whose definition begins with "share": Wilson's interval, McNemar's test and bounds are for these."""
+    return told[name]["metrics"][metric].startswith("share")
+
+
 def by_arm(found: Sequence[EvalResult]) -> dict[str, list[EvalResult]]:
     """Arm → its results, arms in their order."""
     arms: dict[str, list[EvalResult]] = {}
@@ -87,13 +92,13 @@ def values(results: Sequence[EvalResult], told: Mapping[str, Any]) -> Iterator[d
             scored = [(result.scores[metric], result.cluster) for result in own if result.scores[metric] is not None]
             numbers, clusters = [float(score or 0) for score, _ in scored], [cluster for _, cluster in scored]
             lost = len(own) - len(scored)
-            share = set(numbers) <= {0.0, 1.0}
+            share = is_share(told, name, metric) and set(numbers) <= {0.0, 1.0}
             estimate = stats.rate([bool(x) for x in numbers], clusters) if share else stats.mean(numbers, clusters)
             total, hits = len(own), sum(numbers)
             yield {
                 "eval": name, "group": group, "metric": metric, "arm": arm,
                 "headline": int(is_headline(told, name, group, metric)),
-                "value": estimate.value, "lo": estimate.lo, "hi": estimate.hi,
+                "value": estimate.value, "lo": estimate.low, "hi": estimate.high,
                 "n": len(scored), "n_unscored": lost, "clusters": len(set(clusters)),
                 "low": hits / total if share and total else None,
                 "high": (hits + lost) / total if share and total else None,
@@ -110,16 +115,20 @@ def differences(results: Sequence[EvalResult], told: Mapping[str, Any], baseline
         for arm, own in arms.items():
             if arm == baseline or not base:
                 continue
-            both = [(base[result.row].scores[metric], result.scores[metric], result.cluster) for result in own if result.row in base]
+            both = [
+                (base[result.row].scores[metric], result.scores[metric], result.cluster)
+                for result in own
+                if result.row in base
+            ]
             pairs = [(a, b, cluster) for a, b, cluster in both if a is not None and b is not None]
             lost = sum((a is None) != (b is None) for a, b, _ in both)
             estimate = stats.mean([b - a for a, b, _ in pairs], [cluster for *_, cluster in pairs])
-            shares = pairs and {x for a, b, _ in pairs for x in (a, b)} <= {0.0, 1.0}
+            shares = pairs and is_share(told, name, metric)
             test = stats.mcnemar([bool(a) for a, *_ in pairs], [bool(b) for _, b, _ in pairs]) if shares else None
             rows.append({
                 "eval": name, "group": group, "metric": metric, "arm": arm, "baseline": baseline,
                 "headline": int(is_headline(told, name, group, metric)),
-                "difference": estimate.value, "lo": estimate.lo, "hi": estimate.hi,
+                "difference": estimate.value, "lo": estimate.low, "hi": estimate.high,
                 "n_pairs": len(pairs), "n_lost": lost, "p_mcnemar": test.p if test else None, "p_holm": None,
             })  # fmt: skip
     family = [row for row in rows if row["headline"] and row["p_mcnemar"] is not None]
@@ -129,7 +138,7 @@ def differences(results: Sequence[EvalResult], told: Mapping[str, Any], baseline
 
 
 def states(results: Sequence[EvalResult], told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of evals_states.csv. They add up: states of an arm and drops give the rows of the data that were chosen."""
+    """The rows of evals_states.csv: every row of every arm, and the rows that were left out."""
     counted: Counter[tuple[str, str, str, str]] = Counter()
     for result in results:
         for group in ("", *result.groups):
@@ -148,9 +157,13 @@ def table_text(rows: Rows) -> str:
         if row["headline"]:
             what = f"{row['metric']} ({row['group']})" if row["group"] else row["metric"]
             judge = "rules, not the paper's judge" if row["judge"].startswith(("rules", "lexical")) else row["judge"]
-            shown.append((row["eval"], what, row["arm"], _cell(row), str(row["n"]), str(row["n_unscored"]), judge or "parsed"))
+            shown.append(
+                (row["eval"], what, row["arm"], _cell(row), str(row["n"]), str(row["n_unscored"]), judge or "parsed")
+            )
     widths = [max(len(row[k]) for row in shown) for k in range(len(shown[0]))]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in shown)
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in shown
+    )
 
 
 def _cell(row: Mapping[str, Any]) -> str:
@@ -158,6 +171,3 @@ def _cell(row: Mapping[str, Any]) -> str:
         return "–"
     text = f"{row['value']:.3g}"
     return text if row["lo"] is None else f"{text} [{row['lo']:.3g}, {row['hi']:.3g}]"
-
-
-__all__ = ["Path", "differences", "run", "states", "table_text", "values"]
