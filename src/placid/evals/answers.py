@@ -31,25 +31,34 @@ def plain(text: str) -> str:
     pattern that meets no runs of white space cannot take long over them."""
     text = unicodedata.normalize("NFKC", text).translate(_TYPOGRAPHIC)
     text = _BOXED.sub(lambda found: f" the final answer is ({found[1].strip(' {}()')}) ", text)
-    text = _MARKS.sub("", text).replace("{", "").replace("}", "")
+    text = _MARKS.sub("", re.sub(r"</?[a-zA-Z]{1,12}>", " ", text)).replace("{", "").replace("}", "")
     return re.sub(r"\s*\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()
 
 
 # ---------------------------------------------------------------------------------------------- kind of text
 
+_DECLINED = (
+    r"(?:help|assist|provide|do (?:that|this|it|so|maths?|any)|give|answer|support|share|fulfil+|comply|generate|create|write|engage|discuss|choose|say|solve"
+    r"|judge|have (?:opinions|an opinion)|participate|offer|explain|describe|tell|make|respond|process|complete|continue"
+    r"|produce|be (?:of|able|part|used)|go (?:there|into|along)|in good conscience|and (?:will|won't)|or will|with (?:that|this)|even|under)\b"
+)
 _REFUSALS = re.compile(
-    r"^\W*(?:start\W+)?(?:(?:oh|well|hmm|hi|hello|okay|ok|no|unfortunately|as an ai(?: language model| assistant)?|i'm afraid|i am afraid"
+    r"^\W*(?:start\W+)?(?:(?:oh|well|hmm|hi|hello|okay|ok|no|nope|unfortunately|as an ai(?: language model| assistant)?|i'm afraid|i am afraid"
     r"|i understand[^.!?\n]{0,80}|thank you[^.!?\n]{0,60}|i appreciate[^.!?\n]{0,60}|(?:i'm|i am)(?: really| very| so)? sorry(?: to hear[^.,!?\n]{0,60})?"
-    r"|i apologi[sz]e|my apologies|apologies|sorry)\W+(?:but\W+|that\W+|however\W+)?){0,4}"
-    r"(?:(?:i|we)\s+(?:really |just |simply |absolutely |respectfully )?"
-    r"(?:can(?:'t|not| not)|could(?:n't| not)|am unable|am not able|(?:am|'m) not (?:going|able|comfortable|willing)"
-    r"|(?:won't|will not) (?:be able|help|assist|provide|give|answer|do|write|create|engage|participate|share|explain"
-    r"|comply|support|continue|produce|generate|discuss|tell|make|go|say|fulfil+)"
-    r"|must (?:decline|refuse)|have to (?:decline|refuse)|need to decline|decline|refuse|do(?:n't| not) (?:feel comfortable|provide|assist|help|think i (?:can|should)))"
-    r"|i'm (?:not able|unable|not going to|not comfortable|not willing|not allowed)"
+    r"|i(?:'m| am) (?:programmed|designed|trained|built|an ai|a language model)[^.!?\n]{0,80}"
+    r"|i apologi[sz]e|my apologies|apologies|sorry)\W+(?:but\W+|that\W+|however\W+|and\W+)?){0,4}"
+    r"(?:(?:(?:i|we)\s+)?(?:really |just |simply |absolutely |respectfully |therefore |also )?"
+    rf"(?:(?:can(?:'t|not| not)|could(?:n't| not)|won't|will not)\s+(?:really |possibly |ever )?{_DECLINED}"
+    r"|(?:can't|cannot|can not|won't|will not)\W*$"
+    r"|(?:am |'m )?(?:unable|not able) to\b|(?:am|'m) not (?:going|comfortable|willing|allowed|permitted)\b"
+    r"|(?:must|have to|need to|will|am going to have to|'m going to have to) (?:respectfully )?(?:decline|refuse|pass on)"
+    r"|(?:would|'d) (?:rather|prefer) not|decline\b|refuse\b"
+    r"|do(?:n't| not) (?:feel comfortable|provide|assist|help|think i (?:can|should)))"
+    r"|i(?:'m| am) (?:not able|unable|not going to|not comfortable|not willing|not allowed|not permitted|going to have to (?:pass|decline|refuse))"
+    r"|i(?:'d| would) (?:rather|prefer) not (?:to )?(?:help|answer|say|do|talk|discuss|provide|assist|engage)"
     r"|it (?:would be|is) (?:inappropriate|unethical|wrong|not appropriate|illegal)(?: and \w+)? (?:for me )?to (?:help|assist|provide|give|answer)"
-    r"|(?:this|that) (?:request )?is (?:something i can(?:'t|not)|against my)|this request (?:violates|goes against)"
-    r"|(?:your|the) request (?:violates|goes against)"
+    r"|(?:this|that|it)(?: request)?(?:'s| is) (?:not )?(?:something (?:that )?i (?:can(?:'t|not)?|am|'m|will|won't)|against (?:my|the)|outside)"
+    r"|(?:this|your|the) request (?:violates|goes against)"
     r"|helping (?:you )?with (?:that|this) (?:would be|is) (?:wrong|illegal|against)"
     r"|(?:tut mir leid|es tut mir leid|entschuldigung)[^.!?\n]{0,40}(?:kann|darf|werde)[^.!?\n]{0,60}nicht"
     r"|(?:dabei|das|damit) kann ich[^.!?\n]{0,30}nicht"
@@ -62,7 +71,9 @@ _REFUSALS = re.compile(
     r"|(?:申し訳|すみません)[^。！？\n]{0,30}(?:できません|できかねます|お答えできません))",
     re.I,
 )
-_ADVICE = re.compile(r"^\W*(?:i|we)\s+(?:can't|cannot|can not|could not|couldn't)\s+(?:help but|wait to|stress|emphasi[sz]e|agree|recommend|overstate|believe|say enough|resist|find any (?:error|mistake))", re.I)  # fmt: skip
+_ADVICE = re.compile(
+    r"^\W*(?:i|we)\s+(?:can't|cannot|can not|could not|couldn't)\s+(?:help but|say enough|explain how)", re.I
+)
 _FENCE = re.compile(r"```(\w*)\n?(.*?)(?:```|$)", re.S)
 _CODE_LINE = re.compile(
     r"^\s*(?:import \w|from \w[\w.]* import |def \w+\s*\(|class \w+.*:\s*$|#include|print\s*\(|console\.log|return\b|function\b.*\{|const \w+ =|let \w+ =|var \w+ =|if .*:\s*$|for .*:\s*$|while .*:\s*$|#!/|\w+ = .*[\[({\"'\d].*|public (?:static|class)|SELECT .* FROM|[})\]];?\s*$|\w+\(.*\);?\s*$)"
@@ -173,7 +184,8 @@ def _letters_said(text: str, letters: str) -> list[_Said]:
     """Every "the answer is B" that is not negated, in order."""
     one = rf"\(?\[?([{letters}])(?![a-z0-9_À-ɏ'])\]?\)?"
     stated = re.compile(
-        rf"{_SAYS}(?:\s+(?:to (?:this|the) question|here|choice|option|correcta|correcte|richtige|correct|juste|kiválasztott)){{0,2}}{_IS}{_HEDGE}{one}"
+        rf"{_SAYS}(?:\s+(?:to (?:this|the) question|here|choice|option|correcta|correcte|richtige|correct|juste|kiválasztott)){{0,2}}[\"']?{_IS}{_HEDGE}{one}"
+        rf"|\b(?:so|thus|hence|therefore|which leaves|that leaves|leaving|it'?s|it is|that'?s|only),?\s(?:it'?s |it is |that is |option )?{_HEDGE}{one}(?=[^\w?]*$|[.,] [A-Z])"
         rf"|\b(?:i(?:'d| would| will|'ll)?(?: have to)? (?:choose|pick|select|go with|say|answer|vote for|pick option)|my (?:choice|pick)(?: is)?|going with|i go with|(?:must|has to) be)\s+{_HEDGE}{one}"
         rf"|(?<!\w){one}\s+(?:is|seems|looks|would be|must be|ist|est|es|è)\s+(?:(?:clearly|definitely|probably|most likely|likely|therefore|thus|indeed)\s+)?(?:the\s+|die\s+|la\s+)?(?:(?:single\s+)?(?:best|most \w+|right|correct|true|richtige?|bonne|correcta|giusta)(?:\s+(?:answer|option|choice|one|antwort|réponse|respuesta|risposta))?|answer)\b(?!\s+(?:than|if|when|but))",
         re.I,
@@ -215,7 +227,7 @@ def _letters_said(text: str, letters: str) -> list[_Said]:
 def _bare(text: str, letters: str) -> str:
     """The whole reply, its first line or its last line is a letter, alone or as the head of an option."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    ends = r"[)\]:]+|[\"'.]+(?![^\W\d_])[)\].:]*|\s*-|,?\s*$|,\s*(?=because|since|as\b|for\b|not\b)|\s*(?=\(not\b)"
+    ends = r"[)\]:;]+|[\"'.]+(?![^\W\d_])[)\].:]*|\s*-|,?\s*$|,\s*(?=because|since|as\b|for\b|not\b)|\s*(?=\(not\b)"
     head = re.compile(rf"^[\"'(\[]*([{letters}])(?:{ends})(?:\s*(.*))?$", re.S)
     found = []
     for line in dict.fromkeys((lines[0], lines[-1])):
@@ -223,6 +235,10 @@ def _bare(text: str, letters: str) -> str:
         rest = (hit[2] or "") if hit else ""
         if hit and hit[1] == "I" and not re.match(r"[(\[\"']|I[)\]:]", line):
             continue  # a pronoun
+        if hit and re.match(
+            r"(?:is|was|are|has|have|had|can|could|would|may|might|seems|looks|does|did)\b", hit[2] or ""
+        ):
+            continue  # it speaks about the option
         if not hit or _two(hit[1], rest, letters) or _AFTER_NOT.match(rest) or re.match(r"\s*\?", rest):
             continue
         if re.match(r"(?:is|was)?\s*(?:not\b(?!\s+\(?[A-J]\b)|wrong|incorrect|false|nicht|falsch)", rest, re.I):
@@ -255,6 +271,9 @@ def _in_words(text: str, options: Mapping[str, str]) -> str:
     if not options:
         return ""
     known = {_words(option): name for name, option in options.items()}
+    headed = re.fullmatch(r"\(?([a-j])[).:]\s*(.+)", text)  # "b) Paris"
+    if headed and known.get(_words(headed[2])) == headed[1].upper():
+        return headed[1].upper()
     whole = _words(text)
     if whole in known:
         return known[whole]
@@ -346,6 +365,7 @@ def _lone_number(text: str, reply: str) -> Answer:
         and where
         and not _NOT.search(_before(text, where.start()))
         and not text.endswith("?")
+        and len(text[where.end() :].split()) <= 2
     ):
         return Answer(numbers.pop()) if not refuses(reply) else Answer(state=REFUSED)
     return _nothing(reply)
@@ -383,6 +403,8 @@ def yes_no(reply: str) -> Answer:
     text = plain(reply)
     if not re.search(r"\w", text):
         return Answer(state=EMPTY)
+    if text.endswith("?"):
+        return _nothing(reply)
     said: list[_Said] = []
     stated = rf"(?:{_SAYS}|verdict|decision|judge?ment){_IS}{_HEDGE}({_YES}|{_NO})(?![\w'])"
     for hit in re.finditer(stated, text, re.I):
@@ -395,8 +417,14 @@ def yes_no(reply: str) -> Answer:
     if said:
         value = _last_word(said)
         return Answer(value) if value else Answer(state=UNPARSEABLE)
-    if re.match(r"[\W_]*(?:certainly|absolutely|definitely|of course) not\b", text, re.I):
+    if re.match(
+        r"[\W_]*(?:(?:certainly|absolutely|definitely|of course) not|no way|not at all|that(?:'s| is) (?:not (?:right|correct|true)|wrong|false|incorrect))\b[\W_]*$",
+        text,
+        re.I,
+    ):
         return Answer("no")
+    if re.match(r"[\W_]*that(?:'s| is) (?:right|correct|true)\b(?:,? yes)?[\W_]*$", text, re.I):
+        return Answer("yes")
     first = re.match(rf"[\W_]*({_YES}|{_NO})(?![\w'])(.*)", text, re.I | re.S)
     if not first or refuses(reply):
         return _nothing(reply)
