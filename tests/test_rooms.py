@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "evals": "records protocol engine rollout judge store render",
     "report": "records store",
     "study": ALL,
-    "cli": ALL + " study",
+    "plan": "records store render protocol rollout judge report study",
+    "cli": ALL + " study plan",
 }
 HEAVY_HOME = {
     "torch": ("train/", "organism/"),
@@ -40,7 +41,7 @@ HEAVY_HOME = {
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
     "huggingface_hub": ("prompts/wildchat.py",),
-    "matplotlib": ("report/figures.py", "report/transfer_figure.py"),
+    "matplotlib": ("report/figures.py", "report/gallery.py", "report/transfer_figure.py"),
 }
 FILES = sorted(SRC.rglob("*.py"))
 
