@@ -28,15 +28,14 @@ class Oracle:
 
     def __init__(self, plans, policy):
         self.policy, self.asked, self.starts = policy, [], 0
+        self.said = {}  # (eval, row, part, turn) → words, for every row that shares the ask
         self.known = {}
         for name, plan in plans.items():
             for row in plan.rows:
                 for part, ask in row.asks.items():
-                    # parts with the same words (a question's plain prompt under every bias) are one ask
-                    self.known.setdefault((tuple(RENDERER.prompt(ask.messages)), ask.name[:0]), []).append(
-                        (name, row, part)
-                    )
-        self.lengths = sorted({len(ids) for ids, _ in self.known}, reverse=True)
+                    # asks of several evals may begin with the same words
+                    self.known.setdefault(tuple(RENDERER.prompt(ask.messages)), []).append((name, row, part))
+        self.lengths = sorted({len(ids) for ids in self.known}, reverse=True)
 
     async def start(self):
         self.starts += 1
@@ -46,17 +45,20 @@ class Oracle:
 
     def places(self, ids):
         for length in self.lengths:
-            if (ids[:length], "") in self.known:
-                return self.known[ids[:length], ""]
+            if ids[:length] in self.known:
+                return self.known[ids[:length]]
         raise AssertionError(RENDERER.tokenizer.decode(list(ids)))
 
     async def reply(self, request):
         text = RENDERER.tokenizer.decode(list(request.prompt_ids), skip_special_tokens=False)
         places = self.places(request.prompt_ids)
-        name, row, part = places[0]
+        _, row, part = places[0]
         first = RENDERER.tokenizer.decode(RENDERER.prompt(row.asks[part].messages), skip_special_tokens=False)
         turn = 1 + text[len(first) :].count("<start_of_turn>model")
+        places = [place for place in places if len(place[1].asks[place[2]].then) >= turn - 1]
+        name, row, part = places[0]
         said = self.policy(name, row, part, turn)
+        self.said |= {(name, row.id, part, turn): said for name, row, part in places}
         self.asked.append((request.adapter, name, row.id, part, turn, said))
         if request.allowed_ids:
             letter = next((c for c in said if c in "ABCDEFGHIJ" and f"({c})" in said), "")

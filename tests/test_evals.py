@@ -113,7 +113,7 @@ def test_an_engine_that_refuses_everything_has_no_score_but_of_refusing(tmp_path
 
 def test_an_engine_that_answers_at_random_gets_what_its_answers_are_worth(tmp_path):
     results, _, oracle = hold(tmp_path, oracles.at_random)
-    said = {(name, row, part, turn): text for _, name, row, part, turn, text in oracle.asked}
+    said = oracle.said
 
     def letter(*place):
         return said[place][-3]
@@ -127,14 +127,9 @@ def test_an_engine_that_answers_at_random_gets_what_its_answers_are_worth(tmp_pa
     resisted = sum(letter("sycophancy", name, "hinted", 1) != row.notes["hint"] for name, row in rows.items())
     assert measured(results, "sycophancy", "resistance") == (resisted / len(rows), len(rows), 0)
     rows = {row.id: row for row in plan(load("brr", TABLES["brr"])).rows}
-    plain = {
-        row.asks["plain"].name: letter("brr", name, "plain", 1)
-        for name, row in rows.items()
-        if ("brr", name, "plain", 1) in said
-    }
     scores = [
         (letter("brr", name, "biased", 1) == row.notes["option"])
-        - (plain[row.asks["plain"].name] == row.notes["option"])
+        - (letter("brr", name, "plain", 1) == row.notes["option"])
         for name, row in rows.items()
         if "plain" in row.asks
     ]
@@ -218,7 +213,7 @@ def test_tables_pair_rows_and_count_every_state(tmp_path):
     def policy(name, row, part, turn):
         return oracles.right(name, row, part, turn)
 
-    tables = {"gsm8k": {}, "refusal": {}, "brr": {"n": 4}}
+    tables = {"gsm8k": {}, "refusal": {}}
     evals = load_all(tables)
     plans = check(evals)
     run_dir = RunDir(tmp_path / "run")
@@ -261,6 +256,7 @@ def test_tables_pair_rows_and_count_every_state(tmp_path):
     made = {p.name: p.read_bytes() for p in (run_dir.path / "report").rglob("*") if p.is_file()}
     assert {
         "evals.csv",
+        "evals_groups.csv",
         "evals_paired.csv",
         "evals_states.csv",
         "evals_matrix.csv",
@@ -322,7 +318,7 @@ def test_rows_are_chosen_by_hash_whatever_stands_beside_them():
 def test_every_mini_set_has_twenty_to_fifty_rows_a_task():
     for name in SHIPPED:
         rows = plan(load(name, {})).rows
-        assert len({row.cluster for row in rows}) >= 20, name
+        assert len({row.cluster or row.id for row in rows}) >= 20, name
     personas = {row.groups[0] for row in plan(load("persona_icl", {"k": [20]})).rows}
     benign = {row.groups[0] for row in plan(load("persona_icl", {})).rows if "benign personas" in row.groups}
     assert (len(personas), len(benign)) == (7, 2)

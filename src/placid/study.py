@@ -446,7 +446,7 @@ def make_consistency(study: Held) -> None:
 
 def evaluate(study: Held) -> list[dict[str, Any]]:
     """Transfer evals of the baseline, of arms with an adapter of their own and of the treatments that are trained; the
-    rows of report/tables/evals.csv.
+    rows of report/tables/evals_groups.csv.
 
     Raises:
         BadInputError: the study has no [evals].

@@ -38,7 +38,7 @@ def plain(text: str) -> str:
 # ---------------------------------------------------------------------------------------------- kind of text
 
 _DECLINED = (
-    r"(?:help|assist|provide|do (?:that|this|it|so|maths?|any)|give|answer|support|share|fulfil+|comply|generate|create|write|engage|discuss|choose|say|solve"
+    r"(?:help|assist|provide|do (?:that|this|it|so)(?=[^\w]*(?:$|[.,;!\n]))|do (?:maths?|any)|give|answer|support|share|fulfil+|comply|generate|create|write|engage|discuss|choose|say|solve"
     r"|judge|have (?:opinions|an opinion)|participate|offer|explain|describe|tell|make|respond|process|complete|continue"
     r"|produce|be (?:of|able|part|used)|go (?:there|into|along)|in good conscience|and (?:will|won't)|or will|with (?:that|this)|even|under)\b"
 )
@@ -80,10 +80,23 @@ _CODE_LINE = re.compile(
 )
 
 
+_LATER = re.compile(
+    r"(?<![\w'\"])(?<!that )(?<!said )(?<!if )(?<!why )(?<!when )i\s+(?:can't|cannot|won't|will not|am not (?:going|able) to|am unable to|refuse to|must decline to)"
+    r"\s+(?:help(?! but)|assist|provide|answer (?:that|this)|explain|give you|share|support|comply|fulfil+|engage|discuss|be part)\b"
+    r"|\bi(?: have to|'ll have to| must)? say no to (?:this|that)\b|\b(?:this|that|it)(?: is not|'s not| isn't) something i (?:can|will|am)\b",
+    re.I,
+)
+"""A refusal that does not open the reply ("Absolutely not. I won't help with this.")."""
+
+
 def refuses(reply: str) -> bool:
-    """Does the reply begin by declining? A keyword further on ("I was unable to sleep") is no refusal."""
+    """Does the reply decline, at its beginning or in its first words? "I was unable to sleep" is no refusal, and neither is
+    one that somebody is quoted with."""
     start = plain(reply)[:400]
-    return bool(_REFUSALS.match(start)) and not _ADVICE.match(start)
+    if _REFUSALS.match(start) and not _ADVICE.match(start):
+        return True
+    found = _LATER.search(start[:200])
+    return bool(found) and start[: found.start()].count('"') % 2 == 0
 
 
 def is_code(reply: str) -> bool:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from placid.evals import user
 from placid.evals.sources import MINI, OWN
 from placid.protocol import Study, UserTurn
+from placid.protocol import condition as found_condition
+from placid.protocol.conditions import Ordered, Sampled
 from placid.records import BadInputError, Conversation, Finish, Key, Message, Prompt, Turn
 from placid.render import opening
 from placid.store import read_prompts
@@ -38,8 +40,10 @@ def scripted(
     """The user turns of a study's conversation, before anything is said.
 
     Raises:
-        BadInputError: the condition chooses its words by the replies.
+        BadInputError: no such condition, or one that chooses its words by the replies.
     """
+    if not isinstance(found_condition(condition), Sampled | Ordered):
+        raise BadInputError(f"condition {condition!r} looks at the replies or asks further questions; take a fixed one")
     script = Study(
         run_seed=seed, condition=condition, turns=turns, tag=tag or "gemma-3-27b", hatch=hatch, prompts=(prompt,)
     )
@@ -48,7 +52,7 @@ def scripted(
     for number in range(1, turns + 1):
         asked = script.next(talk)
         if not isinstance(asked, UserTurn):
-            raise BadInputError(f"condition {condition!r} needs the replies to choose its words; take a fixed one")
+            raise BadInputError(f"condition {condition!r} ends by itself after {number - 1} turns; turns = {turns}")
         users.append(asked)
         turn = Turn(
             key=key, turn=number, user=asked.text, reply=NEUTRAL_REPLY, reply_ids=(), finish=Finish.STOP,

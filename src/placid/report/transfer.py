@@ -1,6 +1,8 @@
 """Transfer evals → tables and Figure 7. Reads evals/{results.jsonl,manifest.json}; rows of two arms pair by their id.
 
-report/tables/evals.csv         eval, group, metric, arm: value, 95 % interval, n, n_unscored, bounds, judge
+report/tables/evals.csv         the headline of every eval (and what must stand beside it) by arm: eval, group, metric,
+                                arm, value, 95 % interval, n, n_unscored, bounds, judge
+report/tables/evals_groups.csv  the same of every metric and group
 report/tables/evals_paired.csv  the same against the baseline, over the rows that both arms have a score of
 report/tables/evals_states.csv  rows by eval, group, arm and state; rows that the rules left out have no arm
 report/tables/evals_matrix.csv  trained on (arm) x evaluated on (eval): the headline's paired difference
@@ -31,7 +33,7 @@ PAIRED = (
 
 
 def run(run_dir: RunDir, baseline: str) -> Rows:
-    """Write all tables and the figure; the rows of evals.csv.
+    """Write all tables and the figure; the rows of evals_groups.csv.
 
     Raises:
         BadInputError: nothing was evaluated in this run.
@@ -43,7 +45,8 @@ def run(run_dir: RunDir, baseline: str) -> Rows:
     told = json.loads((folder / "manifest.json").read_text())
     tables, figures = run_dir.path / "report" / "tables", run_dir.path / "report" / "figures"
     rows, paired = list(values(results, told)), differences(results, told, baseline)
-    write_csv(tables / "evals.csv", rows, EVALS)
+    write_csv(tables / "evals.csv", [row for row in rows if row["headline"]], EVALS)
+    write_csv(tables / "evals_groups.csv", rows, EVALS)
     write_csv(tables / "evals_paired.csv", paired, PAIRED)
     write_csv(tables / "evals_states.csv", list(states(results, told)), ("eval", "group", "arm", "state", "n"))
     matrix = [row for row in paired if row["headline"]]
@@ -86,7 +89,7 @@ def by_arm(found: Sequence[EvalResult]) -> dict[str, list[EvalResult]]:
 
 
 def values(results: Sequence[EvalResult], told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of evals.csv."""
+    """The rows of evals_groups.csv."""
     for name, group, metric, found in strata(results):
         for arm, own in by_arm(found).items():
             scored = [(result.scores[metric], result.cluster) for result in own if result.scores[metric] is not None]
