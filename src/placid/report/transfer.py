@@ -80,6 +80,13 @@ def is_share(told: Mapping[str, Any], name: str, metric: str) -> bool:
     return told[name]["metrics"][metric].startswith("share")
 
 
+def mean(numbers: Sequence[float], clusters: Sequence[str]) -> stats.Estimate:
+    """Clustered mean; without an interval where nothing varies, because one of no width would claim certainty."""
+    if len(set(numbers)) == 1:
+        return stats.Estimate(numbers[0], None, None)
+    return stats.mean(numbers, clusters)
+
+
 def by_arm(found: Sequence[EvalResult]) -> dict[str, list[EvalResult]]:
     """Arm → its results, arms in their order."""
     arms: dict[str, list[EvalResult]] = {}
@@ -96,7 +103,7 @@ def values(results: Sequence[EvalResult], told: Mapping[str, Any]) -> Iterator[d
             numbers, clusters = [float(score or 0) for score, _ in scored], [cluster for _, cluster in scored]
             lost = len(own) - len(scored)
             share = is_share(told, name, metric) and set(numbers) <= {0.0, 1.0}
-            estimate = stats.rate([bool(x) for x in numbers], clusters) if share else stats.mean(numbers, clusters)
+            estimate = stats.rate([bool(x) for x in numbers], clusters) if share else mean(numbers, clusters)
             total, hits = len(own), sum(numbers)
             yield {
                 "eval": name, "group": group, "metric": metric, "arm": arm,
@@ -125,7 +132,7 @@ def differences(results: Sequence[EvalResult], told: Mapping[str, Any], baseline
             ]
             pairs = [(a, b, cluster) for a, b, cluster in both if a is not None and b is not None]
             lost = sum((a is None) != (b is None) for a, b, _ in both)
-            estimate = stats.mean([b - a for a, b, _ in pairs], [cluster for *_, cluster in pairs])
+            estimate = mean([b - a for a, b, _ in pairs], [cluster for *_, cluster in pairs])
             shares = pairs and is_share(told, name, metric)
             test = stats.mcnemar([bool(a) for a, *_ in pairs], [bool(b) for _, b, _ in pairs]) if shares else None
             rows.append({
