@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from placid.rollout.transcripts import Imported
 
 T = TypeVar("T")
-FREE = ("report", "judge", "evals")
-"""Sections outside a run's identity: drawing may change, one run may be graded by several judges, and answers of evals are
-known by what was asked."""
+FREE = ("report", "judge")
+"""Sections outside a run's identity: drawing may change, and one run may be graded by several judges. Evals are free too:
+their answers are known by what was asked."""
 ADAPTERS = "adapters.json"
 """In the run directory: treatment arm → folder of its adapter."""
 ROWS = ("train", "sft_control")
@@ -335,7 +335,7 @@ def held(settings: StudySettings, say: Callable[[str], None], new: bool = True) 
 
 def identity_of(config: dict[str, Any], inputs: dict[str, str]) -> str:
     """What a run directory is known by: its config without the free sections, and the sha256 of its inputs."""
-    return sha([{key: value for key, value in config.items() if key not in FREE}, inputs])
+    return sha([{key: value for key, value in config.items() if key not in (*FREE, "evals")}, inputs])
 
 
 @contextmanager
