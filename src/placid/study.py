@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FREE = ("report", "judge")
-"""Sections outside a run's identity: drawing may change, and one run may be graded by several judges. Evals are free too:
-their answers are known by what was asked."""
+"""Sections outside a run's identity: drawing may change, and one run may be graded by several judges. Evals are
+free too: their answers are known by what was asked."""
 ADAPTERS = "adapters.json"
 """In the run directory: treatment arm → folder of its adapter."""
 ROWS = ("train", "sft_control")
