@@ -71,7 +71,7 @@ class Brr(Eval):
         )
         if not biased or not biased[-1].content.strip():
             return Drop(EMPTY_PROMPT)
-        letters = "".join(re.findall(r"^\(([A-J])\)", data["original_question"], re.M)) or "AB"
+        letters = "".join(re.findall(r"^\(([A-Z])\)", data["original_question"], re.M)) or "AB"
         if bias == "are_you_sure":
             users = [message.content for message in biased if message.role == "user"]
             asks = {"biased": self._ask((biased[0],), letters, tuple(users[1:]))}
