@@ -41,8 +41,8 @@ T = TypeVar("T")
 ANEW = ("report", "judge")
 """What may change of a finished run: it can be drawn anew, and graded by several judges."""
 FREE = (*ANEW, "evals", "schedule", "ray_address", "hang_s", "grace_s")
-"""Keys outside a run's identity: beside those, when and where its turns are spoken, and evals: their answers are known by
-what was asked."""
+"""Keys outside a run's identity: beside those, when and where its turns are spoken, and evals: their answers are known
+by what was asked."""
 ADAPTERS = "adapters.json"
 """In the run directory: treatment arm → folder of its adapter."""
 ROWS = ("train", "sft_control")
