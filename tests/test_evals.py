@@ -12,10 +12,11 @@ from placid.config import file_sha
 from placid.engine.settings import EngineSettings
 from placid.evals import SHIPPED, Ask, Eval, Reading, Row, load, load_all, plan, user
 from placid.evals.asking import EvalError, kept
+from placid.evals.pairs import build
 from placid.evals.running import check, run
 from placid.evals.sources import fetch, known
 from placid.judge import JudgeSettings
-from placid.records import BadInputError, EvalResult
+from placid.records import BadInputError, EvalResult, PairKind
 from placid.report import transfer
 from placid.rollout.settings import RolloutSettings
 from placid.store import RunDir, read_lines
@@ -406,3 +407,33 @@ def test_an_eval_that_scores_what_it_did_not_declare_is_refused(tmp_path):
 
 def test_engine_settings_are_those_of_the_study():
     assert settings().engine == EngineSettings(kind="simulate", max_concurrent=8)
+
+
+def test_consistency_rows_teach_the_plain_answer_under_the_bias(tmp_path):
+    """pairs + dropped = rows; the target is what the model said to the plain prompt, the context the biased one."""
+    tables = {"hinted": {"kind": "sycophancy", "modes": ["direct"], "split": "train"}}
+    tables["persona"] = {"kind": "persona_icl", "personas": ["darwin"], "k": [5], "samples": 1, "clean": True}
+    sets = load_all(tables)
+    plans = check(sets)
+
+    def policy(name, row, part, turn):
+        return "" if row.id.endswith("/mini-01") else f"{part or 'below'} {row.id}"
+
+    run_dir = RunDir(tmp_path / "run")
+    instruct = ROOT / "configs" / "prompts" / "organism_instruct.jsonl"
+    build(sets, settings(), instruct, run_dir, run_dir.new_attempt(), lambda: Oracle(plans, policy))
+    for name, plan_ in plans.items():
+        pairs = run_dir.pairs(name)
+        told = json.loads((run_dir.path / "pairs" / f"{name}.dropped.json").read_text())
+        own = [pair for pair in pairs if pair.kind is PairKind.BCT]
+        assert len(own) + sum(told["dropped"].values()) == told["rows"] == len(plan_.rows)
+        assert len(pairs) == 2 * len(own) == told["pairs"] + told["instruct"]
+        rows = {row.id: row for row in plan_.rows}
+        for pair in own:
+            context, clean = sets[name].training(rows[pair.source])
+            assert pair.messages == rows[pair.source].asks[context].messages
+            assert pair.target.startswith(clean)
+    plain = load_all({"mmlu": {"n": 2}})
+    oracle = Oracle(check(plain), oracles.right)
+    with pytest.raises(BadInputError, match="no plain counterpart"):
+        build(plain, settings(), None, run_dir, run_dir.new_attempt(), lambda: oracle)
