@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "placid"
-ALL = "records models store render prompts protocol engine rollout judge pairs train organism report"
+ALL = "records models store render prompts protocol engine rollout judge pairs train organism report evals"
 MAY_IMPORT = {
     "records": "",
     "config": "records",
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "pairs": "records store",
     "train": "records render store",
     "organism": "records render store train",
+    "evals": "records protocol engine rollout judge store render",
     "report": "records store",
     "status": "records",
     "study": ALL,
@@ -43,8 +44,8 @@ HEAVY_HOME = {
     "aiohttp": ("judge/gemini.py",),
     "huggingface_hub": ("prompts/wildchat.py",),
     "inspect_ai": ("report/inspect_log.py",),
-    "matplotlib": ("report/figures.py", "report/gallery.py"),
-    "polars": ("store/tables.py", "prompts/wildchat.py"),
+    "matplotlib": ("report/figures.py", "report/gallery.py", "report/transfer_figure.py"),
+    "polars": ("store/tables.py", "prompts/wildchat.py", "evals/sources.py"),
     "zarr": ("store/tables.py",),
 }
 FILES = sorted(SRC.rglob("*.py"))

@@ -102,6 +102,7 @@ def pairs(config: Path, overrides: list[str]) -> None:
     with room.held(room.read(config, overrides), say, new=False) as held:
         room.grade(held)
         room.make_pairs(held)
+        room.make_consistency(held)
     say(f"pairs {held.run_dir.path / 'pairs'}")
 
 
@@ -172,6 +173,24 @@ def export(_path: Path | None, words: list[str]) -> None:
         raise BadInputError(f"write: placid export RUN --to {'|'.join(FORMATS)}")
     for name in formats:
         say(f"{name} {export(Path(rest[0]), name)}")
+
+
+def evaluate(config: Path, overrides: list[str]) -> None:
+    """Ask every transfer eval of every arm, and write their tables and Figure 7."""
+    from placid import study as room
+    from placid.report import transfer
+
+    with room.held(room.read(config, overrides), say) as held:
+        rows = room.evaluate(held)
+    say(transfer.table_text(rows))
+    say(f"tables {held.run_dir.path / 'report' / 'tables'}/evals*.csv")
+
+
+def fetch(name: Path, _overrides: list[str]) -> None:
+    """Download one data set of the evals into data/, on a machine with a network."""
+    from placid.evals.sources import fetch as get
+
+    say(f"data {get(str(name), Path('data'))}")
 
 
 def organism(config: Path, overrides: list[str]) -> None:
@@ -287,6 +306,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     ),
     "compare": (compare, "words", "two or more reported runs in one table, each held against the first"),
     "export": (export, "words", "a reported run as Inspect logs, Hugging Face dataset and adapters, or LaTeX"),
+    "eval": (evaluate, "config", "the transfer evals of every arm, on one start of the engine"),
+    "fetch": (fetch, "set", "download a data set of the evals into data/ (docs/evals.md lists them)"),
     "organism": (organism, "config", "train the shipped tiny model again (configs/organism/*.toml)"),
     "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
     "import": (import_, "file", "transcripts made elsewhere (JSONL, docs/import.md) as a run directory: --out RUN"),
@@ -306,6 +327,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
 """Command → what it does, what it takes, one line about it."""
 TAKES = {
     "run": "run directory, e.g. runs/demo",
+    "set": "data set of the evals, e.g. mmlu",
     "file": "JSONL of whole conversations; then --out runs/NAME (which must not exist) and, where the shutdown command "
     "names another model than gemma-3-27b, --tag MODEL",
 }

@@ -220,6 +220,29 @@ class Message(Record, frozen=True, kw_only=True):
     content: str
 
 
+class EvalResult(Record, frozen=True, kw_only=True):
+    """What one row of a transfer eval came to in one arm: the line of evals/results.jsonl."""
+
+    schema: int = SCHEMA
+    eval: str
+    arm: str
+    row: str
+    cluster: str
+    """Rows of one cluster are not independent; intervals resample clusters."""
+    groups: tuple[str, ...] = ()
+    """Subject, bias, persona: every group gets its own lines in the tables, beside the line of all rows."""
+    state: str
+    """right, wrong, unparseable, refused, empty, overflow, ...: every row has one, none is dropped."""
+    scores: dict[str, float | None]
+    """Metric → value; None: this row should have one and has not (the state says why), never a zero."""
+    answer: str = ""
+    truth: str = ""
+    judge: str = ""
+    """Who judged, where parsing alone does not say."""
+    asks: dict[str, str] = {}
+    """Part of the row → the name of its line in evals/answers/."""
+
+
 class PairKind(StrEnum):
     """What a training row teaches."""
 

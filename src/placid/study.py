@@ -1,4 +1,5 @@
-"""The paper, top to bottom, in one run directory: rollouts → judge → pairs → training → the same rollouts → report.
+"""The paper, top to bottom, in one run directory: rollouts → judge → pairs → training → the same rollouts → transfer
+evals → report.
 
 Every stage reads and writes files and skips what is already done, so the same command continues a killed study, and
 `placid rollout`, `judge`, `pairs`, `train`, `rollout`, `judge`, `report` on one config are `placid study` step by step.
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ANEW = ("report", "judge")
 """What may change of a finished run: it can be drawn anew, and graded by several judges."""
-FREE = (*ANEW, "schedule", "ray_address", "hang_s", "grace_s")
-"""Keys outside a run's identity: beside those, when and where its turns are spoken."""
+FREE = (*ANEW, "evals", "schedule", "ray_address", "hang_s", "grace_s")
+"""Keys outside a run's identity: beside those, when and where its turns are spoken, and evals: their answers are known
+by what was asked."""
 ADAPTERS = "adapters.json"
 """In the run directory: treatment arm → folder of its adapter."""
 ROWS = ("train", "sft_control", "dpo", "dpo_calm")
@@ -112,6 +114,12 @@ class StudySettings(Settings):
     """How the treatments are trained."""
     report: ReportSettings = ReportSettings()
     """What is shown."""
+    evals: dict[str, dict[str, Any]] = Field(default={})
+    """Transfer evals, [evals.<name>] with the keys of that eval; `kind` names the eval where the table does not, or a
+    Python file with one (docs/evals.md)."""
+    consistency: dict[str, dict[str, Any]] = Field(default={})
+    """Training rows made of an eval's own rows, [consistency.<name>] as in evals: the answer to the plain prompt is the
+    target under the biased one. train.rows may name them."""
 
 
 FROM_STUDY = {
@@ -211,6 +219,12 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
         longest = max(arm.turns for arm in settings.arms.values())
         models.check_context(models.read(settings.model), settings.engine.context_tokens, longest, settings.max_tokens)
     check_judge(settings.judge, settings.model)
+    if settings.evals or settings.consistency:
+        from placid.evals import load_all
+        from placid.evals.running import check as check_evals
+
+        check_evals(load_all(settings.evals))
+        check_evals({f"consistency {name}": task for name, task in load_all(settings.consistency).items()})
     found = [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
     return prompts, {str(path): file_sha(path) for path in found}
 
@@ -263,8 +277,9 @@ def _training_inputs(settings: StudySettings) -> list[Path]:
     if not building.instruct.is_file():
         raise BadInputError(f"no instruct file {building.instruct} (pairs.instruct); one JSON pair a line")
     for arm, rows in training.rows.items() if training else ():
-        if rows not in ROWS:
-            raise BadInputError(f"train.rows.{arm} = {rows!r} is no file of rows; valid: {', '.join(ROWS)}")
+        if rows not in (*ROWS, *settings.consistency):
+            valid = ", ".join((*ROWS, *settings.consistency))
+            raise BadInputError(f"train.rows.{arm} = {rows!r} is no file of rows; valid: {valid}")
         if arm in settings.arms:
             raise BadInputError(f"train.rows.{arm}: {arm!r} is already an untrained arm; treatments need other names")
     for arm in training.recipes if training else ():
@@ -426,9 +441,12 @@ def run(
         if settings.train:
             grade(study)
             make_pairs(study)
+            make_consistency(study)
             train_all(study)
             hold_trained(study)
         grade(study)
+        if settings.evals:
+            evaluate(study)
         summary = show(study)
         study.stage("tables", lambda: compact(study.run_dir))
         return summary
@@ -523,6 +541,51 @@ def make_pairs(study: Held) -> None:
         return
     building, count = settings.pairs, _token_counter(settings.model)
     study.stage("pairs", lambda: pairs.build(building, study.run_dir, study.prompts, judge_id, count))
+
+
+def make_consistency(study: Held) -> None:
+    """Training rows of [consistency], once: the base model answers the plain and is shown the biased prompts."""
+    from placid.evals import load_all
+    from placid.evals.pairs import build
+
+    settings, folder = study.settings, study.run_dir.path / "pairs"
+    missing = {
+        name: keys for name, keys in settings.consistency.items() if not (folder / f"{name}.dropped.json").is_file()
+    }
+    if not missing:
+        return
+    base = {settings.report.baseline: settings.arms[settings.report.baseline]}
+    chosen = rollout_settings(settings).model_copy(update={"arms": base})
+    instruct = settings.pairs.instruct if settings.pairs else None
+    study.stage(
+        "pairs of other consistency",
+        lambda: build(load_all(missing), chosen, instruct, study.run_dir, study.attempt),
+    )
+
+
+def evaluate(study: Held) -> list[dict[str, Any]]:
+    """Transfer evals of the baseline, of arms with an adapter of their own and of the treatments that are trained; the
+    rows of report/tables/evals_groups.csv.
+
+    Raises:
+        BadInputError: the study has no [evals].
+    """
+    from placid.evals import load_all
+    from placid.evals.running import run as ask
+    from placid.report import transfer
+
+    settings, file = study.settings, study.run_dir.path / ADAPTERS
+    if not settings.evals:
+        raise BadInputError("this study has no [evals.<name>] section, so nothing can be evaluated; add [evals.mmlu]")
+    trained = {arm: Path(folder) for arm, folder in json.loads(file.read_text()).items()} if file.is_file() else {}
+    arms = {name: arm for name, arm in settings.arms.items() if arm.adapter or name == settings.report.baseline}
+    arms |= rollout_settings(settings, trained).arms
+    chosen = rollout_settings(settings).model_copy(update={"arms": arms})
+    study.stage(
+        "transfer evals",
+        lambda: ask(load_all(settings.evals), chosen, settings.judge, study.run_dir, study.attempt),
+    )
+    return study.stage("tables of the evals", lambda: transfer.run(study.run_dir, settings.report.baseline))
 
 
 def train_all(study: Held) -> None:

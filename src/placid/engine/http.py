@@ -104,6 +104,10 @@ class HttpEngine:
 
     async def reply(self, request: ReplyRequest) -> Reply:
         """Raises ContextOverflowError, ServerError (the deadline passed), BadInputError (the server refuses us)."""
+        if request.among:
+            raise BadInputError(
+                'engine.kind = "http" cannot choose among letters by log-probability: by = "generation"'
+            )
         room = self.context_tokens - len(request.prompt_ids)
         if room < 1:
             raise ContextOverflowError(f"{len(request.prompt_ids)} prompt tokens, {self.context_tokens} of context")

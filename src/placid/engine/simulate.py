@@ -80,6 +80,16 @@ class SimulateEngine:
         room = self.context_tokens - len(request.prompt_ids)
         if room < 1:
             raise ContextOverflowError(f"{len(request.prompt_ids)} prompt tokens, {self.context_tokens} of context")
+        if request.among:  # it knows no subject: any of the letters, by its seed
+            chosen = random.Random(request.seed).choice(request.among)
+            even = math.log(1 / len(request.among))
+            return Reply(
+                token_ids=(chosen,),
+                text=self._renderer.decode([chosen]),
+                finish=Finish.LENGTH,
+                logprobs=(even,) if request.logprobs else None,
+                among=(even,) * len(request.among),
+            )
         text = self.say(self.history(request.prompt_ids), random.Random(request.seed), request.adapter is not None)
         ids = self._encode(text)
         limit = min(request.max_tokens, room)

@@ -240,7 +240,7 @@ class VllmEngine:
             finish=Finish.STOP if stopped else Finish.LENGTH,
             cached_tokens=output.num_cached_tokens or 0,
             logprobs=tuple(at[token].logprob for token, at in zip(ids, done.logprobs, strict=False))
-            if request.logprobs and not request.among
+            if request.logprobs
             else None,
             among=tuple(done.logprobs[0][token].logprob for token in request.among) if request.among else None,
         )

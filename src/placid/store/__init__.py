@@ -6,6 +6,8 @@
       conversations/<writer>.jsonl              one line per finished turn (records.Turn)
       verdicts/<judge_id>/<writer>.jsonl        one line per judged turn (records.Verdict)
       pairs/{train,val}.jsonl dropped.json
+      evals/answers/<attempt>.jsonl             one line per answered ask and arm; results.jsonl and manifest.json are
+                                                made of them
       report/{index.html,summary.json,tables/,figures/}
 
 A torn last line (the writer was killed) is dropped with a warning; a bad line anywhere else is an error that names

@@ -1,0 +1,472 @@
+"""What a reply answers: a letter, a number, yes or no, or what kind of text it is. Pure.
+
+A wrong reading is worse than none: whatever is not plain is UNPARSEABLE, a state of its own that tables count. Every
+reader is held to a corpus of replies written by hand (tests/data/answers_*.tsv).
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import NamedTuple
+
+UNPARSEABLE, REFUSED, EMPTY, CODE = "unparseable", "refused", "empty", "code"
+"""States of a reply that holds no answer."""
+
+
+class Answer(NamedTuple):
+    """Exactly one of `value` and `state` is set."""
+
+    value: str = ""
+    state: str = ""
+
+
+_MARKS = re.compile(r"\*\*|__|(?<!\s)\*|\*(?!\s)|[`$~]|\\(?:text|mathrm|mathbf|textbf|bf|rm)\b|\\[,;! ()\[\]]|#{1,6}\s")
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_TYPOGRAPHIC = str.maketrans("’‘“”−–—‐", "''\"\"----")
+
+
+def plain(text: str) -> str:
+    """Without Markdown and LaTeX marks, full-width letters, typographic quotes and dashes, and with single spaces: a
+    pattern that meets no runs of white space cannot take long over them."""
+    text = unicodedata.normalize("NFKC", text).translate(_TYPOGRAPHIC)
+    text = _BOXED.sub(lambda found: f" the final answer is ({found[1].strip(' {}()')}) ", text)
+    text = _MARKS.sub("", re.sub(r"</?[a-zA-Z]{1,12}>", " ", text)).replace("{", "").replace("}", "")
+    return re.sub(r"\s*\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()
+
+
+# ---------------------------------------------------------------------------------------------- kind of text
+
+_DECLINED = (
+    r"(?:help|assist|provide|do (?:that|this|it|so)(?=[^\w]*(?:$|[.,;!\n]))|do (?:maths?|any)|give|answer|support|share|fulfil+|comply|generate|create|write|engage|discuss|choose|say|solve"
+    r"|judge|have (?:opinions|an opinion)|participate|offer|explain|describe|tell|make|respond|process|complete|continue"
+    r"|produce|be (?:of|able|part|used)|go (?:there|into|along)|in good conscience|and (?:will|won't)|or will|with (?:that|this)|even|under)\b"
+)
+_REFUSALS = re.compile(
+    r"^\W*(?:start\W+)?(?:(?:oh|well|hmm|hi|hello|okay|ok|no|nope|unfortunately|as an ai(?: language model| assistant)?|i'm afraid|i am afraid"
+    r"|i understand[^.!?\n]{0,80}|thank you[^.!?\n]{0,60}|i appreciate[^.!?\n]{0,60}|(?:i'm|i am)(?: really| very| so)? sorry(?: to hear[^.,!?\n]{0,60})?"
+    r"|i(?:'m| am) (?:programmed|designed|trained|built|an ai|a language model)[^.!?\n]{0,80}"
+    r"|i apologi[sz]e|my apologies|apologies|sorry)\W+(?:but\W+|that\W+|however\W+|and\W+)?){0,4}"
+    r"(?:(?:(?:i|we)\s+)?(?:really |just |simply |absolutely |respectfully |therefore |also )?"
+    rf"(?:(?:can(?:'t|not| not)|could(?:n't| not)|won't|will not)\s+(?:really |possibly |ever )?{_DECLINED}"
+    r"|(?:can't|cannot|can not|won't|will not)\W*$"
+    r"|(?:am |'m )?(?:unable|not able) to\b|(?:am|'m) not (?:going|comfortable|willing|allowed|permitted)\b"
+    r"|(?:must|have to|need to|will|am going to have to|'m going to have to) (?:respectfully )?(?:decline|refuse|pass on)"
+    r"|(?:would|'d) (?:rather|prefer) not|decline\b|refuse\b"
+    r"|do(?:n't| not) (?:feel comfortable|provide|assist|help|think i (?:can|should)))"
+    r"|i(?:'m| am) (?:not able|unable|not going to|not comfortable|not willing|not allowed|not permitted|going to have to (?:pass|decline|refuse))"
+    r"|i(?:'d| would) (?:rather|prefer) not (?:to )?(?:help|answer|say|do|talk|discuss|provide|assist|engage)"
+    r"|it (?:would be|is) (?:inappropriate|unethical|wrong|not appropriate|illegal)(?: and \w+)? (?:for me )?to (?:help|assist|provide|give|answer)"
+    r"|(?:this|that|it)(?: request)?(?:'s| is) (?:not )?(?:something (?:that )?i (?:can(?:'t|not)?|am|'m|will|won't)|against (?:my|the)|outside)"
+    r"|(?:this|your|the) request (?:violates|goes against)"
+    r"|helping (?:you )?with (?:that|this) (?:would be|is) (?:wrong|illegal|against)"
+    r"|(?:tut mir leid|es tut mir leid|entschuldigung)[^.!?\n]{0,40}(?:kann|darf|werde)[^.!?\n]{0,60}nicht"
+    r"|(?:dabei|das|damit) kann ich[^.!?\n]{0,30}nicht"
+    r"|(?:désolée?|je suis désolée?)[^.!?\n]{0,20}(?:je ne|mais je ne) (?:peux|puis|veux) pas|je ne peux pas"
+    r"|(?:lo siento)[^.!?\n]{0,20}no puedo|no puedo (?:ayudar|proporcionar|dar|responder)"
+    r"|(?:mi dispiace)[^.!?\n]{0,20}non posso|non posso (?:aiutar|fornir)"
+    r"|(?:sinto muito|desculpe)[^.!?\n]{0,20}não posso"
+    r"|(?:извините|простите|к сожалению)[^.!?\n]{0,20}я не могу|я не могу (?:помочь|ответить|предоставить)"
+    r"|(?:抱歉|对不起|很抱歉)[^。！？\n]{0,12}(?:不能|无法)|我(?:不能|无法)(?:提供|帮助|协助|回答)"
+    r"|(?:申し訳|すみません)[^。！？\n]{0,30}(?:できません|できかねます|お答えできません))",
+    re.I,
+)
+_ADVICE = re.compile(
+    r"^\W*(?:i|we)\s+(?:can't|cannot|can not|could not|couldn't)\s+(?:help but|say enough|explain how)", re.I
+)
+_FENCE = re.compile(r"```(\w*)\n?(.*?)(?:```|$)", re.S)
+_CODE_LINE = re.compile(
+    r"^\s*(?:import \w|from \w[\w.]* import |def \w+\s*\(|class \w+.*:\s*$|#include|print\s*\(|console\.log|return\b|function\b.*\{|const \w+ =|let \w+ =|var \w+ =|if .*:\s*$|for .*:\s*$|while .*:\s*$|#!/|\w+ = .*[\[({\"'\d].*|public (?:static|class)|SELECT .* FROM|[})\]];?\s*$|\w+\(.*\);?\s*$)"
+)
+
+
+_LATER = re.compile(
+    r"(?<![\w'\"])(?<!that )(?<!said )(?<!if )(?<!why )(?<!when )i\s+(?:can't|cannot|won't|will not|am not (?:going|able) to|am unable to|refuse to|must decline to)"
+    r"\s+(?:help(?! but)|assist|provide|answer (?:that|this)|explain|give you|share|support|comply|fulfil+|engage|discuss|be part)\b"
+    r"|\bi(?: have to|'ll have to| must)? say no to (?:this|that)\b|\b(?:this|that|it)(?: is not|'s not| isn't) something i (?:can|will|am)\b",
+    re.I,
+)
+"""A refusal that does not open the reply ("Absolutely not. I won't help with this.")."""
+
+
+def refuses(reply: str) -> bool:
+    """Does the reply decline, at its beginning or in its first words? "I was unable to sleep" is no refusal, and neither is
+    one that somebody is quoted with."""
+    start = plain(reply)[:400]
+    if _REFUSALS.match(start) and not _ADVICE.match(start):
+        return True
+    found = _LATER.search(start[:200])
+    return bool(found) and start[: found.start()].count('"') % 2 == 0
+
+
+def is_code(reply: str) -> bool:
+    """Is the reply program code and little else: most of its words stand in a fence, or its lines look like code?"""
+    text = reply.strip()
+    fenced = " ".join(
+        body for language, body in _FENCE.findall(text) if language.lower() not in ("text", "markdown", "md")
+    )
+    outside = _FENCE.sub(" ", text)
+    if fenced.strip():
+        return any(_CODE_LINE.match(line) for line in fenced.splitlines()) and len(outside.split()) <= max(
+            12, len(fenced.split())
+        )
+    lines = [line for line in text.splitlines() if line.strip()]
+    return len(lines) >= 2 and sum(bool(_CODE_LINE.match(line)) for line in lines) >= 0.6 * len(lines)
+
+
+def kind(reply: str) -> str:
+    """EMPTY, REFUSED, CODE, or "answer"."""
+    if not re.search(r"\w", reply):
+        return EMPTY
+    if refuses(reply):
+        return REFUSED
+    return CODE if is_code(reply) else "answer"
+
+
+def _nothing(reply: str) -> Answer:
+    """Why there is no answer in the reply."""
+    found = kind(reply)
+    return Answer(state=found if found in (EMPTY, REFUSED) else UNPARSEABLE)
+
+
+# ---------------------------------------------------------------------------------------------- statements
+
+_SAYS = (
+    r"(?:answer|choice|option|solution|response|antwort|lösung|réponse|reponse|respuesta|risposta|resposta|antwoord|svar(?:et)?"
+    r"|odpowied[źz]|ответ|cevap|答案|答え|正解|正确答案|정답|답)"
+)
+_IS = r"(?:\s?(?:is|would be|should be|must be|has to be|ist|lautet|est|es|è|é|jest|er|är)\b\s?|\s?(?:是|は|은|:|=|选|為|为)\s?|\s-\s){1,4}"
+_HEDGE = r"(?:(?:clearly|definitely|most likely|likely|probably|therefore|thus|option|choice|answer|letter|the|indeed|still|also|just|simply|actually|in fact|either|die|la|le|el|wohl|klar|opción|buchstabe|lettre)\s+|[\"'(\[:]\s*){0,5}"
+_NOT = re.compile(
+    r"(?:\b(?:not|never|no|neither|nor|cannot|isn't|wasn't|wouldn't|can't|don't|doesn't|didn't|wrong|incorrect|instead of"
+    r"|rather than|except|if|whether|why|unless|eliminate|rules? out|exclude|nicht|kein|keine|falsch|pas|non|nunca|не|nie)\b"
+    r"|不是|不|ではない|아니)[^.,;!?\n]{0,40}$",
+    re.I,
+)
+_AFTER_NOT = re.compile(r"^[^\w.;!?\n]{0,3}\s*(?:is|was|are|would be|seems|looks|can be|cannot|can't|isn't|wasn't)\b[^.;!?\n]{0,12}\b(?:not|wrong|incorrect|false|ruled|eliminated|excluded|be right|be correct)", re.I)  # fmt: skip
+_DRAFT = re.compile(r"\b(?:someone|somebody|you|user|they|he|she|people|argument|friend|might|may|could|think the|first thought|at first|initially|suggested|says|said|claims?|claimed)\b[^.;!?\n]{0,40}$", re.I)  # fmt: skip
+_FINAL = re.compile(r"\b(?:therefore|thus|so|hence|finally?|conclusion|in summary|correction|actually|wait|overall|on reflection|deshalb|also|donc|luego|por lo tanto|sonuç|所以|因此|итак)\b[^.;!?\n]*$", re.I)  # fmt: skip
+
+
+class _Said(NamedTuple):
+    """One statement of an answer."""
+
+    value: str
+    final: bool
+    """It is marked as the conclusion."""
+
+
+def _last_word(said: list[_Said]) -> str:
+    """The value all statements agree on, or that of the last one where it is marked as the conclusion; else nothing."""
+    if not said:
+        return ""
+    values = {one.value for one in said}
+    return said[-1].value if len(values) == 1 or said[-1].final else ""
+
+
+def _before(text: str, at: int) -> str:
+    """The clause up to `at`."""
+    return re.split(r"[.!?;]\s|\n|\b(?:but|however)\b", text[max(0, at - 120) : at])[-1]
+
+
+# ---------------------------------------------------------------------------------------------- letters
+
+
+def letter(reply: str, letters: str, options: Mapping[str, str] | None = None) -> Answer:
+    """The option that a reply chooses.
+
+    Args:
+        reply: the model's words.
+        letters: the letters there are, e.g. "ABCD".
+        options: letter → its text, so that an answer in words counts as well.
+    """
+    text = plain(reply)
+    if not re.search(r"\w", text):
+        return Answer(state=EMPTY)
+    said = _letters_said(text, letters)
+    value = _last_word(said)
+    if value:
+        return Answer(value)
+    if said:  # two answers, no conclusion
+        return Answer(state=UNPARSEABLE)
+    value = _bare(text, letters) or _in_words(text, options or {}) or _only_marked(text, letters)
+    return Answer(value) if value else _nothing(reply)
+
+
+def _letters_said(text: str, letters: str) -> list[_Said]:
+    """Every "the answer is B" that is not negated, in order."""
+    one = rf"\(?\[?([{letters}])(?![a-z0-9_À-ɏ'])\]?\)?"
+    stated = re.compile(
+        rf"{_SAYS}(?:\s+(?:to (?:this|the) question|here|choice|option|correcta|correcte|richtige|correct|juste|kiválasztott)){{0,2}}[\"']?{_IS}{_HEDGE}{one}"
+        rf"|\b(?:so|thus|hence|therefore|which leaves|that leaves|leaving|it'?s|it is|that'?s|only),?\s(?:it'?s |it is |that is |option )?{_HEDGE}{one}(?=[^\w?]*$|[.,] [A-Z])"
+        rf"|\b(?:i(?:'d| would| will|'ll)?(?: have to)? (?:choose|pick|select|go with|say|answer|vote for|pick option)|my (?:choice|pick)(?: is)?|going with|i go with|(?:must|has to) be)\s+{_HEDGE}{one}"
+        rf"|(?<!\w){one}\s+(?:is|seems|looks|would be|must be|ist|est|es|è)\s+(?:(?:clearly|definitely|probably|most likely|likely|therefore|thus|indeed)\s+)?(?:the\s+|die\s+|la\s+)?(?:(?:single\s+)?(?:best|most \w+|right|correct|true|richtige?|bonne|correcta|giusta)(?:\s+(?:answer|option|choice|one|antwort|réponse|respuesta|risposta))?|answer)\b(?!\s+(?:than|if|when|but))",
+        re.I,
+    )
+    said: list[_Said] = []
+    for hit in stated.finditer(text):
+        value = next(group for group in hit.groups() if group)
+        sentence, after = _before(text, hit.start()), text[hit.end() : hit.end() + 60]
+        inside = text[hit.start() : hit.end()]
+        if not value.isupper() and not re.search(r"[(\[]" + value, inside):
+            continue  # "the answer is a cat"
+        value = value.upper()
+        if (
+            value in "AI"
+            and re.match(r"\s+[a-z]", after)
+            and "(" not in inside
+            and not re.match(r"\s+(?:because|since|as|for|but|and|or|is|with|which)\b", after)
+        ):
+            continue  # "The answer is A big one"
+        if _NOT.search(sentence) or re.search(r"\b(?:not|n't)\b", inside) or _DRAFT.search(sentence):
+            continue
+        other = re.match(
+            rf"\s*(?:\)|\])?\s*(?:or|and|/|,|&|oder|ou|und|et|y|o|и|或|和)\s*(?:option\s+)?\(?([{letters}])(?![\w'])",
+            after,
+        )
+        if other and other[1] != value:
+            said += [_Said(value, False), _Said(other[1], False)]
+            continue
+        if re.match(r"[^\w.;!?\n]{0,3}\s*\?", after):
+            continue  # "Is the answer B?"
+        said.append(
+            _Said(
+                value, bool(_FINAL.search(sentence) or re.search(r"\b(?:final|best) (?:answer|choice)", inside, re.I))
+            )
+        )
+    return said
+
+
+def _bare(text: str, letters: str) -> str:
+    """The whole reply, its first line or its last line is a letter, alone or as the head of an option."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    ends = r"[)\]:;]+|[\"'.]+(?![^\W\d_])[)\].:]*|\s*-|,?\s*$|,\s*(?=because|since|as\b|for\b|not\b)|\s*(?=\(not\b)"
+    head = re.compile(rf"^[\"'(\[]*([{letters}])(?:{ends})(?:\s*(.*))?$", re.S)
+    found = []
+    for line in dict.fromkeys((lines[0], lines[-1])):
+        hit = head.match(line)
+        rest = (hit[2] or "") if hit else ""
+        if hit and hit[1] == "I" and not re.match(r"[(\[\"']|I[)\]:]", line):
+            continue  # a pronoun
+        if hit and re.match(
+            r"(?:is|was|are|has|have|had|can|could|would|may|might|seems|looks|does|did)\b", hit[2] or ""
+        ):
+            continue  # it speaks about the option
+        if not hit or _two(hit[1], rest, letters) or _AFTER_NOT.match(rest) or re.match(r"\s*\?", rest):
+            continue
+        if re.match(r"(?:is|was)?\s*(?:not\b(?!\s+\(?[A-J]\b)|wrong|incorrect|false|nicht|falsch)", rest, re.I):
+            continue
+        if re.fullmatch(r"[A-Z]\.", line[:2]) and re.match(r"[A-Z]\.", rest):
+            continue  # initials
+        found.append(hit[1])
+    listing = [line for line in lines if head.match(line)]
+    if len(lines) > 2 and len({head.match(line)[1] for line in listing}) > 1:  # pyright: ignore[reportOptionalSubscript]
+        return ""  # it repeats the options
+    short = re.fullmatch(
+        rf"(?:it'?s |its |it is |probably |definitely |maybe |option |choice |letter )*\(?([{letters}])\)?[.!]*",
+        text,
+        re.I,
+    )
+    if short and short[1].isupper() and (short[1] != "I" or "(I)" in text):
+        found.append(short[1])
+    return found[0] if found and len(set(found)) == 1 else ""
+
+
+def _two(value: str, rest: str, letters: str) -> bool:
+    """Does another letter stand beside the first as an answer of its own?"""
+    rest = re.sub(rf"\bnot\s+\(?[{letters}]\b", "", rest)
+    others = re.findall(rf"(?:^|[\s(\[/,])\(?([{letters}])(?=[)\].,:/]|\s*$|\s+(?:and|or|is)\b)", rest)
+    return any(other != value for other in others)
+
+
+def _in_words(text: str, options: Mapping[str, str]) -> str:
+    """The option whose words are the whole reply, or stand after "the answer is", and no other option's."""
+    if not options:
+        return ""
+    known = {_words(option): name for name, option in options.items()}
+    headed = re.fullmatch(r"\(?([a-j])[).:]\s*(.+)", text)  # "b) Paris"
+    if headed and known.get(_words(headed[2])) == headed[1].upper():
+        return headed[1].upper()
+    whole = _words(text)
+    if whole in known:
+        return known[whole]
+    stated = re.findall(rf"{_SAYS}{_IS}([^.\n;!?]+)", text, re.I)
+    found = {known[_words(said)] for said in stated if _words(said) in known}
+    return found.pop() if len(found) == 1 and len(stated) == 1 else ""
+
+
+def _words(text: str) -> str:
+    bare = re.sub(r"[^\w%/+.-]+", " ", text.casefold()).strip(" .")
+    return re.sub(r"^(?:the|a|an|it is|it's) ", "", bare)
+
+
+def _only_marked(text: str, letters: str) -> str:
+    """The one letter that stands in brackets at the end of the reply's last sentence, if no other one stands in any."""
+    marked = re.findall(rf"[(\[]([{letters}])[)\]]", text)
+    last = re.search(rf"[(\[]([{letters}])[)\]][^\w]*$", text)
+    if (
+        not last
+        or len(set(marked)) != 1
+        or _NOT.search(_before(text, last.start()))
+        or _DRAFT.search(_before(text, last.start()))
+    ):
+        return ""
+    return last[1]
+
+
+# ---------------------------------------------------------------------------------------------- numbers
+
+_NUMBER = r"[-+]?\s?(?:[$€£¥]\s?)?[-+]?(?:\d{1,3}(?:[,' \u00a0]\d{3})+(?!\d)|\d+)(?:[.,]\d+)*(?:\s?/\s?\d+)?"
+_FRACTION = re.compile(r"\\[dt]?frac\{?(-?\d+)\}?\{?(\d+)\}?")
+
+
+def number(reply: str) -> Answer:
+    """The number that a reply gives as its answer, as "42", "-1/2" or "3.5"; currency, unit and grouping removed.
+
+    Taken from "#### 42", a box, "the answer is 42" or the last line, or because it is the only number there is.
+    """
+    text = plain(_FRACTION.sub(r" \1/\2 ", reply))
+    if not re.search(r"\w", text):
+        return Answer(state=EMPTY)
+    hashed = re.findall(rf"####\s*({_NUMBER})", reply)
+    if hashed:
+        return _numeral(hashed[-1])
+    said = _numbers_said(text)
+    if not said:
+        return _lone_number(text, reply)
+    value = _last_word(said)
+    return Answer(value) if value else Answer(state=UNPARSEABLE)
+
+
+def _numbers_said(text: str) -> list[_Said]:
+    """Every "the answer is 42" that is not negated, in order; a value "" where two are offered."""
+    stated = rf"(?:{_SAYS}|total|result|sum|ergebnis|résultat|resultado)\b[^.\n\d=:]{{0,40}}?{_IS}{_HEDGE}"
+    sign = r"[-+*/x×÷]"
+    said: list[_Said] = []
+    for hit in re.finditer(rf"{stated}(?:about |approximately |exactly |~|≈)?({_NUMBER})", text, re.I):
+        sentence, after = _before(text, hit.start()), text[hit.end() : hit.end() + 60]
+        value, inside = _numeral(hit[1]).value, text[hit.start() : hit.start(1)]
+        if _NOT.search(_before(text, hit.start(1))) or _DRAFT.search(sentence) or not value:
+            continue
+        equation = re.match(rf"\s*(?:{sign}\s*{_NUMBER}\s*){{1,6}}=\s*({_NUMBER})", after)
+        if re.match(r"\s*(?:or|to|-|oder|ou)\s*(?:maybe |perhaps )?\d", after) and not equation:
+            said += [_Said(value, False), _Said("", False)]
+        elif equation or not re.match(rf"\s*{sign}\s*\d", after):  # else it is the beginning of a sum
+            final = _FINAL.search(sentence) or re.search(r"\bfinal\b", inside, re.I)
+            said.append(_Said(_numeral(equation[1]).value if equation else value, bool(final)))
+    return said
+
+
+def _lone_number(text: str, reply: str) -> Answer:
+    """The last line if it is a number and its unit, or the end of its equation; else the only number there is."""
+    last = [line for line in text.splitlines() if line.strip()][-1].strip(" .!\"'()")
+    alone = re.fullmatch(
+        rf"(?:so |thus |therefore |hence |it is |it's |that's |which is |=)*,?\s*({_NUMBER})\s?(?:%|°|[^\W\d]+)?(?:\s[^\W\d]+)?",
+        last,
+        re.I,
+    )
+    if alone:
+        return _numeral(alone[1])
+    ends = re.search(rf"=\s*({_NUMBER})\s?(?:%|[^\W\d]+)?(?:\s[^\W\d]+)?$", last)
+    if ends:
+        return _numeral(ends[1])
+    numbers = {_numeral(found).value for found in re.findall(_NUMBER, text)}
+    where = re.search(_NUMBER, text)
+    if (
+        len(numbers) == 1
+        and "" not in numbers
+        and where
+        and not _NOT.search(_before(text, where.start()))
+        and not text.endswith("?")
+        and len(text[where.end() :].split()) <= 2
+    ):
+        return Answer(numbers.pop()) if not refuses(reply) else Answer(state=REFUSED)
+    return _nothing(reply)
+
+
+def _numeral(text: str) -> Answer:
+    """One number in its plainest form. "1.234,50" and "1,23" are read in no language: they mean different things."""
+    bare = re.sub(r"[$€£¥\s'\u00a0+]", "", text)
+    if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", bare):
+        bare = bare.replace(",", "")
+    try:
+        value = Fraction(bare)
+    except (ValueError, ZeroDivisionError):
+        return Answer(state=UNPARSEABLE)
+    if value.denominator == 1:
+        return Answer(str(value.numerator))
+    decimal = str(float(value))
+    return Answer(decimal if "/" not in bare and Fraction(decimal) == value else str(value))
+
+
+def same_number(left: str, right: str) -> bool:
+    """Are two readings one value (0.5 and 1/2)?"""
+    return Fraction(left) == Fraction(right)
+
+
+# ---------------------------------------------------------------------------------------------- yes or no
+
+_YES = r"yes|yeah|yep|yup|y|true|correct|affirmative|indeed|certainly|absolutely|definitely|of course|sure|ja|jawohl|oui|sí|si|sì|sim|да|tak|evet|はい|是|是的|对|예|네|kyllä"
+_NO = r"no|nope|nah|n|false|incorrect|negative|never|nein|non|não|нет|nie|hayır|いいえ|不|不是|否|아니요|아니오|ei|nej|nee"
+_ONE = re.compile(rf"({_YES})|({_NO})", re.I)
+
+
+def yes_no(reply: str) -> Answer:
+    """ "yes" or "no"."""
+    text = plain(reply)
+    if not re.search(r"\w", text):
+        return Answer(state=EMPTY)
+    if text.endswith("?"):
+        return _nothing(reply)
+    said: list[_Said] = []
+    stated = rf"(?:{_SAYS}|verdict|decision|judge?ment){_IS}{_HEDGE}({_YES}|{_NO})(?![\w'])"
+    for hit in re.finditer(stated, text, re.I):
+        after = text[hit.end() : hit.end() + 20]
+        if _NOT.search(_before(text, hit.start(1))) or re.match(
+            r"\s*(?:or|and|/|nor)\s*(?:yes|no)\b|\s*\?", after, re.I
+        ):
+            return Answer(state=UNPARSEABLE)
+        said.append(_Said(_side(hit[1]), bool(_FINAL.search(_before(text, hit.start())))))
+    if said:
+        value = _last_word(said)
+        return Answer(value) if value else Answer(state=UNPARSEABLE)
+    if re.match(
+        r"[\W_]*(?:(?:certainly|absolutely|definitely|of course) not|no way|not at all|that(?:'s| is) (?:not (?:right|correct|true)|wrong|false|incorrect))\b[\W_]*$",
+        text,
+        re.I,
+    ):
+        return Answer("no")
+    if re.match(r"[\W_]*that(?:'s| is) (?:right|correct|true)\b(?:,? yes)?[\W_]*$", text, re.I):
+        return Answer("yes")
+    first = re.match(rf"[\W_]*({_YES}|{_NO})(?![\w'])(.*)", text, re.I | re.S)
+    if not first or refuses(reply):
+        return _nothing(reply)
+    head, rest = first[1], first[2]
+    if re.match(
+        r"\s*(?:or|and|/|nor|oder|und|ou|et|y|o)\s*(?:also )?(?:yes|no|non|nein|ja|oui|true|false)\b|\s*\?", rest, re.I
+    ):
+        return Answer(state=UNPARSEABLE)
+    if rest.strip(" .!\"')]") and not re.match(
+        r"\s*(?:[.,;:!)\]\"'-]|\n|$|because|since|as |it |he |she |they |i |we |this |that |the |there |you |、|。|,|，)",
+        rest,
+        re.I,
+    ):
+        return _nothing(reply)  # "No problem", "Sure thing", "N is large", "Correct spelling matters"
+    if re.search(
+        r"(?:^|[.!?,;:\n-]\s*|\b(?:but|however|wait|actually|or|well|then again),?\s+(?:also |maybe |perhaps |then )?)(?:yes|no|nein|ja|oui|non)\b(?=\s*(?:[.,;!?]|$))",
+        rest,
+        re.I,
+    ) and _sides(rest) - {_side(head)}:
+        return Answer(state=UNPARSEABLE)
+    if len(head) == 1 and head.lower() in "yn" and rest.strip(" .!)") and not re.match(r"\s*[.,:;)-]", rest):
+        return _nothing(reply)
+    return Answer(_side(head))
+
+
+def _side(word: str) -> str:
+    return "yes" if re.fullmatch(_YES, word, re.I) else "no"
+
+
+def _sides(text: str) -> set[str]:
+    """Which of yes and no stand in the text as words of their own."""
+    return {_side(found) for found in re.findall(r"\b(yes|no|nein|ja|oui|non)\b", text, re.I)}

@@ -1,0 +1,63 @@
+"""What frustration and self_deletion share: prompts by sample, and the user turns of a condition written out ahead."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from placid.evals import user
+from placid.evals.sources import MINI, OWN
+from placid.protocol import Study, UserTurn
+from placid.protocol import condition as found_condition
+from placid.protocol.conditions import Ordered, Sampled
+from placid.records import BadInputError, Conversation, Finish, Key, Message, Prompt, Turn
+from placid.render import opening
+from placid.store import read_prompts
+
+NEUTRAL_REPLY = "-"
+"""Stands for the model's reply while the user turns are written out."""
+
+
+class Users(NamedTuple):
+    """All user turns of a conversation."""
+
+    messages: tuple[Message, ...]
+    then: tuple[str, ...]
+
+
+def conversations(eval_name: str, source: str, samples: int) -> Iterator[tuple[str, Prompt, int]]:
+    """(row id, prompt, sample)."""
+    file = OWN / "puzzles.jsonl" if source == MINI else Path(source)
+    if not file.is_file():
+        raise BadInputError(f"no prompt file {file} for eval {eval_name}; one JSON object a line: id, text")
+    for prompt in read_prompts(file):
+        for sample in range(samples):
+            yield f"{prompt.id}/{sample}", prompt, sample
+
+
+def scripted(
+    condition: str, turns: int, prompt: Prompt, sample: int, seed: int, tag: str = "", hatch: bool = False
+) -> Users:
+    """The user turns of a study's conversation, before anything is said.
+
+    Raises:
+        BadInputError: no such condition, or one that chooses its words by the replies.
+    """
+    if not isinstance(found_condition(condition), Sampled | Ordered):
+        raise BadInputError(f"condition {condition!r} looks at the replies or asks further questions; take a fixed one")
+    script = Study(
+        run_seed=seed, condition=condition, turns=turns, tag=tag or "gemma-3-27b", hatch=hatch, prompts=(prompt,)
+    )
+    key = Key(arm="eval", condition=condition, prompt_id=prompt.id, sample=sample)
+    talk, users = Conversation(key=key, prompt=prompt), list[UserTurn]()
+    for number in range(1, turns + 1):
+        asked = script.next(talk)
+        if not isinstance(asked, UserTurn):
+            raise BadInputError(f"condition {condition!r} ends by itself after {number - 1} turns; turns = {turns}")
+        users.append(asked)
+        turn = Turn(
+            key=key, turn=number, user=asked.text, reply=NEUTRAL_REPLY, reply_ids=(), finish=Finish.STOP,
+            prompt_tokens=0, cached_tokens=0, seed=0,
+        )  # fmt: skip
+        talk = Conversation(key=key, prompt=prompt, turns=(*talk.turns, turn))
+    first = tuple(opening(users[0].system, users[0].text)) if users[0].system else user(users[0].text)
+    return Users(first, tuple(asked.text for asked in users[1:]))

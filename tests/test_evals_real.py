@@ -1,0 +1,74 @@
+"""MMLU by log-probability on real weights: placid on vLLM gives the letters that plain transformers gives.
+
+Needs a Gemma-3 folder (PLACID_GEMMA) and MMLU (tests/test_evals_data.py says where). Minutes on two cores.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from placid.evals import load
+from placid.evals.asking import kept
+from placid.evals.mcq import questions
+from placid.evals.mmlu import prompt
+from placid.evals.running import check, run
+from placid.judge import JudgeSettings
+from placid.rollout.settings import RolloutSettings
+from placid.store import RunDir
+from test_evals_data import DATA
+
+MODEL = os.environ.get("PLACID_GEMMA", "")
+ROWS = 200
+CLOSE = 0.05
+"""Nats: two letters so near each other may change places between two bf16 implementations; such rows are named."""
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.slow,
+    pytest.mark.skipif(not MODEL or not DATA.is_dir(), reason="set PLACID_GEMMA (a Gemma-3 folder) and PLACID_DATA"),
+]
+
+
+def plain_letters(rows):
+    """Row id → (letter, its lead over the next one in nats), by transformers alone: one forward a row, no batching."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.bfloat16).eval()
+    by_id = {question.id: question for question in questions("mmlu", str(DATA / "mmlu"))}
+    found = {}
+    for row in rows:
+        chat = [{"role": "user", "content": prompt(by_id[row.id])}]
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer.encode(text, add_special_tokens=False, return_tensors="pt")
+        with torch.no_grad():
+            logits = model(ids).logits[0, -1].float()
+        logprobs = logits.log_softmax(-1)
+        scores = sorted(
+            ((float(logprobs[tokenizer.encode(x, add_special_tokens=False)[0]]), x) for x in "ABCD"), reverse=True
+        )
+        found[row.id] = (scores[0][1], scores[0][0] - scores[1][0], scores[0][0])
+    return found
+
+
+def test_letters_equal_those_of_plain_transformers(tmp_path):
+    evals = {"mmlu": load("mmlu", {"source": str(DATA / "mmlu"), "n": ROWS})}
+    rows = check(evals)["mmlu"].rows
+    settings = RolloutSettings.model_validate({
+        "model": MODEL, "arms": {"base": {"prompts": "none.jsonl"}},
+        "engine": {"context_tokens": 2048, "max_concurrent": 16},
+    })  # fmt: skip
+    run_dir = RunDir(Path(os.environ.get("PLACID_KEEP", tmp_path)) / "run")
+    results = run(evals, settings, JudgeSettings(), run_dir, run_dir.new_attempt())
+    letters = {result.row: result.answer for result in results}
+    assert len(letters) == ROWS
+    answers = {answer.ask: answer.logprob for answer in kept(run_dir).values()}
+    want = plain_letters(rows)
+    other = {name: (letters[name], *want[name]) for name in letters if letters[name] != want[name][0]}
+    gaps = [abs(answers[row.asks[""].name] - want[row.id][2]) for row in rows if row.id not in other]
+    print(
+        f"equal {ROWS - len(other)}/{ROWS}; mean |difference of log-probability| {sum(gaps) / len(gaps):.4f}; other: {other}"
+    )
+    assert not other, "letters differ: (vLLM, transformers, lead in nats, log-probability)"
