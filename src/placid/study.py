@@ -1,7 +1,8 @@
 """The paper, top to bottom, in one run directory: rollouts → judge → pairs → training → the same rollouts → report.
 
 Every stage reads and writes files and skips what is already done, so the same command continues a killed study, and
-`placid rollout`, `judge`, `pairs`, `train`, `rollout`, `judge`, `report` on one config are `placid study` step by step.
+`placid rollout`, `judge`, `intervene`, `pairs`, `train`, `rollout`, `judge`, `report` on one config are `placid study`
+step by step.
 """
 
 import importlib.metadata
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -30,6 +31,9 @@ from placid.report.settings import ReportSettings
 from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings
 from placid.store import RunDir, read_prompts, write_json
 from placid.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from placid.rollout.rewrite import Writer
 
 T = TypeVar("T")
 ADAPTERS = "adapters.json"
@@ -158,6 +162,15 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
             raise BadInputError(
                 f"interventions.{name}.source = {chosen.source!r} is no arm; the arms are {', '.join(settings.arms)}"
             )
+        if chosen.rewriter == "model" and chosen.writer and not (Path(chosen.writer) / "config.json").is_file():
+            raise BadInputError(
+                f"interventions.{name}.writer = {chosen.writer!r} is no checkpoint folder; name one, or leave the key "
+                "out and the study's own model rewrites"
+            )
+        if chosen.rewriter == "gemini":
+            from placid.judge.gemini import Gemini  # google-genai is heavy
+
+            Gemini(settings.judge.model_copy(update={"model": chosen.writer or settings.judge.model}))
         beyond = next((at for at in chosen.at if not 1 <= at < source.turns), None)
         if beyond is not None:
             raise BadInputError(
@@ -344,13 +357,31 @@ def intervene(study: Held) -> None:
 
     settings, run_dir = study.settings, study.run_dir
     verdicts = run_dir.verdicts(grade(study))
-    arms = prepare(
+    writers = {name: _writer(study, chosen) for name, chosen in settings.interventions.items()}
+    arms = study.stage("histories", lambda: prepare(
         settings.interventions, settings.arms, run_dir, study.attempt, study.prompts, verdicts,
-        Renderer(settings.model).encode,
-    )  # fmt: skip
+        Renderer(settings.model).encode, {name: writer for name, writer in writers.items() if writer},
+    ))  # fmt: skip
     if arms:
         chosen = rollout_settings(settings).model_copy(update={"arms": arms})
         study.stage("rollouts after the interventions", lambda: rollout.run(chosen, run_dir, study.attempt))
+
+
+def _writer(study: Held, chosen: InterventionSettings) -> "Writer | None":
+    """Who rewrites the histories of an intervention; None: the rule."""
+    if chosen.rewriter == "rule":
+        return None
+    from placid.rollout.rewrite import Writer, through_engine
+
+    settings = study.settings
+    if chosen.rewriter == "model":
+        model = Path(chosen.writer) if chosen.writer else settings.model
+        return Writer(f"model-{model.name}", lambda: through_engine(rollout_settings(settings), model))
+    from placid.judge.writer import gemini_writer
+
+    asked = settings.judge.model_copy(update={"model": chosen.writer or settings.judge.model})
+    name = f"gemini-{asked.model}"
+    return Writer(name, lambda: gemini_writer(asked, study.run_dir.path / "rewrites" / name))
 
 
 def hold_trained(study: Held) -> None:
@@ -371,11 +402,18 @@ def grade(study: Held, follow: bool = False) -> str:
 
 
 def _held_out(study: Held) -> bool:
-    """True once no conversation of any arm is open, the treatments' too."""
+    """True once no conversation of any arm is open, those of the interventions and of the treatments too."""
     from placid import rollout
+    from placid.rollout.intervene import arms_of
 
-    if rollout.unfinished(rollout_settings(study.settings), study.run_dir):
+    settings = rollout_settings(study.settings)
+    if rollout.unfinished(settings, study.run_dir):
         return False
+    if study.settings.interventions:
+        continued = settings.model_copy(update={"arms": arms_of(study.settings.interventions, settings.arms)})
+        chosen = (study.run_dir.path / "interventions.json").is_file()
+        if not chosen or rollout.unfinished(continued, study.run_dir):
+            return False
     if study.settings.train is None:
         return True
     file = study.run_dir.path / ADAPTERS
