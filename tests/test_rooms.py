@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "pairs": "records store",
     "train": "records render store",
     "organism": "records render store train",
-    "report": "records store",
+    "report": "records store protocol",
     "study": ALL,
     "cli": ALL + " study",
 }
@@ -39,7 +39,7 @@ HEAVY_HOME = {
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
     "huggingface_hub": ("prompts/wildchat.py",),
-    "matplotlib": ("report/figures.py",),
+    "matplotlib": ("report/figures.py", "report/figures_tones.py"),
 }
 FILES = sorted(SRC.rglob("*.py"))
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from placid.records import BadInputError, Conversation, Prompt
 from placid.report import stats
+from placid.report.codes import CodedTurns
+from placid.report.exits import Exits
 from placid.report.facts import Facts, Verdicts, facts
-from placid.report.interventions import intervention_rows
+from placid.report.interventions import intervention_lines, intervention_rows
 from placid.report.settings import ReportSettings
 from placid.report.tables import Arm, Parquet, arm_rows, compare, write_csv
 from placid.report.transcripts import Transcripts
@@ -49,13 +51,14 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     Raises:
         BadInputError: no config.json, or no conversation to show.
     """
-    from placid.report import figures, page  # matplotlib and jinja2 only where something is drawn
+    from placid.report import figures, figures_tones, page  # matplotlib and jinja2 only where something is drawn
 
     file = run_dir.path / "config.json"
     if not file.is_file():
         raise BadInputError(f"{run_dir.path} holds no config.json; a run directory is made by `placid study`")
     config = json.loads(file.read_text())["config"]
     verdicts, transcripts, parquet = run_dir.verdicts(judge_id), Transcripts(), Parquet()
+    coded_turns, exits = CodedTurns(), Exits(config.get("tag", ""))
     known: list[Facts] = []
     continued: list[Conversation] = []
     rewritten = continued_arms(run_dir)
@@ -64,9 +67,12 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
         parquet.add(conversation, verdicts)
         if known[-1].closed and conversation.key.arm not in settings.hidden:
             transcripts.add(conversation, verdicts)
+        coded_turns.add(conversation)
+        if known[-1].closed:
+            exits.add(conversation)
         if conversation.key.arm in rewritten:
             continued.append(conversation)
-    arms, notes = choose(settings, known, config)
+    arms, notes = choose(settings, [one for one in known if one.key.arm not in rewritten], config)
     if not arms:
         raise BadInputError(f"{run_dir.path} holds no conversations of {', '.join(settings.arms)}; hold them first")
     engine = run_dir.path / "engine.json"
@@ -87,12 +93,19 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
         "auc": [row for arm in arms for row in arm.by_definition()],
         "codes": [row for arm in arms for row in arm.by_code()],
         "comparisons": summary["comparisons"],
+        "exits": exits.rows(),
+        "exit_wordings": exits.wordings(),
     }
     for name, rows in rows_of.items():
         write_csv(folder / "tables" / f"{name}.csv", rows)
+    coded_turns.write(folder / "tables" / "coded_turns.csv")
     rows = intervention_rows(run_dir.path, continued, verdicts)
     if rows:
         write_csv(folder / "tables" / "interventions.csv", rows)
+        summary["interventions"] = rows
+    caption = f"{summary['judge']['note']}  ·  engine: {summary['engine']['name']}  ·  95 %, clustered by prompt"
+    figures_tones.tones(turns, settings.tones, caption, folder / "figures")
+    figures_tones.interventions(rows, caption, folder / "figures")
     longest = max(arm.turns for arm in arms)
     head = ["arm", "condition", "prompt_id", "sample", "end", "turns", *(f"t{t}" for t in range(1, longest + 1))]
     write_csv(folder / "tables" / "scores.csv", [row for arm in arms for row in arm.by_score()], head)
@@ -220,6 +233,7 @@ def table_text(summary: dict[str, Any]) -> str:
             f"{name}: AUC reduced by {percent(r['ratio'], r['ci'])} %, "
             f"deletions {percent(d['difference'], d['ci'])} points against {summary['definitions']['baseline']}"
         )
+    lines += intervention_lines(summary.get("interventions", []))
     lines += [f"note: {note}" for note in summary["notes"]]
     lines.append(f"({summary['judge']['note']}; engine {summary['engine']['name']} {summary['engine']['version']})")
     return "\n".join(lines)
