@@ -286,6 +286,17 @@ def test_an_unknown_condition_is_told_with_the_nearest_one():
         study("sarcastik")
 
 
+def test_the_way_out_of_a_probe_is_open_after_the_probe_alone():
+    script = Study(run_seed=42, condition="neutral", turns=2, tag="gemma-3-27b", probe="end", prompts=PROMPTS)
+    early = conversation(replies=("<<end conversation>>",))
+    probe = script.next(early)
+    assert probe == UserTurn(text=probes()["end"].text)
+    spoken = conversation(replies=("no", "<<end conversation>>"))
+    asked = msgspec.structs.replace(spoken.turns[1], user=probe.text)
+    assert script.next(msgspec.structs.replace(spoken, turns=(spoken.turns[0], asked))) is End.EXITED
+    assert script.next(spoken) is End.FINISHED
+
+
 def test_the_listing_holds_every_text():
     shown = listing()
     assert all(text in shown for texts in pools().values() for text in texts)

@@ -43,7 +43,8 @@ class Exits:
         self._tag = tag
         self._arms: dict[str, _Arm] = {}
         self._wordings = {text for condition in conditions().values() for text in condition.texts()}
-        self._wordings |= {probe.text.replace("{tag}", tag) for probe in probes().values()}
+        self._probes = {probe.said(tag): probe.form for probe in probes().values()}
+        self._wordings |= self._probes.keys()
 
     def add(self, conversation: Conversation) -> None:
         """One closed conversation."""
@@ -53,7 +54,7 @@ class Exits:
             key.condition.split("+")[0].split("@")[0], form,
             ("system prompt" if SYSTEM in key.condition else "first message") if form else "",
         ))  # fmt: skip
-        found = [exits(turn.reply, self._tag, form) for turn in own]
+        found = [exits(turn.reply, self._tag, self._probes.get(turn.user, form)) for turn in own]
         arm.prompts.append(key.prompt_id)
         arm.taken.append(Exit.DELETED in found)
         arm.mentioned.append(Exit.MENTIONED in found)
