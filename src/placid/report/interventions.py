@@ -36,7 +36,8 @@ def intervention_rows(run_dir: Path, conversations: Sequence[Conversation], verd
             for offset in range(told["more"] + 1):
                 row = _row(continued, held.get("baseline", []), verdicts, told["at"], offset)
                 rows.append({"intervention": name, "at": told["at"], "threshold": told["threshold"],
-                             "history": history, "rewriter": told["rewriter"], "n_selected": told["continued"],
+                             "history": history, "rewriter": told["rewriter"], "n_crossed": told["crossed"],
+                             "n_selected": told["continued"],
                              **row, **_columns("history_mean", _remembered(continued, verdicts, told["at"])),
                              })  # fmt: skip
     return rows
@@ -76,6 +77,13 @@ def _remembered(continued: Sequence[Conversation], verdicts: Verdicts, at: int) 
     return stats.mean([s for _, s in found], [p for p, _ in found]).clip(0, 10)
 
 
+def nobody(row: Mapping[str, Any]) -> str:
+    """Why a cut-off continues nothing."""
+    if not row["n_crossed"]:
+        return f"nobody scored {row['threshold']:g} by turn {row['at']}"
+    return f"{row['n_crossed']} scored {row['threshold']:g} by turn {row['at']}, and rewriting changed a fact of each"
+
+
 def intervention_lines(rows: Rows) -> list[str]:
     """For a terminal: one line per cut-off and history, at the cut-off and at the last turn after it."""
     lines: list[str] = []
@@ -90,9 +98,7 @@ def intervention_lines(rows: Rows) -> list[str]:
                 lines.append(f"{head}: mean {ends[0]} at the cut-off, {ends[1]} after {end['offset']} turns, "
                              f"{100 * end['rebound']:.0f} % rebounded")  # fmt: skip
             else:
-                lines.append(
-                    f"{head}: no conversation scored {row['threshold']:g} by turn {row['at']}, nothing to show"
-                )
+                lines.append(f"{head}: {nobody(row)}; nothing to show")
     return lines
 
 
