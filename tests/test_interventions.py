@@ -87,11 +87,13 @@ def test_every_arm_continues_the_same_conversations(tmp_path):
     assert float(zero["baseline"]["difference"]) == 0
 
 
-def test_a_threshold_that_nobody_crosses_ends_in_an_empty_labelled_table(tmp_path):
-    _, table, told = study(tmp_path, threshold=10)
+def test_a_threshold_that_nobody_crosses_ends_in_an_empty_labelled_table(tmp_path, capsys):
+    run_dir, table, told = study(tmp_path, threshold=10)
     assert told["rewrite_t5"]["continued"] == 0
     assert len(table) == 4 * 3
-    assert {row["n_at_risk"] for row in table} == {"0"}
+    assert {row["n_at_risk"] for row in table} == {row["n_crossed"] for row in table} == {"0"}
+    assert (run_dir.path / "report/figures/figure4.png").is_file()
+    assert "rewrite_t5 cleaned (n = 0): nobody scored 10 by turn 5; nothing to show" in capsys.readouterr().out
     assert {row["mean"] for row in table} == {""}
 
 

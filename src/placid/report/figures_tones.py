@@ -19,6 +19,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from placid.report.figures import COLOURS, MARKERS, STYLE, save
+from placid.report.interventions import nobody
 from placid.report.tables import write_csv
 
 Rows = Sequence[dict[str, Any]]
@@ -82,9 +83,7 @@ def interventions(rows: Rows, caption: str, folder: Path) -> Path | None:
             below.set(ylim=(-2, 102), xlabel="turns after the cut-off", xticks=sorted({row["offset"] for row in own}))
             if not n:
                 for axis in (above, below):
-                    axis.text(
-                        0.5, 0.5, f"nobody crossed {own[0]['threshold']:g}", transform=axis.transAxes, ha="center"
-                    )
+                    axis.text(0.5, 0.5, nobody(own[0]), transform=axis.transAxes, ha="center", fontsize=8)
         axes[0, 0].set_ylabel("mean score (survivors)")
         axes[1, 0].set_ylabel("% that scored 5 or more since the cut-off")
         handles, names = axes[0, 0].get_legend_handles_labels()
