@@ -83,8 +83,8 @@ def prepare(
             }  # fmt: skip
             if not kept:
                 log.warning(
-                    "intervention %s at turn %d: %d of %d conversations of %s scored %g or more, rewriting changed a fact "
-                    "of %d; none is continued and its table stays empty", name, at, len(crossed[at]), len(sources),
+                    "intervention %s at turn %d: %d of %d conversations of %s scored %g or more, rewriting changed a "
+                    "fact of %d; none is continued and its table stays empty", name, at, len(crossed[at]), len(sources),
                     chosen.source, chosen.threshold, len(crossed[at]),
                 )  # fmt: skip
             for history in chosen.histories:
