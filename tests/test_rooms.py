@@ -11,10 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "placid"
-ALL = "records store render prompts protocol engine rollout judge pairs train organism report"
+ALL = "records models store render prompts protocol engine rollout judge pairs train organism report"
 MAY_IMPORT = {
     "records": "",
     "config": "records",
+    "models": "records",
     "store": "records",
     "render": "records",
     "prompts": "records store",
@@ -27,19 +28,20 @@ MAY_IMPORT = {
     "organism": "records render store train",
     "report": "records store protocol",
     "study": ALL,
-    "cli": ALL + " study",
+    "plan": "records store render protocol rollout judge report study",
+    "cli": ALL + " study plan",
 }
 HEAVY_HOME = {
-    "torch": ("train/", "organism/"),
+    "torch": ("models.py", "train/", "organism/"),
     "deepspeed": ("train/",),
     "peft": ("train/",),
-    "transformers": ("render.py", "train/", "organism/"),
+    "transformers": ("models.py", "render.py", "train/", "organism/"),
     "vllm": ("engine/vllm.py",),
     "ray": ("rollout/ray_workers.py",),
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
     "huggingface_hub": ("prompts/wildchat.py",),
-    "matplotlib": ("report/figures.py", "report/figures_tones.py"),
+    "matplotlib": ("report/figures.py", "report/figures_tones.py", "report/gallery.py"),
 }
 FILES = sorted(SRC.rglob("*.py"))
 

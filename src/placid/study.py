@@ -142,6 +142,7 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
     Raises:
         BadInputError: with one sentence.
     """
+    from placid import models
     from placid.judge import check as check_judge
     from placid.render import Renderer
 
@@ -180,6 +181,10 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
     if not (settings.model / "config.json").is_file():
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
     Renderer(settings.model)
+    if settings.engine.kind == "vllm":
+        models.check_weights(settings.model)
+        longest = max(arm.turns for arm in settings.arms.values())
+        models.check_context(models.read(settings.model), settings.engine.context_tokens, longest, settings.max_tokens)
     check_judge(settings.judge)
     found = [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
     return prompts, {str(path): file_sha(path) for path in found}
@@ -322,13 +327,16 @@ def held(settings: StudySettings, say: Callable[[str], None], new: bool = True) 
         handler.close()
 
 
-def run(settings: StudySettings, say: Callable[[str], None]) -> dict[str, Any]:
-    """Hold the study, or go on with it; the summary. `say` gets two lines per stage.
+def run(
+    settings: StudySettings, say: Callable[[str], None], began: Callable[[Held], None] = lambda _: None
+) -> dict[str, Any]:
+    """Hold the study, or go on with it; the summary. `say` gets two lines per stage; `began` is called before them.
 
     Raises:
         BadInputError: wrong input, before anything is written.
     """
     with held(settings, say) as study:
+        began(study)
         hold_untrained(study)
         if settings.interventions:
             intervene(study)
