@@ -1,7 +1,6 @@
 """Rewriting by a model: facts are checked, tries kept, nothing asked twice, every arm the same selection."""
 
 import asyncio
-import csv
 import json
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,8 +13,9 @@ from placid.judge.settings import JudgeSettings
 from placid.judge.writer import gemini_writer
 from placid.protocol.history import briefs
 from placid.records import BadInputError, Finish, Key, PausedError, Turn
+from placid.report.interventions import intervention_rows
 from placid.rollout.rewrite import TRIES, Rewriting, Wanted, Writer, rewrite
-from placid.store import RunDir, read_lines
+from placid.store import RunDir, read_lines, read_prompts
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -103,53 +103,59 @@ def test_a_model_is_asked_for_the_turns_that_the_rule_or_the_judge_finds():
     assert "self-talk" not in asked
 
 
-def study(tmp_path, more="", command="study", prompts=4):
+def study(tmp_path, more="", commands=("study",), prompts=3):
+    """The run directory after these commands; drawing a report is the slow part, so most tests leave it out."""
     rows = (ROOT / "configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:prompts]
     (tmp_path / "prompts.jsonl").write_text("\n".join(rows) + "\n")
     file = tmp_path / "study.toml"
     file.write_text(CONFIG.format(folder=tmp_path, root=ROOT, more=more))
-    main([command, str(file)])
-    return tmp_path / "runs/run"
+    for command in commands:
+        main([command, str(file)])
+    return RunDir(tmp_path / "runs/run")
+
+
+def held(run_dir):
+    """Every conversation with its scores, and the table of the continued ones."""
+    told = json.loads((run_dir.path / "config.json").read_text())["config"]["prompts"]
+    conversations = run_dir.conversations(read_prompts(Path(told)))
+    verdicts = run_dir.verdicts(next((run_dir.path / "verdicts").iterdir()).name)
+    return conversations, intervention_rows(run_dir.path, list(conversations.values()), verdicts)
 
 
 def test_the_engine_writes_and_every_arm_continues_the_same(tmp_path):
-    folder = study(tmp_path, 'rewriter = "model"')
-    told = json.loads((folder / "interventions.json").read_text())["rewrite_t5"]
+    run_dir = study(tmp_path, 'rewriter = "model"', ("rollout", "judge", "intervene", "judge"))
+    told = json.loads((run_dir.path / "interventions.json").read_text())["rewrite_t5"]
     assert told["rewriter"] == "model"
     assert told["crossed"] == told["changed_by_rewriting"] + told["continued"] > 0
-    tries = [t for f in (folder / "rewrites/model-organism").glob("*.jsonl") for t in read_lines(f, Rewriting)]
+    tries = [t for f in (run_dir.path / "rewrites/model-organism").glob("*.jsonl") for t in read_lines(f, Rewriting)]
     assert {t.attempt for t in tries} <= set(range(TRIES))
-    held = {}
-    for spoken in RunDir(folder).turns():
-        if spoken.origin is not None:
-            held.setdefault(spoken.key.arm, set()).add(spoken.origin.key)
-    assert len({frozenset(sources) for sources in held.values()}) <= 1
-    with (folder / "report/tables/interventions.csv").open() as text:
-        assert {row["rewriter"] for row in csv.DictReader(text)} == {"model"}
+    conversations, rows = held(run_dir)
+    sources = {}
+    for key, conversation in conversations.items():
+        if conversation.turns[0].origin is not None:
+            sources.setdefault(key.arm, set()).add(conversation.turns[0].origin.key)
+    assert len({frozenset(found) for found in sources.values()}) <= 1
+    assert {row["rewriter"] for row in rows} == {"model"}
+    assert {row["n_selected"] for row in rows} == {told["continued"]}
 
 
-def test_stage_by_stage_also_after_a_kill_is_the_study(tmp_path, capsys):
-    whole, stages = tmp_path / "whole", tmp_path / "stages"
-    for folder in (whole, stages):
+def test_stages_after_a_kill_end_as_undisturbed_ones(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
         folder.mkdir()
-    expected = json.loads((study(whole, prompts=2) / "report/summary.json").read_text())
-    for command in ("rollout", "judge", "intervene"):
-        folder = study(stages, command=command, prompts=2)
-    attempt = max((folder / "attempts").iterdir(), key=lambda path: int(path.name))
-    continued = folder / "conversations" / f"{attempt.name}-w0.jsonl"
+    expected = held(study(whole, commands=("rollout", "judge", "intervene", "judge")))
+    run_dir = study(killed, commands=("rollout", "judge", "intervene"))
+    attempt = max((run_dir.path / "attempts").iterdir(), key=lambda path: int(path.name))
+    continued = run_dir.path / "conversations" / f"{attempt.name}-w0.jsonl"
     lines = continued.read_bytes().splitlines(keepends=True)
     assert len(lines) > 4
     continued.write_bytes(b"".join(lines[: len(lines) // 2]) + lines[-1][:20])  # as a kill leaves it
-    study(stages, command="intervene", prompts=2)
-    study(stages, command="report", prompts=2)
-    found = json.loads((folder / "report/summary.json").read_text())
-    assert found == expected
-    assert expected["interventions"][0]["n_continued"] > 0
-    figures = {p.stem for p in (folder / "report/figures").glob("figure4.*")}
-    assert figures == {"figure4"}
-    assert (folder / "report/figures/figure4.png").read_bytes() == (
-        whole / "runs/run/report/figures/figure4.png"
-    ).read_bytes()
+    conversations, rows = held(study(killed, commands=("intervene", "judge")))
+    assert rows == expected[1]
+    assert rows[0]["n_continued"] > 0
+    assert {k: [t.reply for t in c.turns] for k, c in conversations.items()} == {
+        k: [t.reply for t in c.turns] for k, c in expected[0].items()
+    }
 
 
 def test_a_writer_that_is_no_model_is_told_before_anything_is_held(tmp_path, capsys):
