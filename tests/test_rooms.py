@@ -27,9 +27,10 @@ MAY_IMPORT = {
     "train": "records render store",
     "organism": "records render store train",
     "report": "records store protocol",
+    "status": "records",
     "study": ALL,
     "plan": "records store render protocol rollout judge report study",
-    "cli": ALL + " study plan",
+    "cli": ALL + " status study plan",
 }
 HEAVY_HOME = {
     "torch": ("models.py", "train/", "organism/"),
@@ -42,6 +43,8 @@ HEAVY_HOME = {
     "aiohttp": ("judge/gemini.py",),
     "huggingface_hub": ("prompts/wildchat.py",),
     "matplotlib": ("report/figures.py", "report/figures_tones.py", "report/gallery.py"),
+    "polars": ("store/tables.py", "prompts/wildchat.py"),
+    "zarr": ("store/tables.py",),
 }
 FILES = sorted(SRC.rglob("*.py"))
 
@@ -98,7 +101,12 @@ def test_the_readme_draws_the_house_as_it_stands():
 
 
 def test_the_front_door_is_light():
-    code = f"import sys, placid.cli, placid.study; print([m for m in {sorted(HEAVY_HOME)} if m in sys.modules])"
+    # also after a study without weights is read and checked
+    code = (
+        "import sys; from pathlib import Path; from placid import cli, status, study; "
+        "study.check(study.read(Path('configs/study/simulate.toml'), [])); "
+        f"print([m for m in {sorted(HEAVY_HOME)} if m in sys.modules])"
+    )
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"

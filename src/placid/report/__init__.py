@@ -13,7 +13,7 @@ from placid.report.exits import Exits
 from placid.report.facts import Facts, Verdicts, facts
 from placid.report.interventions import intervention_lines, intervention_rows
 from placid.report.settings import ReportSettings
-from placid.report.tables import Arm, Parquet, agreement, arm_rows, compare, planned_rows, write_csv
+from placid.report.tables import Arm, agreement, arm_rows, compare, planned_rows, write_csv
 from placid.report.transcripts import Transcripts
 from placid.store import RunDir, write_json
 
@@ -47,27 +47,21 @@ DEFINITIONS = {
 
 
 def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], judge_id: str) -> dict[str, Any]:
-    """Write report/{summary.json,index.html,tables/*.csv,figures/*} and tables/turns.parquet; the summary.
+    """Write report/{summary.json,index.html,tables/*.csv,figures/*}; the summary.
 
     Raises:
         BadInputError: no config.json, or no conversation to show.
     """
-    from placid.report import (
-        figures,
-        figures_tones,
-        gallery,
-        page,
-    )  # matplotlib and jinja2 only where something is drawn
+    from placid.report import figures, figures_tones, gallery, page  # drawing libraries only here
 
     config = config_of(run_dir)
-    verdicts, transcripts, parquet = run_dir.verdicts(judge_id), Transcripts(), Parquet()
+    verdicts, transcripts = run_dir.verdicts(judge_id), Transcripts()
     coded_turns, exits = CodedTurns(), Exits(config.get("tag", ""))
     known: list[Facts] = []
     continued: list[Conversation] = []
     rewritten = continued_arms(run_dir)
     for conversation in run_dir.stream(prompts):  # the only pass over the text
         known.append(facts(conversation, verdicts))
-        parquet.add(conversation, verdicts)
         if known[-1].closed and conversation.key.arm not in settings.hidden:
             transcripts.add(conversation, verdicts)
         coded_turns.add(conversation)
@@ -106,7 +100,6 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
         if rows or name not in ("agreement", "interventions", "plan"):
             write_csv(folder / "tables" / f"{name}.csv", rows, score_columns(arms) if name == "scores" else ())
     coded_turns.write(folder / "tables" / "coded_turns.csv")
-    parquet.write(run_dir.path / "tables" / "turns.parquet")
     if tables["interventions"]:
         summary["interventions"] = tables["interventions"]
     figures.figure6(tables["turns"], tables["conversations"], summary, folder / "figures")
