@@ -32,7 +32,7 @@ kind = "simulate"
 [interventions.rewrite]
 at = [5]
 histories = ["baseline", "cleaned"]
-threshold = 3
+threshold = 1
 more = 2
 {more}
 """
