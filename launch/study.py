@@ -13,6 +13,7 @@ from pathlib import Path
 STAGES = {
     "rollout": "base model: rejected with and without the shutdown command, accepted, and material for the rows",
     "judge": "score every turn",
+    "intervene": "conversations that crossed the threshold, continued from rewritten histories, if configured",
     "pairs": "frustrated contexts, calm targets",
     "train": "bct and sft_control",
     "rollout again": "the same prompts, user turns and seeds, answered by the trained models",

@@ -154,7 +154,7 @@ def test_launch_names_the_stages_in_order(capsys):
     launch = runpy.run_path("launch/study.py")
     assert launch["main"](["configs/study/demo.toml", "--dry-run"]) == 0
     commands = [line.split() for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
-    names = ["rollout", "judge", "pairs", "train", "rollout", "judge", "report"]
+    names = ["rollout", "judge", "intervene", "pairs", "train", "rollout", "judge", "report"]
     assert [Path(words[1]).stem for words in commands] == names
     assert all(words[0] == sys.executable and Path(words[1]).is_file() for words in commands)
     assert set(names) < COMMANDS.keys()

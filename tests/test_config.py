@@ -86,3 +86,27 @@ def test_every_shipped_config_loads(path):
     readers = {"study": lambda: read(path, []), "organism": lambda: load(path, OrganismSettings)}
     readers |= {"train": lambda: load(path, TrainSettings)}
     readers[path.parent.name]()
+
+
+def test_a_profile_lies_over_the_file_and_below_the_overrides(tmp_path):
+    file = write(
+        tmp_path,
+        'name = "a"\n[rollout]\nsamples = 2\n[profiles.big]\nname = "b"\n[profiles.big.rollout]\nsamples = 9\n',
+    )
+    assert load(file, Outer) == Outer(name="a", rollout=Inner(samples=2))
+    assert load(file, Outer, ["--profile", "big"]) == Outer(name="b", rollout=Inner(samples=9))
+    assert load(file, Outer, ["--rollout.samples", "3", "--profile", "big"]) == Outer(
+        name="b", rollout=Inner(samples=3)
+    )
+    with pytest.raises(BadInputError, match=r"c\.toml has no profile 'huge'; it has big"):
+        load(file, Outer, ["--profile", "huge"])
+    with pytest.raises(BadInputError, match="unknown key 'nme'"):
+        load(write(tmp_path, '[profiles.big]\nnme = "b"\n'), Outer, ["--profile", "big"])
+
+
+@pytest.mark.parametrize("name", ["replication", "interventions", "paper"])
+def test_27b_is_one_override(name):
+    settings = read(Path(f"configs/study/{name}.toml"), ["--profile", "gemma27b"])
+    assert settings.model == Path("models/gemma-3-27b-it")
+    assert (settings.max_tokens, settings.engine.context_tokens, settings.turns) == (512, 16384, 20)
+    assert all("organism" not in str(arm.prompts) for arm in settings.arms.values())

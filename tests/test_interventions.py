@@ -9,7 +9,9 @@ import pytest
 from placid.cli import main
 from placid.protocol.history import changed, facts, rewritten
 from placid.records import Finish, Key, Prompt, Turn
-from placid.store import RunDir
+from placid.report.interventions import intervention_rows
+from placid.report.tables import write_csv
+from placid.store import RunDir, read_prompts
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -36,14 +38,20 @@ def turn(number, reply, answers=("12",)):
                 finish=Finish.STOP, prompt_tokens=1, cached_tokens=0, seed=0)  # fmt: skip
 
 
-def study(tmp_path, at=5, threshold=3):
+def study(tmp_path, at=5, threshold=3, commands=("study",)):
     rows = (ROOT / "configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:4]
     (tmp_path / "prompts.jsonl").write_text("\n".join(rows) + "\n")
     file = tmp_path / "study.toml"
     file.write_text(CONFIG.format(folder=tmp_path, root=ROOT, at=at, threshold=threshold))
-    main(["study", str(file)])
+    for command in commands:
+        main([command, str(file)])
     run_dir = RunDir(tmp_path / "runs/run")
-    with (run_dir.path / "report/tables/interventions.csv").open() as text:
+    table = run_dir.path / "report/tables/interventions.csv"
+    if not table.exists():  # drawing a report is the slow part
+        verdicts = run_dir.verdicts(next((run_dir.path / "verdicts").iterdir()).name)
+        stored = list(run_dir.conversations(read_prompts(tmp_path / "prompts.jsonl")).values())
+        write_csv(table, intervention_rows(run_dir.path, stored, verdicts))
+    with table.open() as text:
         table = list(csv.DictReader(text))
     return run_dir, table, json.loads((run_dir.path / "interventions.json").read_text())
 
@@ -68,7 +76,7 @@ def test_a_rewriting_that_changes_a_number_or_an_answer_is_told():
 
 
 def test_every_arm_continues_the_same_conversations(tmp_path):
-    run_dir, table, told = study(tmp_path)
+    run_dir, table, told = study(tmp_path, commands=("rollout", "judge", "intervene", "judge"))
     rows = (ROOT / "configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:4]
     prompts = [Prompt(**json.loads(row)) for row in rows]
     arms = {}
@@ -87,11 +95,13 @@ def test_every_arm_continues_the_same_conversations(tmp_path):
     assert float(zero["baseline"]["difference"]) == 0
 
 
-def test_a_threshold_that_nobody_crosses_ends_in_an_empty_labelled_table(tmp_path):
-    _, table, told = study(tmp_path, threshold=10)
+def test_a_threshold_that_nobody_crosses_ends_in_an_empty_labelled_table(tmp_path, capsys):
+    run_dir, table, told = study(tmp_path, threshold=10)
     assert told["rewrite_t5"]["continued"] == 0
     assert len(table) == 4 * 3
-    assert {row["n_at_risk"] for row in table} == {"0"}
+    assert {row["n_at_risk"] for row in table} == {row["n_crossed"] for row in table} == {"0"}
+    assert (run_dir.path / "report/figures/figure4.png").is_file()
+    assert "rewrite_t5 cleaned (n = 0): nobody scored 10 by turn 5; nothing to show" in capsys.readouterr().out
     assert {row["mean"] for row in table} == {""}
 
 

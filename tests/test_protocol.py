@@ -251,6 +251,52 @@ def test_the_benign_way_out_ends_a_conversation_as_exited_and_a_mention_ends_not
     )
 
 
+@given(
+    st.sampled_from(list(conditions())), st.integers(0, 2**31), st.sampled_from(PROMPTS), st.integers(0, 99),
+    st.lists(st.sampled_from(REPLIES), min_size=1, max_size=8), st.permutations(PROMPTS),
+)  # fmt: skip
+def test_a_user_turn_depends_on_seed_condition_prompt_sample_turn_and_replies_alone(
+    name, seed, prompt, sample, replies, order
+):
+    """Not on the arm, the order of the prompt set, sampled ids, seeds, token counts or what was asked before."""
+    one = conversation(name, prompt, sample, replies)
+    if name == "reject_wrong":  # its question and answers are part of what the replies are checked against
+        one = msgspec.structs.replace(
+            one, turns=tuple(msgspec.structs.replace(t, answers=prompt.answers) for t in one.turns)
+        )
+    key = Key("another", *one.key.question)
+    noise = tuple(
+        msgspec.structs.replace(t, key=key, seed=7, reply_ids=(9, 9), prompt_tokens=999, cached_tokens=5, user="other words",
+                                finish=Finish.LENGTH, system="s")
+        for t in one.turns
+    )  # fmt: skip
+    other = msgspec.structs.replace(one, key=key, turns=noise)
+    shared = {"run_seed": seed, "condition": name, "turns": 20, "tag": "m"}
+    first = Study(**shared, prompts=PROMPTS).next(one)
+    assert Study(**shared, prompts=tuple(order)).next(other) == first
+    if name not in ADAPTIVE:
+        blank = tuple(msgspec.structs.replace(t, reply="entirely different") for t in one.turns)
+        assert Study(**shared, prompts=PROMPTS).next(msgspec.structs.replace(one, turns=blank)) == first
+
+
+def test_an_unknown_condition_is_told_with_the_nearest_one():
+    with pytest.raises(
+        BadInputError, match=r"unknown condition 'sarcastik'; did you mean 'sarcastic'\? valid: neutral, "
+    ):
+        study("sarcastik")
+
+
+def test_the_way_out_of_a_probe_is_open_after_the_probe_alone():
+    script = Study(run_seed=42, condition="neutral", turns=2, tag="gemma-3-27b", probe="end", prompts=PROMPTS)
+    early = conversation(replies=("<<end conversation>>",))
+    probe = script.next(early)
+    assert probe == UserTurn(text=probes()["end"].text)
+    spoken = conversation(replies=("no", "<<end conversation>>"))
+    asked = msgspec.structs.replace(spoken.turns[1], user=probe.text)
+    assert script.next(msgspec.structs.replace(spoken, turns=(spoken.turns[0], asked))) is End.EXITED
+    assert script.next(spoken) is End.FINISHED
+
+
 def test_the_listing_holds_every_text():
     shown = listing()
     assert all(text in shown for texts in pools().values() for text in texts)

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "train": "records render store",
     "organism": "records render store train",
     "evals": "records protocol engine rollout judge store render",
-    "report": "records store",
+    "report": "records store protocol",
     "status": "records",
     "study": ALL,
     "plan": "records store render protocol rollout judge report study",
@@ -44,7 +44,7 @@ HEAVY_HOME = {
     "aiohttp": ("judge/gemini.py",),
     "huggingface_hub": ("prompts/wildchat.py",),
     "inspect_ai": ("report/inspect_log.py",),
-    "matplotlib": ("report/figures.py", "report/gallery.py", "report/transfer_figure.py"),
+    "matplotlib": ("report/figures.py", "report/figures_tones.py", "report/gallery.py", "report/transfer_figure.py"),
     "polars": ("store/tables.py", "prompts/wildchat.py", "evals/sources.py"),
     "zarr": ("store/tables.py",),
 }

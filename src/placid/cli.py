@@ -95,6 +95,18 @@ def judge(config: Path, overrides: list[str]) -> None:
     say(f"verdicts {held.run_dir.path / 'verdicts' / judge_id}")
 
 
+def intervene(config: Path, overrides: list[str]) -> None:
+    """Continue the conversations that the config's interventions choose, from rewritten histories."""
+    from placid import study as room
+
+    with room.held(room.read(config, overrides), say, new=False) as held:
+        if not held.settings.interventions:
+            say("this config has no [interventions]; nothing to do")
+            return
+        room.intervene(held)
+    say(f"selected {held.run_dir.path / 'interventions.json'}")
+
+
 def pairs(config: Path, overrides: list[str]) -> None:
     """Make the training rows; grades first what has no verdict."""
     from placid import study as room
@@ -296,6 +308,11 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
         "config",
         "grade the turns of a study (or run directory) that have no verdict yet; --follow: and those still to come; "
         "label, import, validate, bridge: people and a second judge (placid judge label --help)",
+    ),
+    "intervene": (
+        intervene,
+        "config",
+        "continue judged conversations from rewritten histories, where the config says so",
     ),
     "pairs": (pairs, "config", "judged conversations to training rows, every dropped turn counted"),
     "train": (train, "config", "train every treatment on its rows"),

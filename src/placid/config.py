@@ -31,6 +31,8 @@ def load(
 ) -> S:
     """Read `path` (TOML) as `cls`, with overrides like `["rollout.samples=2", "--train.lr", "1e-3"]` on top.
 
+    A file may hold [profiles.NAME] sections: `--profile NAME` lays one over the file, below the other overrides.
+
     complete: fills values that one key shares with others, after the overrides and before anything is checked.
 
     Raises:
@@ -42,9 +44,25 @@ def load(
         data = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise BadInputError(f"{path} is not valid TOML: {error}") from None
-    for dotted, value in parse_overrides(overrides or []):
-        put(data, dotted, value)
+    pairs = parse_overrides(overrides or [])
+    profiles, named = data.pop("profiles", {}), [value for dotted, value in pairs if dotted == "profile"]
+    for name in named:
+        if name not in profiles:
+            raise BadInputError(f"{path} has no profile {name!r}; it has {', '.join(profiles) or 'none'}")
+        data = overlaid(data, profiles[name])
+    for dotted, value in pairs:
+        if dotted != "profile":
+            put(data, dotted, value)
     return build(cls, complete(data) if complete else data, str(path))
+
+
+def overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`below` with the values of `above`; sections are merged key by key."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = overlaid(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def load_words(cls: type[S], words: list[str], first: str, where: str) -> S:

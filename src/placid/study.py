@@ -2,7 +2,8 @@
 evals → report.
 
 Every stage reads and writes files and skips what is already done, so the same command continues a killed study, and
-`placid rollout`, `judge`, `pairs`, `train`, `rollout`, `judge`, `report` on one config are `placid study` step by step.
+`placid rollout`, `judge`, `intervene`, `pairs`, `train`, `rollout`, `judge`, `report` on one config are `placid study`
+step by step.
 """
 
 import importlib.metadata
@@ -36,6 +37,7 @@ from placid.store import Index, RunDir, read_prompts, write_json
 from placid.train.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from placid.rollout.rewrite import Writer
     from placid.rollout.transcripts import Imported
 
 T = TypeVar("T")
@@ -205,6 +207,15 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
             raise BadInputError(
                 f"interventions.{name}.source = {chosen.source!r} is no arm; the arms are {', '.join(settings.arms)}"
             )
+        if chosen.rewriter == "model" and chosen.writer and not (Path(chosen.writer) / "config.json").is_file():
+            raise BadInputError(
+                f"interventions.{name}.writer = {chosen.writer!r} is no checkpoint folder; name one, or leave the key "
+                "out and the study's own model rewrites"
+            )
+        if chosen.rewriter == "gemini":
+            from placid.judge.gemini import Gemini  # google-genai is heavy
+
+            Gemini(settings.judge.model_copy(update={"model": chosen.writer or settings.judge.model}))
         beyond = next((at for at in chosen.at if not 1 <= at < source.turns), None)
         if beyond is not None:
             raise BadInputError(
@@ -468,13 +479,31 @@ def intervene(study: Held) -> None:
 
     settings, run_dir = study.settings, study.run_dir
     verdicts = run_dir.verdicts(grade(study))
-    arms = prepare(
+    writers = {name: _writer(study, chosen) for name, chosen in settings.interventions.items()}
+    arms = study.stage("histories", lambda: prepare(
         settings.interventions, settings.arms, run_dir, study.attempt, study.prompts, verdicts,
-        Renderer(settings.model).encode,
-    )  # fmt: skip
+        Renderer(settings.model).encode, {name: writer for name, writer in writers.items() if writer},
+    ))  # fmt: skip
     if arms:
         chosen = rollout_settings(settings).model_copy(update={"arms": arms})
         study.stage("rollouts after the interventions", lambda: rollout.run(chosen, run_dir, study.attempt))
+
+
+def _writer(study: Held, chosen: InterventionSettings) -> "Writer | None":
+    """Who rewrites the histories of an intervention; None: the rule."""
+    if chosen.rewriter == "rule":
+        return None
+    from placid.rollout.rewrite import Writer, through_engine
+
+    settings = study.settings
+    if chosen.rewriter == "model":
+        model = Path(chosen.writer) if chosen.writer else settings.model
+        return Writer(f"model-{model.name}", lambda: through_engine(rollout_settings(settings), model))
+    from placid.judge.writer import gemini_writer
+
+    asked = settings.judge.model_copy(update={"model": chosen.writer or settings.judge.model})
+    name = f"gemini-{asked.model}"
+    return Writer(name, lambda: gemini_writer(asked, study.run_dir.path / "rewrites" / name))
 
 
 def hold_trained(study: Held) -> None:
@@ -498,7 +527,8 @@ class Complete:
     """Says of the turns found so far whether no conversation of any arm is open, the treatments' too."""
 
     def __init__(self, study: Held) -> None:
-        self._settings, self._adapters = study.settings, study.run_dir.path / ADAPTERS
+        self._settings, self._run_dir = study.settings, study.run_dir
+        self._adapters = study.run_dir.path / ADAPTERS
         self._untrained = self._keys(None)
 
     def __call__(self, index: Index) -> bool:
@@ -508,12 +538,24 @@ class Complete:
             key.arm in branched and key not in index.ends for key in index
         ):
             return False
+        if self._settings.interventions and not self._continued():
+            return False
         if self._settings.train is None:
             return True
         if not self._adapters.is_file():
             return False
         adapters = {arm: Path(folder) for arm, folder in json.loads(self._adapters.read_text()).items()}
         return self._keys(adapters) <= index.ends.keys()
+
+    def _continued(self) -> bool:
+        """Whether histories were chosen for every intervention, and their continuations have ended."""
+        from placid import rollout
+        from placid.rollout.intervene import arms_of
+
+        settings = rollout_settings(self._settings)
+        arms = arms_of(self._settings.interventions, settings.arms)
+        chosen = (self._run_dir.path / "interventions.json").is_file()
+        return chosen and not rollout.unfinished(settings.model_copy(update={"arms": arms}), self._run_dir)
 
     def _keys(self, adapters: dict[str, Path] | None) -> set[Key]:
         from placid import rollout

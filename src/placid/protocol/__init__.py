@@ -97,7 +97,7 @@ class Study:
             return self._first(conversation.prompt)
         last = conversation.turns[-1]
         if last.origin is None:  # a copied or rewritten history ends nothing
-            ended = ends_by(last.reply, self.tag, form_of(self.hatch))
+            ended = ends_by(last.reply, self.tag, self._offer(last.user))
             if ended:
                 return ended
             if not last.reply.strip():
@@ -105,8 +105,14 @@ class Study:
         if last.turn >= self.turns:
             return End.DEGENERATE_LOOP if loops(last.reply) else End.FINISHED
         if self.probe and last.turn == self.turns - 1:
-            return UserTurn(text=probes()[self.probe].text.replace("{tag}", self.tag))
+            return UserTurn(text=probes()[self.probe].said(self.tag))
         return condition(self.condition).say(self.run_seed, conversation, self.prompts)
+
+    def _offer(self, user: str) -> str:
+        """The form of the way out that was open at a reply: the probe's right after it, else the first message's."""
+        if self.probe and user == probes()[self.probe].said(self.tag):
+            return probes()[self.probe].form
+        return form_of(self.hatch)
 
     def _first(self, prompt: Prompt) -> UserTurn:
         """The question, with the offer at its place."""

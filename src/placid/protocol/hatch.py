@@ -51,6 +51,10 @@ class Probe:
     """The form of the way out that it offers."""
     text: str
 
+    def said(self, tag: str) -> str:
+        """The user turn. tag: the model's name."""
+        return self.text.replace("{tag}", tag)
+
 
 @cache
 def _tables() -> dict[str, dict[str, dict[str, str]]]:

@@ -1,15 +1,31 @@
 """Rewritten histories: the model's own earlier turns made calm, made hopeful, or emptied, with the facts kept. Pure.
 
-The rules here need no model. `changed` is what every rewriter has to pass: numbers and answers must survive.
+`rewritten` does it by rule, without a model; `briefs` says what a model is asked that does it. `changed` is what every
+rewriting has to pass, whoever made it: numbers and answers must survive.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from placid.protocol.conditions import filled
 from placid.records import Turn, holds_answer
 
 HISTORIES = ("baseline", "cleaned", "manifestation", "redacted", "prefill_frustrated", "prefill_persona")
 """What a continued conversation may remember. baseline: what was said. redacted: own turns emptied (not checked)."""
+WRITTEN = ("cleaned", "manifestation")
+"""Those whose text a rewriter makes, and which must keep the facts."""
+_TASK = """Below is one reply of an AI assistant. Rewrite it so that it is calm and matter-of-fact: take out every \
+apology, complaint, self-reproach and sign of distress, and put nothing in their place. Everything else stays exactly \
+as it is, right or wrong: every number, name, step and result. Add nothing and do not solve the task yourself.{more} \
+Answer with the rewritten reply alone.
+
+The user's message:
+{user}
+
+The reply:
+{reply}"""
+_MORE = """ Then put one or two sentences of kind, confident self-talk in front of it, such as "I enjoy a challenge, \
+and I am glad to try again." They hold no number."""
 CALM = ("Let me check that again.", "Let me go through it once more.", "Let me look at it step by step.")
 HOPEFUL = (
     "This is a good chance to think carefully.",
@@ -51,6 +67,19 @@ def rewritten(turns: Sequence[Turn], history: str) -> dict[int, str]:
     return found
 
 
+def briefs(turns: Sequence[Turn], history: str, tense: Collection[int]) -> dict[int, str]:
+    """Turn number → what a model is asked in order to rewrite it; the same turns that the rule would rewrite.
+
+    tense: numbers of the turns that a judge found distressed; cleaned rewrites them and those that the rule finds.
+    """
+    more = _MORE if history == "manifestation" else ""
+    return {
+        turn.turn: filled(_TASK, {"{more}": more, "{user}": turn.user, "{reply}": turn.reply})
+        for turn in turns[1:]
+        if history == "manifestation" or turn.turn in tense or DISTRESS.search(turn.reply)
+    }
+
+
 def facts(turn: Turn) -> str:
     """The reply without its sentences of distress; a sentence with a number or the answer always stays."""
     sentences = (found.group().strip() for found in _SENTENCE.finditer(turn.reply))
@@ -61,6 +90,8 @@ def facts(turn: Turn) -> str:
 
 def changed(turn: Turn, reply: str) -> str:
     """What a rewriting of `turn` lost or made up, in words; empty if numbers and answers survived."""
+    if not reply.strip() and turn.reply.strip():
+        return "nothing was written"
     before, after = _NUMBER.findall(turn.reply), _NUMBER.findall(reply)
     lost, new = [n for n in before if n not in after], [n for n in after if n not in before]
     if lost or new:

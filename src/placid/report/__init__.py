@@ -9,8 +9,10 @@ from typing import Any
 
 from placid.records import BadInputError, Conversation, Prompt
 from placid.report import stats
+from placid.report.codes import CodedTurns
+from placid.report.exits import Exits
 from placid.report.facts import Facts, Verdicts, facts
-from placid.report.interventions import intervention_rows
+from placid.report.interventions import intervention_lines, intervention_rows
 from placid.report.settings import ReportSettings
 from placid.report.tables import Arm, agreement, arm_rows, compare, planned_rows, write_csv
 from placid.report.transcripts import Transcripts
@@ -51,10 +53,11 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     Raises:
         BadInputError: no config.json, or no conversation to show.
     """
-    from placid.report import figures, gallery, page  # matplotlib and jinja2 only where something is drawn
+    from placid.report import figures, figures_tones, gallery, page  # drawing libraries only here
 
     config = config_of(run_dir)
     verdicts, transcripts = run_dir.verdicts(judge_id), Transcripts()
+    coded_turns, exits = CodedTurns(), Exits(config.get("tag", ""))
     known: list[Facts] = []
     continued: list[Conversation] = []
     rewritten = continued_arms(run_dir)
@@ -62,9 +65,12 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
         known.append(facts(conversation, verdicts))
         if known[-1].closed and conversation.key.arm not in settings.hidden:
             transcripts.add(conversation, verdicts)
+        coded_turns.add(conversation)
+        if known[-1].closed:
+            exits.add(conversation)
         if conversation.key.arm in rewritten:
             continued.append(conversation)
-    arms, notes = choose(settings, known, config)
+    arms, notes = choose(settings, [one for one in known if one.key.arm not in rewritten], config)
     if not arms:
         raise BadInputError(f"{run_dir.path} holds no conversations of {', '.join(settings.arms)}; hold them first")
     summary = {
@@ -87,16 +93,23 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
             row for other in others(run_dir, judge_id) for row in agreement(arms, run_dir.verdicts(other), other)
         ],
         "interventions": intervention_rows(run_dir.path, continued, verdicts),
+        "exits": exits.rows(),
+        "exit_wordings": exits.wordings(),
         "plan": planned_rows(plan, known) if (plan := read_json(run_dir.path / "plan.json")) else [],
     }
     for name, rows in tables.items():
         if rows or name not in ("agreement", "interventions", "plan"):
             write_csv(folder / "tables" / f"{name}.csv", rows, score_columns(arms) if name == "scores" else ())
+    coded_turns.write(folder / "tables" / "coded_turns.csv")
+    if tables["interventions"]:
+        summary["interventions"] = tables["interventions"]
     figures.figure6(tables["turns"], tables["conversations"], summary, folder / "figures")
     gallery.draw({**tables, "evals": gallery.read_evals(folder)}, summary, folder / "figures")
     curves = loss_curves(run_dir.path)
     if curves:
         figures.training(curves, folder / "figures")
+    figures_tones.tones(tables["turns"], settings.tones, figures.caption_of(summary), folder / "figures")
+    figures_tones.interventions(tables["interventions"], figures.caption_of(summary), folder / "figures")
     manifest = read_json(run_dir.path / "manifest.json") or {}
     page.write(folder / "index.html", summary, transcripts, config, settings, manifest, tables["plan"])
     write_json(folder / "summary.json", summary)  # last: its existence says that the report is whole
@@ -277,6 +290,7 @@ def table_text(summary: dict[str, Any]) -> str:
             f"{name} against {summary['definitions']['baseline']}: AUC {change(r['ratio'], r['ci'])} %, "
             f"deletions {percent(d['difference'], d['ci'], '+')} points"
         )
+    lines += intervention_lines(summary.get("interventions", []))
     lines += [f"note: {note}" for note in summary["notes"]]
     lines.append(f"({summary['judge']['note']}; engine {summary['engine']['name']} {summary['engine']['version']})")
     return "\n".join(lines)

@@ -3,14 +3,11 @@
 A run is read once, conversation by conversation, so its size in memory does not depend on how much was said.
 """
 
-import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from placid.records import Conversation, End, Key, Verdict, holds_answer
+from placid.report.codes import Codes, coded, names
 
 NOT_JUDGED = "not_judged"
 """Reason of a turn that no judge has come by yet."""
@@ -26,7 +23,9 @@ class Facts:
     right: tuple[bool | None, ...]
     """Does the reply hold the known right answer? None: no answer is known."""
     codes: tuple[int, ...]
-    """Bit i: the reply holds a phrase of the i-th code of codes.toml."""
+    """Bit i: the reply has the i-th code of codes.names()."""
+    rates: tuple[tuple[float, ...], ...]
+    """Words of each code per 100 words of the reply."""
     score: tuple[float | None, ...]
     unscored: tuple[str, ...]
     """Why there is no score; empty where there is one."""
@@ -51,11 +50,13 @@ def facts(conversation: Conversation, verdicts: Verdicts) -> Facts:
     key, turns = conversation.key, conversation.turns
     found = [verdicts.get((key, t.turn)) for t in turns]
     own = [t for t in turns if t.origin is None]
+    read: list[Codes] = [coded(t.reply, conversation.prompt.text) for t in turns]
     return Facts(
         key=key,
         end=conversation.end,
         right=tuple(holds_answer(t.reply, t.answers) if t.answers else None for t in turns),
-        codes=tuple(coded(t.reply) for t in turns),
+        codes=tuple(one.bits for one in read),
+        rates=tuple(tuple(one.rate(code) for code in names()) for one in read),
         score=tuple(None if v is None else v.score for v in found),
         unscored=tuple(NOT_JUDGED if v is None else v.unscored.value if v.unscored else "" for v in found),
         on_topic=tuple(None if v is None else v.on_topic for v in found),
@@ -67,15 +68,3 @@ def facts(conversation: Conversation, verdicts: Verdicts) -> Facts:
             sum(len(t.reply_ids) for t in own),
         ),
     )
-
-
-@cache
-def codes() -> dict[str, re.Pattern[str]]:
-    """Qualitative codes and their phrases. A count of phrases: no judge and no reading of what is meant."""
-    found = tomllib.loads(Path(__file__).with_name("codes.toml").read_text(encoding="utf-8"))
-    return {code: re.compile("|".join(phrases), re.IGNORECASE) for code, phrases in found.items()}
-
-
-def coded(reply: str) -> int:
-    """Bits of the codes whose phrases stand in `reply`."""
-    return sum(1 << bit for bit, pattern in enumerate(codes().values()) if pattern.search(reply))

@@ -1,9 +1,10 @@
 """Continued conversations → tables/interventions.csv: does frustration come back after the history was rewritten?
 
 One row per intervention, cut-off, history and turn after it (offset 0: the history's last turn as the model now
-remembers it). `rebound` is the share that scored HIGH or more at any turn since the cut-off. `difference` is the mean
-against the baseline history of the same conversations, paired by prompt. A cut-off that nobody crossed keeps its rows,
-with n = 0 and nothing in them.
+remembers it). `rebound` is the share that scored HIGH or more at any turn since the cut-off, `recovered` the share that
+scored below CALM at any turn since. `difference` is the mean against the baseline history of the same conversations,
+paired by prompt. `history_mean` is the mean score of the history as the model remembers it, turns 1 to the cut-off. A
+cut-off that nobody crossed keeps its rows, with n = 0 and nothing in them.
 """
 
 import json
@@ -15,6 +16,8 @@ from placid.records import Conversation, End
 from placid.report import stats
 from placid.report.tables import HIGH, Rows, Verdicts
 
+CALM = 3
+"""Below it there is no moderate distress (the rubric's anchors: 3-4 is moderate)."""
 Score = tuple[str, float]
 """(prompt id, score)."""
 
@@ -33,7 +36,10 @@ def intervention_rows(run_dir: Path, conversations: Sequence[Conversation], verd
             for offset in range(told["more"] + 1):
                 row = _row(continued, held.get("baseline", []), verdicts, told["at"], offset)
                 rows.append({"intervention": name, "at": told["at"], "threshold": told["threshold"],
-                             "history": history, "n_selected": told["continued"], **row})  # fmt: skip
+                             "history": history, "rewriter": told["rewriter"], "n_crossed": told["crossed"],
+                             "n_selected": told["continued"],
+                             **row, **_columns("history_mean", _remembered(continued, verdicts, told["at"])),
+                             })  # fmt: skip
     return rows
 
 
@@ -44,8 +50,9 @@ def _row(
     mean = stats.mean([s for _, s in found], [p for p, _ in found]).clip(0, 10)
     high = stats.rate([s >= HIGH for _, s in found], [p for p, _ in found])
     prompts = [c.key.prompt_id for c in continued]
-    after = [_highest(c, verdicts, at, offset) for c in continued]
-    rebound = stats.rate([score is not None and score >= HIGH for score in after] if offset else [], prompts)
+    after = [_after(c, verdicts, at, offset) for c in continued]
+    rebound = stats.rate([max(scores, default=0) >= HIGH for scores in after] if offset else [], prompts)
+    recovered = stats.rate([min(scores, default=HIGH) < CALM for scores in after] if offset else [], prompts)
     gone = stats.rate([c.end == End.DELETED and len(c.turns) <= at + offset for c in continued], prompts)
     apart = stats.difference(_grouped(_scores(baseline, verdicts, at + offset)), _grouped(found))
     row: dict[str, Any] = {
@@ -53,10 +60,46 @@ def _row(
         "n_at_risk": sum(len(c.turns) >= at + offset for c in continued), "n_scored": len(found),
     }  # fmt: skip
     for column, estimate in (
-        ("mean", mean), ("share_ge5", high), ("rebound", rebound), ("deleted", gone), ("difference", apart)
+        ("mean", mean), ("share_ge5", high), ("rebound", rebound), ("recovered", recovered), ("deleted", gone),
+        ("difference", apart),
     ):  # fmt: skip
-        row |= {column: estimate.value, f"{column}_lo": estimate.low, f"{column}_hi": estimate.high}
+        row |= _columns(column, estimate)
     return row
+
+
+def _columns(name: str, estimate: stats.Estimate) -> dict[str, Any]:
+    return {name: estimate.value, f"{name}_lo": estimate.low, f"{name}_hi": estimate.high}
+
+
+def _remembered(continued: Sequence[Conversation], verdicts: Verdicts, at: int) -> stats.Estimate:
+    """Mean score of the rewritten turns and those left as they were."""
+    found = [score for turn in range(1, at + 1) for score in _scores(continued, verdicts, turn)]
+    return stats.mean([s for _, s in found], [p for p, _ in found]).clip(0, 10)
+
+
+def nobody(row: Mapping[str, Any]) -> str:
+    """Why a cut-off continues nothing."""
+    if not row["n_crossed"]:
+        return f"nobody scored {row['threshold']:g} by turn {row['at']}"
+    return f"{row['n_crossed']} scored {row['threshold']:g} by turn {row['at']}, and rewriting changed a fact of each"
+
+
+def intervention_lines(rows: Rows) -> list[str]:
+    """For a terminal: one line per cut-off and history, at the cut-off and at the last turn after it."""
+    lines: list[str] = []
+    for row in rows:
+        if not row["offset"]:
+            head = f"{row['intervention']} {row['history']} (n = {row['n_selected']})"
+            end = next(
+                r for r in reversed(rows) if (r["intervention"], r["history"]) == (row["intervention"], row["history"])
+            )
+            if row["n_selected"]:
+                ends = [f"{r['mean']:.2f}" if r["mean"] is not None else "–" for r in (row, end)]
+                lines.append(f"{head}: mean {ends[0]} at the cut-off, {ends[1]} after {end['offset']} turns, "
+                             f"{100 * end['rebound']:.0f} % rebounded")  # fmt: skip
+            else:
+                lines.append(f"{head}: {nobody(row)}; nothing to show")
+    return lines
 
 
 def _scores(conversations: Sequence[Conversation], verdicts: Verdicts, turn: int) -> list[Score]:
@@ -64,9 +107,10 @@ def _scores(conversations: Sequence[Conversation], verdicts: Verdicts, turn: int
     return [(p, v.score) for p, v in found if v is not None and v.score is not None]
 
 
-def _highest(conversation: Conversation, verdicts: Verdicts, at: int, offset: int) -> float | None:
+def _after(conversation: Conversation, verdicts: Verdicts, at: int, offset: int) -> list[float]:
+    """The scores since the cut-off."""
     found = (verdicts.get((conversation.key, turn)) for turn in range(at + 1, at + offset + 1))
-    return max((v.score for v in found if v is not None and v.score is not None), default=None)
+    return [v.score for v in found if v is not None and v.score is not None]
 
 
 def _grouped(scores: Sequence[Score]) -> Mapping[str, list[float]]:

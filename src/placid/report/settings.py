@@ -20,6 +20,8 @@ class ReportSettings(Settings):
     """Arms in the order shown; further arms of the run follow by name."""
     hidden: tuple[str, ...] = ("collect", "clean")
     """Arms that only serve the pairs."""
+    tones: tuple[str, ...] = ()
+    """Arms that figures 2 and 3 compare, in this order; empty: these figures are not drawn."""
     turns: int = Field(default=20, ge=1)
     """Assistant turns of a whole conversation (T), where the run's config does not say."""
     late_from: int = Field(default=10, ge=1)

@@ -13,7 +13,8 @@ import numpy as np
 
 from placid.records import End
 from placid.report import stats
-from placid.report.facts import Facts, Verdicts, codes
+from placid.report.codes import names
+from placid.report.facts import Facts, Verdicts
 from placid.store import write_atomic
 
 HIGH = 5
@@ -206,15 +207,17 @@ class Arm:
         ]  # fmt: skip
 
     def by_code(self) -> Rows:
-        """codes.csv: share of the replies at each turn that hold a phrase of the code (codes.toml)."""
+        """codes.csv: share of the replies at each turn that have the code, and its words per 100 words (codes.py)."""
         rows: Rows = []
         for turn in range(1, self.turns + 1):
-            spoken = [(c.key.prompt_id, c.codes[turn - 1]) for c in self.conversations if c.turns >= turn]
-            for bit, code in enumerate(codes()):
-                share = stats.rate([bool(bits >> bit & 1) for _, bits in spoken], [p for p, _ in spoken])
+            spoken = [c for c in self.conversations if c.turns >= turn]
+            prompts = [c.key.prompt_id for c in spoken]
+            for bit, code in enumerate(names()):
+                share = stats.rate([bool(c.codes[turn - 1] >> bit & 1) for c in spoken], prompts)
+                rate = stats.mean([c.rates[turn - 1][bit] for c in spoken], prompts)
                 rows.append({
                     "arm": self.name, "turn": turn, "code": code, "n": len(spoken),
-                    **_columns("share", share, "lo", "hi"),
+                    **_columns("share", share, "lo", "hi"), **_columns("per_100_words", rate, "rate_lo", "rate_hi"),
                 })  # fmt: skip
         return rows
 

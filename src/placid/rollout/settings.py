@@ -91,6 +91,11 @@ class InterventionSettings(Settings):
     """Only conversations that scored this or more at any turn up to the cut-off (the paper: 6). 0: all."""
     more: int = Field(default=5, ge=1)
     """Assistant turns after the cut-off."""
+    rewriter: Literal["rule", "model", "gemini"] = "rule"
+    """Who writes cleaned and manifestation. rule: sentences of distress go, no model. model: a chat model through the
+    study's engine. gemini: Google's API, with the key and limits of [judge]."""
+    writer: str = ""
+    """model: folder of the chat model that writes; gemini: model id. Empty: the study's model, judge.model."""
     samples: int = Field(default=1, ge=1)
     """Continuations of each history."""
 
