@@ -212,10 +212,6 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
                 f"interventions.{name}.writer = {chosen.writer!r} is no checkpoint folder; name one, or leave the key "
                 "out and the study's own model rewrites"
             )
-        if chosen.rewriter == "gemini":
-            from placid.judge.gemini import Gemini  # google-genai is heavy
-
-            Gemini(settings.judge.model_copy(update={"model": chosen.writer or settings.judge.model}))
         beyond = next((at for at in chosen.at if not 1 <= at < source.turns), None)
         if beyond is not None:
             raise BadInputError(
@@ -444,6 +440,8 @@ def run(
     from placid.judge import ready
 
     ready(settings.judge)
+    if any(chosen.rewriter == "gemini" for chosen in settings.interventions.values()):
+        ready(settings.judge.model_copy(update={"kind": "gemini"}))
     with held(settings, say) as study:
         began(study)
         hold_untrained(study)
