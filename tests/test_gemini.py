@@ -270,40 +270,6 @@ def test_a_429_storm_ends_with_every_grade_and_none_paid_twice(tmp_path, monkeyp
     assert len(server.paid) == 200
 
 
-@pytest.mark.slow
-def test_graders_as_ray_actors_share_one_desk(tmp_path, monkeypatch):
-    """Equal requests of two graders are paid once, every turn is graded once, and what stops one stops all."""
-    run_dir = talk(RunDir(tmp_path / "run"), 40, 3)
-    with run_dir.segment("same") as segment:
-        segment.append(*(
-            Turn(key=Key("base", "neutral", "p", 100 + sample), turn=1, user="u", reply="the same", reply_ids=(1,), finish=Finish.STOP,
-                 prompt_tokens=1, cached_tokens=0, seed=1, end=End.FINISHED)
-            for sample in range(20)
-        ))  # fmt: skip
-    attempt = tmp_path / "attempt"
-    attempt.mkdir()
-    with GeminiServer(latency_s=0.05) as server:
-        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
-        looks = iter([False, False, True])
-        judge_id = run(settings(workers=2), run_dir, [PROMPT], attempt, complete=lambda _: next(looks, True))
-    assert len(run_dir.verdicts(judge_id)) == 140
-    assert all(v.score == 3 for v in run_dir.verdicts(judge_id).values())
-    assert len(server.requests) == 121
-    assert set(server.paid.values()) == {1}
-    segments = [file.read_text().count("\n") for file in (run_dir.path / "verdicts" / judge_id).glob("*.jsonl")]
-    assert len(segments) == 2
-    assert sum(segments) == 140
-    status = json.loads((attempt / "status.json").read_text())["judge"]
-    assert (status["state"], status["graded"], status["requests"]) == ("done", 140, 121)
-    more = talk(RunDir(tmp_path / "more"), 40)
-    with GeminiServer(always(lambda: error(401, "UNAUTHENTICATED", "no"))) as server:
-        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
-        with pytest.raises(BadInputError, match="refused the API key"):
-            run(settings(workers=2), more, [PROMPT])
-    assert len(server.requests) <= 16
-    assert not [file for file in tmp_path.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
-
-
 def test_a_study_by_api_and_its_page_hold_no_key_and_the_report_needs_none(tmp_path, monkeypatch, capsys, caplog):
     caplog.set_level(logging.DEBUG)
     rows = Path("configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:2]

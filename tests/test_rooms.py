@@ -39,7 +39,7 @@ HEAVY_HOME = {
     "peft": ("train/",),
     "transformers": ("models.py", "render.py", "train/", "organism/"),
     "vllm": ("engine/vllm.py",),
-    "ray": ("rollout/ray_workers.py", "judge/pool.py"),
+    "ray": ("rollout/ray_workers.py",),
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
     "huggingface_hub": ("prompts/wildchat.py",),

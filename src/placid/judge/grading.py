@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -59,12 +58,9 @@ class _Graded(msgspec.Struct):
 class Work:
     """What one judge has graded of a run and what is left; places and numbers only, no text."""
 
-    def __init__(
-        self, run_dir: RunDir, judge_id: str, prompts: dict[str, Prompt], part: int = 0, parts: int = 1
-    ) -> None:
-        """part: of `parts` that share the conversations between them."""
+    def __init__(self, run_dir: RunDir, judge_id: str, prompts: dict[str, Prompt]) -> None:
         self.run_dir, self.judge_id = run_dir, judge_id
-        self._prompts, self._part, self._parts = prompts, part, parts
+        self._prompts = prompts
         self.index = Index([])
         self._fresh: set[Key] = set()
         self._done: dict[Key, set[int]] = {}
@@ -93,7 +89,6 @@ class Work:
             key
             for key in fresh
             if key.prompt_id in self._prompts
-            and (self._parts == 1 or zlib.crc32(repr(key).encode()) % self._parts == self._part)
             and not (whole and key not in self.index.ends)
             and len(self._done.get(key, ())) < len(self.index.numbers(key))
         ]

@@ -75,9 +75,6 @@ class JudgeSettings(Settings):
     """ensemble: ids of judges that have graded this run; at least two. A turn that half of them or more left without a
     score has none."""
 
-    workers: int = Field(default=1, ge=1)
-    """Grading processes, as Ray actors. One is enough for an API; local: each serves the judge's weights once."""
-
     recorded: Path | None = None
     """replay: a folder verdicts/<judge_id> whose replies are given again."""
 
