@@ -234,12 +234,16 @@ class Coordinator:
         self._changed = asyncio.Event()
 
     def _share(self, slot: Slot) -> int:
-        """Conversations that this slot may take now: what it can start, and of the rest its part by speed."""
+        """Conversations that this slot may take now: what it can start, and of the rest its part by speed. While any
+        speed is unknown, no more than an equal part: the first engine to be up must not take all.
+        """
         if self.draining:
             return 0
         speeds = [other.speed for other in self.slots]
-        part = slot.speed / sum(speeds) if all(speeds) else 1 / len(speeds)
-        return min(len(self._queue), max(slot.room, math.ceil(self.open * part) - len(slot.leased)))
+        known = all(speeds)
+        part = slot.speed / sum(speeds) if known else 1 / len(speeds)
+        share = math.ceil(self.open * part) - len(slot.leased)
+        return max(0, min(len(self._queue), max(slot.room, share) if known else share))
 
     def _take(self, slot: Slot, wants: int) -> list[Conversation]:
         """Up to `wants` conversations, now leased to this slot."""
