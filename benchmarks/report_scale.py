@@ -61,7 +61,7 @@ def make(folder: Path, conversations: int, turns: int, tokens: int) -> int:
     return sum(file.stat().st_size for file in (folder / "conversations").iterdir())
 
 
-def spoken(key: Key, turns: int, tokens: int, noise: random.Random):  # noqa: ANN201
+def spoken(key: Key, turns: int, tokens: int, noise: random.Random):
     """(turn, verdict) of one conversation that climbs and may delete itself; treated and accepted ones stay calm."""
     calm = key.arm in ("bct", "accept")
     for number in range(1, turns + 1):
