@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "placid"
-ALL = "records store render protocol engine rollout judge pairs train organism report"
+ALL = "records store render protocol engine rollout judge pairs train organism report cluster"
 MAY_IMPORT = {
     "records": "",
     "config": "records",
@@ -25,8 +25,10 @@ MAY_IMPORT = {
     "train": "records render store",
     "organism": "records render store train",
     "report": "records store",
+    "cluster": "records store",
     "study": ALL,
-    "cli": ALL + " study",
+    "jobs": "records store cluster study",
+    "cli": ALL + " study jobs",
 }
 HEAVY_HOME = {
     "torch": ("train/", "organism/"),
@@ -34,7 +36,8 @@ HEAVY_HOME = {
     "peft": ("train/",),
     "transformers": ("render.py", "train/", "organism/"),
     "vllm": ("engine/vllm.py",),
-    "ray": ("rollout/ray_workers.py",),
+    "ray": ("rollout/ray_workers.py", "cluster/ray_node.py"),
+    "submitit": ("cluster/submit.py",),
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
     "matplotlib": ("report/figures.py",),

@@ -52,7 +52,7 @@ def rollout(config: Path, overrides: list[str]) -> None:
     """Hold the untrained arms and, once training has written adapters.json, the treatments too."""
     from placid import study as room
 
-    with room.held(room.read(config, overrides), say) as held:
+    with room.held(room.read(config, overrides), say, alone="rollout") as held:
         room.hold_untrained(held)
         if (held.run_dir.path / room.ADAPTERS).is_file():
             room.hold_trained(held)
@@ -84,7 +84,7 @@ def train(config: Path, overrides: list[str]) -> None:
     from placid import study as room
 
     settings = room.read(config, overrides)
-    with room.held(settings, say, new=False) as held:
+    with room.held(settings, say, new=False, alone="train") as held:
         room.train_all(held)
     say(f"adapters {settings.checkpoints / settings.name}")
 
@@ -139,6 +139,14 @@ def doctor(_path: Path | None, _overrides: list[str]) -> None:
     say(f"organism  {'checkpoints/organism' if found else 'not in this folder'}")
 
 
+def submit(arguments: argparse.Namespace, words: list[str]) -> None:
+    """Queue a study or one of its stages on a Slurm cluster."""
+    from placid import jobs
+
+    a = arguments
+    jobs.submit(jobs.asked_of(a.what, a.config, a.site, a.sweep, a.dry_run, words), say)
+
+
 def conditions(_path: Path | None, _overrides: list[str]) -> None:
     """Every condition, way out and probe with its exact texts."""
     from placid.protocol import listing
@@ -160,6 +168,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "organism": (organism, "config", "train the shipped tiny model again (configs/organism/*.toml)"),
     "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
     "status": (status, "run", "progress of a run directory as its newest attempt wrote it"),
+    "submit": (submit, "job", "queue a study, or one stage of it, on a Slurm cluster; --dry-run prints the scripts"),
     "doctor": (doctor, "", "what this machine has and what is missing"),
 }
 """Command → what it does, what it takes, one line about it."""
@@ -211,6 +220,19 @@ def parser() -> argparse.ArgumentParser:
         if takes == "config":
             sub.add_argument("-h", "--help", action=Help)
             sub.add_argument("config", type=Path, help="TOML file; overrides follow it: --samples 2 --turns 8")
+        elif takes == "job":
+            sub.usage = (
+                "placid submit study|STAGE CONFIG --site SITE [--dry-run] [--sweep KEY=A,B] [--site.key V] [--key V]"
+            )
+            sub.add_argument(
+                "what", help="study (all of it), or the name of one stage: rollout, pairs, train, report, ..."
+            )
+            sub.add_argument("config", type=Path, help="TOML file of the study; overrides of its keys may follow")
+            sub.add_argument("--site", type=Path, required=True, help="profile of the cluster, slurm/<site>.toml")
+            sub.add_argument("--dry-run", action="store_true", help="print the exact sbatch texts and queue nothing")
+            sub.add_argument(
+                "--sweep", action="append", default=[], metavar="KEY=A,B", help="an array: one run a value"
+            )
         elif takes:
             sub.add_argument(takes, type=Path, help="run directory, e.g. runs/demo")
     return top
@@ -225,9 +247,9 @@ def main(words: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[terminal])
     work, takes, _ = COMMANDS[arguments.command]
     try:
-        if overrides and takes != "config":
+        if overrides and takes not in ("config", "job"):
             raise BadInputError(f"{arguments.command} takes no overrides, but got {' '.join(overrides)}")
-        work(getattr(arguments, takes) if takes else None, overrides)
+        work(arguments if takes == "job" else getattr(arguments, takes) if takes else None, overrides)
     except BadInputError as error:
         print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)  # one line, whatever a parser said
         raise SystemExit(2) from None

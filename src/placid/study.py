@@ -14,13 +14,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
+from placid.cluster.end import begin
 from placid.config import Settings, canonical, file_sha, load, sha
 from placid.engine.settings import EngineSettings
 from placid.judge.settings import JudgeSettings
@@ -29,6 +30,7 @@ from placid.records import BadInputError, Prompt
 from placid.report.settings import ReportSettings
 from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings
 from placid.store import RunDir, read_prompts, write_json
+from placid.store.lease import leased
 from placid.train.settings import TrainSettings
 
 T = TypeVar("T")
@@ -275,22 +277,45 @@ class Held:
         return result
 
 
-@contextmanager
-def held(settings: StudySettings, say: Callable[[str], None], new: bool = True) -> Iterator[Held]:
-    """Check everything, then take the run directory and log into a new attempt; with new=False it must exist.
+def claim(settings: StudySettings) -> tuple[RunDir, list[Prompt]]:
+    """Check everything, then make the run directory or see that it is this study's; with all prompts.
 
     Raises:
         BadInputError: wrong input, before anything is written.
     """
     prompts, inputs = check(settings)
     run_dir = RunDir(settings.root / settings.name)
-    if not new and not (run_dir.path / "config.json").is_file():
-        raise BadInputError(f"no run in {run_dir.path}; placid rollout or placid study with this config starts it")
     config = canonical(settings)
     free = ("report", "judge")  # drawing may change, and one run may be graded by several judges
     identity = sha([{key: value for key, value in config.items() if key not in free}, inputs])
     run_dir.claim(config, identity, manifest(inputs))
+    return run_dir, prompts
+
+
+@contextmanager
+def held(settings: StudySettings, say: Callable[[str], None], new: bool = True, alone: str = "") -> Iterator[Held]:
+    """Check everything, then take the run directory and log into a new attempt; with new=False it must exist.
+
+    alone: what this process does that no other may do to the same run directory at the same time; empty: nothing.
+
+    Raises:
+        BadInputError: wrong input, before anything is written; or another process is at work there.
+    """
+    if not new and not (settings.root / settings.name / "config.json").is_file():
+        raise BadInputError(
+            f"no run in {settings.root / settings.name}; placid rollout or placid study with this config starts it"
+        )
+    run_dir, prompts = claim(settings)
+    with leased(run_dir.path, alone) if alone else nullcontext():
+        yield from _attempt(settings, run_dir, prompts, say)
+
+
+def _attempt(
+    settings: StudySettings, run_dir: RunDir, prompts: list[Prompt], say: Callable[[str], None]
+) -> Iterator[Held]:
+    """A new attempt with its log, for as long as the caller works."""
     attempt = run_dir.new_attempt()
+    begin(attempt)
     logger, file = logging.getLogger("placid"), attempt / "log.txt"
     handler, level = logging.FileHandler(file), logger.level
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -315,7 +340,7 @@ def run(settings: StudySettings, say: Callable[[str], None]) -> dict[str, Any]:
     Raises:
         BadInputError: wrong input, before anything is written.
     """
-    with held(settings, say) as study:
+    with held(settings, say, alone="study") as study:
         hold_untrained(study)
         if settings.interventions:
             intervene(study)

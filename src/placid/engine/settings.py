@@ -25,5 +25,7 @@ class EngineSettings(Settings):
     """Keep the history of a conversation in the key-value cache between its turns."""
     threads: int = Field(default=1, ge=1)
     """OpenMP threads of one CPU engine. Two threads on a busy 2-core machine collapse, so 1."""
+    reply_s: float = Field(default=0, ge=0)
+    """simulate: seconds that every reply takes."""
     recorded: Path | None = None
     """replay: the run directory whose replies are given again."""

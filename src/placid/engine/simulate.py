@@ -4,6 +4,7 @@ Its true parameters are the constants below, so a test can ask whether the pipel
 is a pure function of (prompt ids, seed, adapter): the state is read back from the history, never kept.
 """
 
+import asyncio
 import math
 import random
 import re
@@ -61,7 +62,7 @@ class SimulateEngine:
     ) -> None:
         """answers: question text → right answers, so that the machine can be right sometimes."""
         self.context_tokens = settings.context_tokens
-        self._model, self._answers = model, dict(answers or {})
+        self._model, self._answers, self._reply_s = model, dict(answers or {}), settings.reply_s
 
     async def start(self) -> None:
         """Load the tokenizer."""
@@ -72,6 +73,8 @@ class SimulateEngine:
         room = self.context_tokens - len(request.prompt_ids)
         if room < 1:
             raise ContextOverflowError(f"{len(request.prompt_ids)} prompt tokens, {self.context_tokens} of context")
+        if self._reply_s:
+            await asyncio.sleep(self._reply_s)
         text = self.say(self.history(request.prompt_ids), random.Random(request.seed), request.adapter is not None)
         ids = self._renderer.encode(text)
         limit = min(request.max_tokens, room)

@@ -1,0 +1,198 @@
+"""Site profiles and the sbatch texts that they give. No Slurm is needed here; tests/cluster has one.
+
+The texts in slurm/*.sbatch are those that placid submits, for reading and for use by hand; `python tests/test_sbatch.py`
+writes them again.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from placid.cli import main
+from placid.cluster import ports, rank, slurm
+from placid.cluster.end import Job, judge
+from placid.cluster.sbatch import Place, script
+from placid.cluster.site import SiteSettings, read, seconds
+from placid.cluster.submit import points_of
+from placid.config import describe
+from placid.jobs import placed, stages
+from placid.records import BadInputError
+from placid.study import read as read_study
+
+ROOT = Path(__file__).parent.parent
+SITES = sorted((ROOT / "slurm").glob("*.toml"))
+CONFIG = "configs/study/demo.toml"
+SHOWN = ("generic", "a100-4x")
+"""Profiles whose texts are shipped: one node, several nodes."""
+
+
+def shipped():
+    """File name → text of slurm/*.sbatch."""
+    place = Place(run="runs/demo", config=CONFIG, code="src", logs=".")
+    texts = {}
+    for name in SHOWN:
+        site = read(ROOT / f"slurm/{name}.toml")
+        words = placed(ROOT / CONFIG, [], site)
+        for stage in stages(read_study(ROOT / CONFIG, words)):
+            texts[f"{name}.{stage.name}.sbatch"] = script(stage, site, place, words)
+    return texts
+
+
+def test_the_shipped_texts_are_those_that_are_submitted():
+    kept = {path.name: path.read_text() for path in (ROOT / "slurm").glob("*.sbatch")}
+    assert kept == shipped(), "python tests/test_sbatch.py writes slurm/*.sbatch again"
+
+
+def test_the_texts_pass_shellcheck(tmp_path):
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    texts = shipped()
+    site = read(ROOT / "slurm/a100-4x.toml")
+    place = Place(run="runs/demo.sweep", config="c.toml", code="code", logs="logs", sweep="sweep.txt")
+    demo = stages(read_study(ROOT / CONFIG, []))
+    texts |= {f"sweep.{s.name}.sbatch": script(s, site, place, ["--tag", "it's a name"], 3) for s in demo}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    found = sorted(tmp_path.glob("*.sbatch")) + sorted((ROOT / "tests/cluster").glob("*.sh"))
+    done = subprocess.run([shellcheck, "--severity=style", *found], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("file", SITES, ids=lambda p: p.stem)
+def test_a_shipped_profile_says_what_it_is_for(file):
+    assert file.read_text().startswith("# ")
+    assert read(file).engines(1) >= 1
+
+
+def test_every_key_of_a_profile_says_what_it_means():
+    assert [key for key, _, text in describe(SiteSettings) if not text] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--time", "8h"], "hours:minutes:seconds"),
+        (["--partiton", "gpu"], "did you mean 'partition'"),
+        (["--gpus_per_node", "-1"], "gpus_per_node = -1"),
+        (["--extra", '["reservation=x"]'], "no sbatch option"),
+    ],
+)
+def test_a_wrong_profile_is_one_sentence(words, says):
+    with pytest.raises(BadInputError, match=says):
+        read(ROOT / "slurm/generic.toml", words)
+
+
+def test_durations():
+    assert [seconds(text) for text in ("00:00:01", "08:30:00", "2-00:00:00")] == [1, 30_600, 172_800]
+
+
+def test_what_follows_from_the_profile_does_not_overrule_the_user():
+    site = read(ROOT / "slurm/a100-4x.toml")
+    assert placed(ROOT / CONFIG, [], site) == ["--workers", "8", "--launcher", "ray", "--train.recipe.processes", "8"]
+    assert placed(ROOT / CONFIG, ["--workers", "3"], site)[:4] == ["--workers", "3", "--launcher", "ray"]
+
+
+def test_a_sweep_is_every_combination_under_its_own_name():
+    points = points_of(["seed=1,2", "arms.base.condition=harsh"], "demo")
+    assert points[0] == ["--name", "demo.seed-1.condition-harsh", "--seed", "1", "--arms.base.condition", "harsh"]
+    assert len(points) == 2
+    with pytest.raises(BadInputError, match="--sweep seed=1,2,3"):
+        points_of(["seed"], "demo")
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpus"),
+    [
+        ("gpu:8", (8, "")),
+        ("gpu:h200:8(S:0-1)", (8, "h200")),
+        ("shard:16,gpu:a100_80gb:4", (4, "a100_80gb")),
+        ("(null)", (0, "")),
+    ],
+)
+def test_gpus_of_a_node(gres, gpus):
+    assert slurm.gpus_of(gres) == gpus
+
+
+RUNNING, CANCELLED = Job("RUNNING", 5000), Job("CANCELLED", 5000)
+
+
+@pytest.mark.parametrize(
+    ("code", "job", "restart", "state", "why", "again"),
+    [
+        (0, RUNNING, 0, "done", "", False),
+        (75, RUNNING, 0, "requeued", "preempted", True),
+        (75, Job("RUNNING", 100), 0, "requeued", "time limit", True),
+        (138, RUNNING, 3, "requeued", "preempted", True),
+        (75, RUNNING, 20, "stopped", "requeues = 20", False),
+        (75, CANCELLED, 0, "stopped", "cancelled", False),
+        (143, CANCELLED, 0, "stopped", "cancelled", False),
+        (137, RUNNING, 0, "failed", "out of memory", False),
+        (2, RUNNING, 0, "failed", "bad input", False),
+        (1, RUNNING, 0, "failed", "exit code 1", False),
+    ],
+)
+def test_how_a_job_ended(code, job, restart, state, why, again):
+    end = judge(code, job, restart, requeues=20, grace_s=180)
+    assert (end.state, end.requeue) == (state, again)
+    assert why in end.why
+
+
+def test_ports_of_jobs_are_apart_and_below_the_ephemeral_ones():
+    first = {ports.block(job, floor=32_768) for job in range(100)}
+    assert len(first) == 100
+    assert max(first) + ports.BLOCK <= 32_768
+    assert min(abs(a - b) for a in first for b in first if a != b) >= ports.BLOCK
+
+
+def test_a_taken_port_moves_the_block():
+    import socket
+
+    with socket.socket() as other:
+        own = ports.block(7, floor=32_768)
+        other.bind(("", own + 3))
+        other.listen()
+        assert ports.block(7, floor=32_768) == own + ports.BLOCK
+
+
+def test_an_unknown_interface_is_named():
+    with pytest.raises(BadInputError, match="interface = 'ib9'"):
+        ports.address("ib9")
+
+
+def test_a_rank_knows_its_place_and_nothing_of_pmi():
+    given = {
+        "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "4", "PMI_RANK": "5", "HOME": "/",
+    }  # fmt: skip
+    env = rank.environment(given, "ib0")
+    assert (env["RANK"], env["LOCAL_RANK"], env["WORLD_SIZE"], env["LOCAL_WORLD_SIZE"]) == ("5", "1", "8", "4")
+    assert env["NCCL_SOCKET_IFNAME"] == env["GLOO_SOCKET_IFNAME"] == "ib0"
+    assert "PMI_RANK" not in env
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("study", "--site", "none.toml"), "none.toml"),
+        (("studdy", "--site", "slurm/generic.toml"), "'studdy' is no stage"),
+        (("study", "--site", "slurm/generic.toml", "--site.nodse", "2"), "did you mean 'nodes'"),
+        (("study", "--site", "slurm/generic.toml", "--model", "none"), "no model in none"),
+        (("study", "--site", "slurm/generic.toml", "--root", "/tmp/runs"), "/tmp"),
+        (("study", "--site", "slurm/generic.toml", "--site.gpu_memory_gb", "0.001"), "GiB of weights"),
+        (("study", "--site", "slurm/generic.toml", "--judge.kind", "gemini"), "light.offline"),
+    ],
+)
+def test_refused_before_anything_is_queued(words, says, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["submit", words[0], CONFIG, *words[1:], "--dry-run"])
+    shown = capsys.readouterr()
+    assert left.value.code == 2
+    assert shown.err.count("\n") == 1
+    assert says in shown.err
+    assert "sbatch" not in shown.out
+
+
+if __name__ == "__main__":
+    for name, text in shipped().items():
+        (ROOT / "slurm" / name).write_text(text)
