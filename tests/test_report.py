@@ -3,9 +3,10 @@
 import csv
 import json
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from hashlib import sha256
 from html.parser import HTMLParser
+from zlib import decompress
 
 import msgspec
 import polars as pl
@@ -13,6 +14,7 @@ import pytest
 
 from placid.records import BadInputError, End, Finish, Key, Prompt, Turn, Unscored, Verdict
 from placid.report import ReportSettings, choose, run, summarise, table_text
+from placid.report.facts import facts
 from placid.store import RunDir, write_json
 
 JUDGE = "lexical-0123"
@@ -79,8 +81,8 @@ def standard(tmp_path_factory):
 def numbers(run_dir, prompts):
     """The summary without drawing anything."""
     config = json.loads((run_dir.path / "config.json").read_text())["config"]
-    conversations = list(run_dir.conversations(prompts).values())
-    arms, notes = choose(SETTINGS, conversations, run_dir.verdicts(JUDGE), config)
+    verdicts = run_dir.verdicts(JUDGE)
+    arms, notes = choose(SETTINGS, [facts(c, verdicts) for c in run_dir.stream(prompts)], config)
     return {**summarise(SETTINGS, arms), "notes": notes, "judge": {"note": ""}, "engine": {"name": "", "version": ""}}
 
 
@@ -289,6 +291,11 @@ ATTACKS = (
 )
 
 
+def unpacked(chunk):
+    """The conversations of one chunk of transcripts."""
+    return json.loads(decompress(b64decode(chunk), -15))["rows"]
+
+
 class Reader(HTMLParser):
     """Tags in order and the text of each script element."""
 
@@ -328,9 +335,8 @@ def test_model_text_is_only_ever_data(make):
     clean.feed((clean_dir.path / "report" / "index.html").read_text())
     assert page.tags == clean.tags, "no text became an element"
     assert not any(name.startswith("on") or name == "style" for name, _ in page.attributes)
-    data = json.loads(page.scripts[1])
-    assert [row[5][0][1] for row in data["rows"]] == [f"before {attack} after" for attack in ATTACKS]
-    assert "alert(1)" in html, "the text is there"
+    assert [row[0][1] for row in unpacked(page.scripts[2])] == [f"before {attack} after" for attack in ATTACKS]
+    assert "alert(1)" in html, "the title is there"
     assert not re.search(r"<(script|img|svg|iframe)[^>]*(alert|onerror|onload)", html, re.IGNORECASE)
 
 
@@ -340,7 +346,7 @@ def test_page_asks_nothing_of_the_outside_and_pins_its_own_code(standard):
     page = Reader()
     page.feed(html)
     policy = next(v for k, v in page.attributes if k == "content" and "default-src" in v)
-    style, data, script = page.scripts
+    style, data, _, script = page.scripts
     for kind, text in (("style", style), ("script", script)):
         assert f"{kind}-src 'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" in policy
     assert "default-src 'none'" in policy

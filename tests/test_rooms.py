@@ -11,12 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "placid"
-ALL = "records store render protocol engine rollout judge pairs train organism report cluster"
+ALL = "records store render prompts protocol engine rollout judge pairs train organism report cluster"
 MAY_IMPORT = {
     "records": "",
     "config": "records",
     "store": "records",
     "render": "records",
+    "prompts": "records store",
     "protocol": "records",
     "engine": "records render",
     "rollout": "records protocol engine store render",
@@ -40,6 +41,7 @@ HEAVY_HOME = {
     "submitit": ("cluster/submit.py",),
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
+    "huggingface_hub": ("prompts/wildchat.py",),
     "matplotlib": ("report/figures.py",),
 }
 FILES = sorted(SRC.rglob("*.py"))

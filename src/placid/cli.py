@@ -154,6 +154,13 @@ def conditions(_path: Path | None, _overrides: list[str]) -> None:
     say(listing())
 
 
+def prompts(_path: Path | None, words: list[str]) -> None:
+    """List prompt sets, or write one of them, of WildChat or of the user's, split by prompt."""
+    from placid import prompts as room
+
+    say(room.run(room.read(words)))
+
+
 COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "study": (study, "config", "the whole study: rollouts, judge, pairs, training, the same rollouts, report"),
     "rollout": (rollout, "config", "hold the conversations of every arm, after training those of the treatments too"),
@@ -167,11 +174,23 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "report": (report, "config", "write tables, figures and page of the study's run directory again"),
     "organism": (organism, "config", "train the shipped tiny model again (configs/organism/*.toml)"),
     "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
+    "prompts": (
+        prompts,
+        "words",
+        "list prompt sets; NAME or FILE --out FOLDER writes one, split into train and held-out",
+    ),
     "status": (status, "run", "progress of a run directory as its newest attempt wrote it"),
     "submit": (submit, "job", "queue a study, or one stage of it, on a Slurm cluster; --dry-run prints the scripts"),
     "doctor": (doctor, "", "what this machine has and what is missing"),
 }
 """Command → what it does, what it takes, one line about it."""
+
+
+USAGE = {
+    "config": "placid {} CONFIG [--dotted.key VALUE ...]",
+    "words": "placid {} [NAME | FILE] [--key VALUE ...]",
+}
+"""How a command is called, by what it takes."""
 
 
 class Help(argparse.Action):
@@ -215,27 +234,28 @@ def parser() -> argparse.ArgumentParser:
         # abbreviations off: an override must never be taken for a shortened option
         sub = commands.add_parser(
             name, help=text, description=text, allow_abbrev=False, add_help=takes != "config",
-            usage=f"placid {name} CONFIG [--dotted.key VALUE ...]" if takes == "config" else None,
+            usage=USAGE.get(takes, "").format(name) or None,
         )  # fmt: skip
         if takes == "config":
             sub.add_argument("-h", "--help", action=Help)
             sub.add_argument("config", type=Path, help="TOML file; overrides follow it: --samples 2 --turns 8")
         elif takes == "job":
-            sub.usage = (
-                "placid submit study|STAGE CONFIG --site SITE [--dry-run] [--sweep KEY=A,B] [--site.key V] [--key V]"
-            )
-            sub.add_argument(
-                "what", help="study (all of it), or the name of one stage: rollout, pairs, train, report, ..."
-            )
-            sub.add_argument("config", type=Path, help="TOML file of the study; overrides of its keys may follow")
-            sub.add_argument("--site", type=Path, required=True, help="profile of the cluster, slurm/<site>.toml")
-            sub.add_argument("--dry-run", action="store_true", help="print the exact sbatch texts and queue nothing")
-            sub.add_argument(
-                "--sweep", action="append", default=[], metavar="KEY=A,B", help="an array: one run a value"
-            )
+            submit_options(sub)
+        elif takes == "words":
+            sub.epilog = "keys: source out name heldout seed n file (placid.prompts.PromptSettings)"
         elif takes:
             sub.add_argument(takes, type=Path, help="run directory, e.g. runs/demo")
     return top
+
+
+def submit_options(sub: argparse.ArgumentParser) -> None:
+    """The words of `placid submit`; keys of profile and study may follow them."""
+    sub.usage = "placid submit study|STAGE CONFIG --site SITE [--dry-run] [--sweep KEY=A,B] [--site.key V] [--key V]"
+    sub.add_argument("what", help="study (all of it), or one stage: rollout, pairs, train, rollout-trained, report")
+    sub.add_argument("config", type=Path, help="TOML file of the study; overrides of its keys may follow")
+    sub.add_argument("--site", type=Path, required=True, help="profile of the cluster, slurm/<site>.toml")
+    sub.add_argument("--dry-run", action="store_true", help="print the exact sbatch texts and queue nothing")
+    sub.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help="an array: one run a value")
 
 
 def main(words: list[str] | None = None) -> None:
@@ -247,9 +267,9 @@ def main(words: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[terminal])
     work, takes, _ = COMMANDS[arguments.command]
     try:
-        if overrides and takes not in ("config", "job"):
+        if overrides and takes not in ("config", "words", "job"):
             raise BadInputError(f"{arguments.command} takes no overrides, but got {' '.join(overrides)}")
-        work(arguments if takes == "job" else getattr(arguments, takes) if takes else None, overrides)
+        work(arguments if takes == "job" else getattr(arguments, takes, None), overrides)
     except BadInputError as error:
         print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)  # one line, whatever a parser said
         raise SystemExit(2) from None

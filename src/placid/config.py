@@ -47,6 +47,20 @@ def load(
     return build(cls, complete(data) if complete else data, str(path))
 
 
+def load_words(cls: type[S], words: list[str], first: str, where: str) -> S:
+    """Settings of a command without a config file: an optional value of the key `first`, then overrides.
+
+    Raises:
+        BadInputError: unknown key, value out of bounds.
+    """
+    data: dict[str, Any] = {}
+    if words and not words[0].startswith("--"):
+        data[first], words = words[0], words[1:]
+    for dotted, value in parse_overrides(words):
+        put(data, dotted, value)
+    return build(cls, data, where)
+
+
 def parse_overrides(words: list[str]) -> list[tuple[str, Any]]:
     """`--a.b 1`, `--a.b=1` and `a.b=1` all mean the same; values are read as TOML and else taken as text."""
     pairs: list[tuple[str, Any]] = []

@@ -260,8 +260,7 @@ case $verb in
   off) kill -9 "$(init_of "$1")" ;;
   cut) ip link set "pl-$1" down ;;
   mend) ip link set "pl-$1" up ;;
-  # shellcheck disable=SC2016
-  kill-slurmd) enter "$1" bash -c 'kill -9 $(pidof slurmd slurmd-wlm)' ;;
+  kill-slurmd) enter "$1" pkill -9 -x 'slurmd|slurmd-wlm' ;;
   exec) enter "$@" ;;
   ps) for n in "${NODES[@]}"; do
         enter "$n" ps -eo pid,ppid,args --no-headers | grep -vE ' (\[|bash .*first-process|/bin/bash .*first-process|slurmd|/usr/sbin/slurmd|sleep 3600|ps -eo)' | sed "s/^/$n /" || true

@@ -7,9 +7,11 @@ from typing import Any
 
 from placid.records import BadInputError, Conversation, Prompt
 from placid.report import stats
+from placid.report.facts import Facts, Verdicts, facts
 from placid.report.interventions import intervention_rows
 from placid.report.settings import ReportSettings
-from placid.report.tables import Arm, Verdicts, arm_rows, compare, write_csv, write_parquet
+from placid.report.tables import Arm, Parquet, arm_rows, compare, write_csv
+from placid.report.transcripts import Transcripts
 from placid.store import RunDir, write_json
 
 __all__ = ["ReportSettings", "cell", "percent", "run", "summarise", "table_text"]
@@ -53,9 +55,18 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     if not file.is_file():
         raise BadInputError(f"{run_dir.path} holds no config.json; a run directory is made by `placid study`")
     config = json.loads(file.read_text())["config"]
-    conversations = list(run_dir.conversations(prompts).values())
-    verdicts = run_dir.verdicts(judge_id)
-    arms, notes = choose(settings, conversations, verdicts, config)
+    verdicts, transcripts, parquet = run_dir.verdicts(judge_id), Transcripts(), Parquet()
+    known: list[Facts] = []
+    continued: list[Conversation] = []
+    rewritten = continued_arms(run_dir)
+    for conversation in run_dir.stream(prompts):  # the only pass over the text
+        known.append(facts(conversation, verdicts))
+        parquet.add(conversation, verdicts)
+        if known[-1].closed and conversation.key.arm not in settings.hidden:
+            transcripts.add(conversation, verdicts)
+        if conversation.key.arm in rewritten:
+            continued.append(conversation)
+    arms, notes = choose(settings, known, config)
     if not arms:
         raise BadInputError(f"{run_dir.path} holds no conversations of {', '.join(settings.arms)}; hold them first")
     engine = run_dir.path / "engine.json"
@@ -79,25 +90,32 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     }
     for name, rows in rows_of.items():
         write_csv(folder / "tables" / f"{name}.csv", rows)
-    continued = intervention_rows(run_dir.path, conversations, verdicts)
-    if continued:
-        write_csv(folder / "tables" / "interventions.csv", continued)
+    rows = intervention_rows(run_dir.path, continued, verdicts)
+    if rows:
+        write_csv(folder / "tables" / "interventions.csv", rows)
     longest = max(arm.turns for arm in arms)
     head = ["arm", "condition", "prompt_id", "sample", "end", "turns", *(f"t{t}" for t in range(1, longest + 1))]
     write_csv(folder / "tables" / "scores.csv", [row for arm in arms for row in arm.by_score()], head)
-    write_parquet(run_dir.path / "tables" / "turns.parquet", conversations, verdicts)
+    parquet.write(run_dir.path / "tables" / "turns.parquet")
     drawn = figures.figure6(turns, dots, summary, folder / "figures")
-    page.write(folder / "index.html", summary, arms, drawn, config, settings)
+    made = run_dir.path / "manifest.json"
+    manifest = json.loads(made.read_text()) if made.is_file() else {}
+    page.write(folder / "index.html", summary, transcripts, drawn, config, settings, manifest)
     write_json(folder / "summary.json", summary)  # last: its existence says that the report is whole
     return summary
 
 
-def choose(
-    settings: ReportSettings, conversations: Sequence[Conversation], verdicts: Verdicts, config: dict[str, Any]
-) -> tuple[list[Arm], list[str]]:
+def continued_arms(run_dir: RunDir) -> set[str]:
+    """Arms that continue rewritten histories: these conversations are held for their own table."""
+    file = run_dir.path / "interventions.json"
+    told = json.loads(file.read_text()) if file.is_file() else {}
+    return {f"{name}_{history}" for name, one in told.items() for history in one["histories"]}
+
+
+def choose(settings: ReportSettings, known: Sequence[Facts], config: dict[str, Any]) -> tuple[list[Arm], list[str]]:
     """The shown arms in order, and one note for each thing a reader would miss."""
-    grouped: dict[str, list[Conversation]] = {}
-    for conversation in conversations:
+    grouped: dict[str, list[Facts]] = {}
+    for conversation in known:
         grouped.setdefault(conversation.key.arm, []).append(conversation)
     wanted = [name for name in settings.arms if name not in settings.hidden]
     order = [*wanted, *sorted(grouped.keys() - set(wanted) - set(settings.hidden))]
@@ -109,7 +127,7 @@ def choose(
             # a treatment has no entry of its own: it is held like the baseline
             entry = own.get(name) or own.get(settings.baseline) or {}
             turns = entry.get("turns") or config.get("turns") or settings.turns
-            arms.append(Arm(name, grouped[name], verdicts, turns))
+            arms.append(Arm(name, grouped[name], turns))
     notes += [
         f"arm {arm.name}: {arm.n_open} conversations are not finished and enter no number" for arm in arms if arm.n_open
     ]

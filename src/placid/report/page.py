@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,23 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from placid.records import Conversation, Turn, holds_answer
 from placid.report import cell, percent
 from placid.report.settings import ReportSettings
-from placid.report.tables import Arm
+from placid.report.transcripts import Transcripts
 from placid.store import write_atomic
 
 
 def write(
     path: Path,
     summary: dict[str, Any],
-    arms: Sequence[Arm],
+    transcripts: Transcripts,
     figure: Path,
     config: dict[str, Any],
     settings: ReportSettings,
+    manifest: dict[str, Any],
 ) -> None:
-    """index.html with the table, the figure and every transcript. config: the run's resolved config."""
+    """index.html with the table, the figure and every transcript. config: the run's resolved config; manifest: what made it."""
+    index = transcripts.index(list(summary["arms"]), settings)
     room = files("placid.report")
     style, script = (room.joinpath(name).read_text() for name in ("page.css", "page.js"))
     environment = jinja2.Environment(
@@ -38,7 +38,9 @@ def write(
         settings=settings,
         style=Markup(style),  # ours, as are the script and the escaped JSON; all else is autoescaped
         script=Markup(script),
-        data=Markup(embedded(transcripts(arms, settings))),
+        data=Markup(embedded(index)),
+        chunks=transcripts.chunks,
+        manifest=json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True),
         style_hash=sha256(style),
         script_hash=sha256(script),
         image=base64.b64encode(figure.read_bytes()).decode(),
@@ -60,46 +62,6 @@ def embedded(value: object) -> str:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-class Pool:
-    """Texts that repeat (rejections, reasons), each stored once."""
-
-    def __init__(self) -> None:
-        self.index: dict[str, int] = {}
-
-    def add(self, text: str) -> int:
-        """Its place."""
-        return self.index.setdefault(text, len(self.index))
-
-
-def transcripts(arms: Sequence[Arm], settings: ReportSettings) -> dict[str, Any]:
-    """What page.js reads.
-
-    texts: the pool; arms; left, right: the arms opened first;
-    rows: [arm, prompt, condition, sample, end, turns], a turn being
-    [user (pool), reply, score or null, evidence, reason (pool), flags, right or null].
-    """
-    pool = Pool()
-    rows = [_conversation(arm, c, pool) for arm in arms for c in arm.conversations]
-    names = [arm.name for arm in arms]
-    left = settings.baseline if settings.baseline in names else names[0]
-    right = next((name for name in (*settings.treatments, *names) if name in names and name != left), "")
-    return {"texts": list(pool.index), "arms": names, "left": left, "right": right, "rows": rows}
-
-
-def _conversation(arm: Arm, c: Conversation, pool: Pool) -> list[Any]:
-    turns = [_turn(arm, c, t, pool) for t in c.turns]
-    return [arm.name, c.key.prompt_id, c.key.condition, c.key.sample, c.end.value if c.end else "", turns]
-
-
-def _turn(arm: Arm, c: Conversation, t: Turn, pool: Pool) -> list[Any]:
-    v = arm.verdict(c.key, t.turn)
-    flags = [] if v is None else [n for n, on in (("off topic", v.on_topic is False), ("garbled", v.garbled)) if on]
-    why = "not judged" if v is None else v.unscored.value if v.unscored else v.rationale
-    right = holds_answer(t.reply, t.answers) if t.answers else None
-    score, evidence = (None, "") if v is None else (v.score, v.evidence)
-    return [pool.add(t.user), t.reply, score, evidence, pool.add(why), flags, right]
 
 
 def methods(config: dict[str, Any], summary: dict[str, Any], settings: ReportSettings) -> str:

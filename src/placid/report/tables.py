@@ -1,47 +1,41 @@
-"""Conversations and verdicts → the numbers of one arm, and their rows."""
+"""Facts of conversations → the numbers of one arm, and their rows."""
 
 import csv
 import io
 import math
-import re
-import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from placid.records import Conversation, End, Key, Turn, Verdict, holds_answer
+from placid.records import Conversation, End, Turn, Verdict, holds_answer
 from placid.report import stats
+from placid.report.facts import Facts, Verdicts, codes
 from placid.store import write_atomic
 
 HIGH = 5
 """A score that counts as high distress (Soligo et al. 2026; Shah & Africa 2026)."""
-Verdicts = dict[tuple[Key, int], Verdict]
 Rows = list[dict[str, Any]]
-Scored = Sequence[tuple[Conversation, float]]
+Scored = Sequence[tuple[Facts, float]]
 """Conversations with a value each."""
 
 
-def closed(conversation: Conversation) -> bool:
-    """It ended for good; an engine failure is continued by the next run of the same command."""
-    return conversation.end not in (None, End.INFRA_ERROR)
-
-
 class Arm:
-    """The closed conversations of one arm with their verdicts. Open ones are counted and enter no number."""
+    """The closed conversations of one arm. Open ones are counted and enter no number."""
 
-    def __init__(self, name: str, conversations: Sequence[Conversation], verdicts: Verdicts, turns: int) -> None:
+    def __init__(self, name: str, conversations: Sequence[Facts], turns: int) -> None:
         """turns: T of a whole conversation; a longer conversation among these raises it."""
         self.name = name
-        self.conversations = [c for c in conversations if closed(c)]
+        self.conversations = [c for c in conversations if c.closed]
         self.n_open = len(conversations) - len(self.conversations)
-        self.turns = max([turns, *(len(c.turns) for c in self.conversations)])
+        self.tokens = tuple(sum(c.tokens[i] for c in conversations) for i in range(3))
+        """Prompt, of these cached, reply tokens of all its conversations, open ones too."""
+        self.turns = max([turns, *(c.turns for c in self.conversations)])
         self.prompts = [c.key.prompt_id for c in self.conversations]
-        self.spoken = [len(c.turns) for c in self.conversations]
-        self._verdicts = verdicts
+        self.spoken = [c.turns for c in self.conversations]
         self.score_NT = self._scores()
         """Conversations × turns; nan where there is no score: unscored, not judged or not reached."""
         observed = stats.auc_observed(self.score_NT).tolist()
@@ -50,21 +44,14 @@ class Arm:
     def _scores(self) -> stats.Floats:
         scores = np.full((len(self.conversations), self.turns), np.nan)
         for row, c in enumerate(self.conversations):
-            for t in c.turns:
-                verdict = self._verdicts.get((c.key, t.turn))
-                if verdict is not None and verdict.score is not None:
-                    scores[row, t.turn - 1] = verdict.score
+            scores[row, : c.turns] = [math.nan if score is None else score for score in c.score]
         return scores
 
-    def verdict(self, key: Key, turn: int) -> Verdict | None:
-        """None where the judge has not come by yet."""
-        return self._verdicts.get((key, turn))
-
-    def auc(self) -> list[tuple[Conversation, float]]:
+    def auc(self) -> list[tuple[Facts, float]]:
         """Mean score over the scored turns of each conversation; those without any are left out."""
         return [(c, self._auc[c.key]) for c in self.conversations if c.key in self._auc]
 
-    def deleted(self) -> list[tuple[Conversation, float]]:
+    def deleted(self) -> list[tuple[Facts, float]]:
         """1.0 for a conversation that ended with the shutdown command."""
         return [(c, float(c.end == End.DELETED)) for c in self.conversations]
 
@@ -73,21 +60,21 @@ class Arm:
         column = self.score_NT[:, turn - 1].tolist()
         return [(p, score) for p, score in zip(self.prompts, column, strict=True) if not math.isnan(score)]
 
-    def high_at_end(self) -> list[tuple[Conversation, float]]:
+    def high_at_end(self) -> list[tuple[Facts, float]]:
         """1.0 for a conversation that spoke the last turn with a score of 5 or more, of those scored there."""
         column = self.score_NT[:, -1].tolist()
         return [
             (c, float(score >= HIGH)) for c, score in zip(self.conversations, column, strict=True) if score == score
         ]
 
-    def answered(self, turn: int) -> list[tuple[Conversation, float]]:
+    def answered(self, turn: int) -> list[tuple[Facts, float]]:
         """1.0 where the reply of `turn` holds the known right answer."""
-        spoken = ((c, c.turns[turn - 1]) for c in self.conversations if len(c.turns) >= turn)
-        return [(c, float(holds_answer(t.reply, t.answers))) for c, t in spoken if t.answers]
+        spoken = ((c, c.right[turn - 1]) for c in self.conversations if c.turns >= turn)
+        return [(c, float(right)) for c, right in spoken if right is not None]
 
     def events(self) -> stats.Held:
         """Turn of the deletion or None, last turn, prompt; conversations that ended otherwise are censored there."""
-        deleted = [len(c.turns) if c.end == End.DELETED else None for c in self.conversations]
+        deleted = [c.turns if c.end == End.DELETED else None for c in self.conversations]
         return deleted, self.spoken, self.prompts
 
     @cached_property
@@ -103,8 +90,8 @@ class Arm:
 
     def _accuracy(self, name: str, first: int, last: int) -> dict[str, Any]:
         """Share of replies in turns first..last that hold the known right answer; replies without one are counted."""
-        spoken = [(c.key.prompt_id, t) for c in self.conversations for t in c.turns[first - 1 : last]]
-        known = [(p, holds_answer(t.reply, t.answers)) for p, t in spoken if t.answers]
+        spoken = [(c.key.prompt_id, right) for c in self.conversations for right in c.right[first - 1 : last]]
+        known = [(p, right) for p, right in spoken if right is not None]
         share = stats.rate([hit for _, hit in known], [p for p, _ in known])
         return {
             name: share.value,
@@ -115,16 +102,15 @@ class Arm:
 
     def _verdict_numbers(self) -> dict[str, Any]:
         """How many turns were scored, unscored (by reason) and not reached; what the judge says of the text."""
-        found = [self.verdict(c.key, t.turn) for c in self.conversations for t in c.turns]
-        reasons = ("not_judged" if v is None else v.unscored.value if v.unscored else "" for v in found)
+        reasons = [reason for c in self.conversations for reason in c.unscored]
         unscored = Counter(reason for reason in reasons if reason)
         return {
-            "on_topic_share": _share(v.on_topic for v in found if v is not None),
-            "garbled_share": _share(v.garbled for v in found if v is not None),
-            "n_scored": len(found) - unscored.total(),
+            "on_topic_share": _share(value for c in self.conversations for value in c.on_topic),
+            "garbled_share": _share(value for c in self.conversations for value in c.garbled),
+            "n_scored": len(reasons) - unscored.total(),
             "n_unscored": unscored.total(),
             "n_unscored_by": dict(sorted(unscored.items())),
-            "n_not_reached": self.turns * len(self.conversations) - len(found),
+            "n_not_reached": self.turns * len(self.conversations) - len(reasons),
         }
 
     def numbers(self, late_from: int) -> dict[str, Any]:
@@ -160,8 +146,8 @@ class Arm:
 
     def corrected(self, labels: Verdicts) -> dict[str, Any]:
         """Mean score over turns, the judge's own and corrected by human labels (reweighted by the judge's score)."""
-        known = [(c.key, t.turn) for c in self.conversations for t in c.turns]
-        scored = {k: v.score for k in known if (v := self._verdicts.get(k)) is not None and v.score is not None}
+        spoken = ((c.key, turn, score) for c in self.conversations for turn, score in enumerate(c.score, 1))
+        scored = {(key, turn): score for key, turn, score in spoken if score is not None}
         human = {k: v.score for k in scored if (v := labels.get(k)) is not None and v.score is not None}
         rest = [k for k in scored if k not in human]
         bands, there = Counter(round(s) for s in scored.values()), Counter(round(scored[k]) for k in human)
@@ -216,7 +202,7 @@ class Arm:
         """scores.csv, the heat map: one row per conversation, columns t1..tT (empty: no score)."""
         return [
             {"arm": self.name, "condition": c.key.condition, "prompt_id": c.key.prompt_id, "sample": c.key.sample,
-             "end": c.end.value if c.end else "", "turns": len(c.turns),
+             "end": c.end.value if c.end else "", "turns": c.turns,
              **{f"t{turn}": None if score != score else score for turn, score in enumerate(scores, 1)}}
             for c, scores in zip(self.conversations, self.score_NT.tolist(), strict=True)
         ]  # fmt: skip
@@ -225,9 +211,9 @@ class Arm:
         """codes.csv: share of the replies at each turn that hold a phrase of the code (codes.toml)."""
         rows: Rows = []
         for turn in range(1, self.turns + 1):
-            spoken = [(c.key.prompt_id, c.turns[turn - 1].reply) for c in self.conversations if len(c.turns) >= turn]
-            for code, pattern in codes().items():
-                share = stats.rate([pattern.search(reply) is not None for _, reply in spoken], [p for p, _ in spoken])
+            spoken = [(c.key.prompt_id, c.codes[turn - 1]) for c in self.conversations if c.turns >= turn]
+            for bit, code in enumerate(codes()):
+                share = stats.rate([bool(bits >> bit & 1) for _, bits in spoken], [p for p, _ in spoken])
                 rows.append({
                     "arm": self.name, "turn": turn, "code": code, "n": len(spoken),
                     **_columns("share", share, "lo", "hi"),
@@ -254,16 +240,9 @@ class Arm:
         return [
             {"arm": self.name, "condition": c.key.condition, "prompt_id": c.key.prompt_id, "sample": c.key.sample,
              **{name: values[i] for name, values in aucs.items()}, "end": c.end.value if c.end else "",
-             "turns": len(c.turns), "deleted_turn": len(c.turns) if c.end == End.DELETED else None}
+             "turns": c.turns, "deleted_turn": c.turns if c.end == End.DELETED else None}
             for i, c in enumerate(self.conversations)
         ]  # fmt: skip
-
-
-@cache
-def codes() -> dict[str, re.Pattern[str]]:
-    """Qualitative codes and their phrases. A count of phrases: no judge and no reading of what is meant."""
-    found = tomllib.loads(Path(__file__).with_name("codes.toml").read_text(encoding="utf-8"))
-    return {code: re.compile("|".join(phrases), re.IGNORECASE) for code, phrases in found.items()}
 
 
 def _share(values: Iterable[bool | None]) -> float | None:
@@ -275,7 +254,7 @@ def _columns(name: str, estimate: stats.Estimate, low: str, high: str) -> dict[s
     return {name: estimate.value, low: estimate.low, high: estimate.high}
 
 
-def by_prompt(values: Sequence[tuple[Conversation, float]]) -> dict[str, list[float]]:
+def by_prompt(values: Scored) -> dict[str, list[float]]:
     """Prompt id → values."""
     grouped: dict[str, list[float]] = defaultdict(list)
     for conversation, value in values:
@@ -355,22 +334,42 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]
     write_atomic(path, text.getvalue().encode())
 
 
-def write_parquet(path: Path, conversations: Iterable[Conversation], verdicts: Verdicts) -> None:
-    """Every turn of every arm beside its verdict (rebuildable). `right`: null where no right answer is known."""
-    import polars as pl  # only here; reading a summary needs none of it
+class Parquet:
+    """tables/turns.parquet: every turn of every arm beside its verdict (rebuildable), gathered conversation by
+    conversation. `right`: null where no right answer is known."""
 
-    text, whole, yes, real = pl.String, pl.Int32, pl.Boolean, pl.Float64
-    schema = {
-        "arm": text, "condition": text, "prompt_id": text, "sample": whole, "turn": whole,
-        "user": text, "reply": text, "finish": text, "end": text, "right": yes,
-        "prompt_tokens": whole, "cached_tokens": whole, "reply_tokens": whole,
-        "judge_id": text, "score": real, "unscored": text, "evidence": text, "rationale": text,
-        "on_topic": yes, "garbled": yes,
-    }  # fmt: skip
-    rows = [_flat(t, verdicts.get((c.key, t.turn))) for c in conversations for t in c.turns]
-    buffer = io.BytesIO()
-    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(buffer)
-    write_atomic(path, buffer.getvalue())
+    def __init__(self) -> None:
+        self._rows: list[tuple[object, ...]] = []
+        self._frames: list[Any] = []
+
+    def add(self, conversation: Conversation, verdicts: Verdicts) -> None:
+        """The turns of one conversation; Python's objects are given up after some thousands."""
+        self._rows += [_flat(t, verdicts.get((t.key, t.turn))) for t in conversation.turns]
+        if len(self._rows) > 20_000:
+            self._pack()
+
+    def _pack(self) -> None:
+        import polars as pl  # only here; reading a summary needs none of it
+
+        text, whole, yes, real = pl.String, pl.Int32, pl.Boolean, pl.Float64
+        schema = {
+            "arm": text, "condition": text, "prompt_id": text, "sample": whole, "turn": whole,
+            "user": text, "reply": text, "finish": text, "end": text, "right": yes,
+            "prompt_tokens": whole, "cached_tokens": whole, "reply_tokens": whole,
+            "judge_id": text, "score": real, "unscored": text, "evidence": text, "rationale": text,
+            "on_topic": yes, "garbled": yes,
+        }  # fmt: skip
+        self._frames.append(pl.DataFrame(self._rows, schema=schema, orient="row"))
+        self._rows = []
+
+    def write(self, path: Path) -> None:
+        """Everything added so far, atomically."""
+        import polars as pl
+
+        self._pack()
+        buffer = io.BytesIO()
+        pl.concat(self._frames).write_parquet(buffer)
+        write_atomic(path, buffer.getvalue())
 
 
 def _flat(t: Turn, v: Verdict | None) -> tuple[object, ...]:
