@@ -41,7 +41,7 @@ HEAVY_HOME = {
     "submitit": ("cluster/submit.py",),
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
-    "huggingface_hub": ("prompts/wildchat.py",),
+    "huggingface_hub": ("prompts/wildchat.py", "cluster/fetch.py"),
     "matplotlib": ("report/figures.py",),
 }
 FILES = sorted(SRC.rglob("*.py"))

@@ -4,14 +4,21 @@ The texts in slurm/*.sbatch are those that placid submits, for reading and for u
 writes them again.
 """
 
+import hashlib
+import http.server
+import json
+import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from placid.cli import main
-from placid.cluster import ports, rank, slurm
+from placid.cluster import doctor, ports, rank, slurm
 from placid.cluster.end import Job, judge
 from placid.cluster.sbatch import Place, script
 from placid.cluster.site import SiteSettings, read, seconds
@@ -146,8 +153,6 @@ def test_ports_of_jobs_are_apart_and_below_the_ephemeral_ones():
 
 
 def test_a_taken_port_moves_the_block():
-    import socket
-
     with socket.socket() as other:
         own = ports.block(7, floor=32_768)
         other.bind(("", own + 3))
@@ -191,6 +196,96 @@ def test_refused_before_anything_is_queued(words, says, capsys):
     assert shown.err.count("\n") == 1
     assert says in shown.err
     assert "sbatch" not in shown.out
+
+
+A100 = slurm.Nodes("gpu", False, 4, 64, 503, 4, "a100", 900, "2-00:00:00")
+CPU = slurm.Nodes("cpu", True, 20, 32, 125, 0, "", 0, "infinite")
+
+
+def test_a_first_profile_fits_the_cluster_it_came_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(slurm, "nodes", lambda: [CPU, A100])
+    monkeypatch.setattr(slurm, "accounts", lambda: ["ours"])
+    monkeypatch.setattr(slurm, "here", lambda: True)
+    file = tmp_path / "mine.toml"
+    assert f"profile   {file} written; look it over" in doctor.examine(file)
+    site = read(file)
+    assert (site.partition, site.gpus_per_node, site.gpu_type, site.account) == ("gpu", 4, "a100", "ours")
+    assert site.light.partition == "cpu"
+    assert doctor.examine(file)[-1] == f"profile   {file} fits"
+    wrong = read(file, ["--gpu_type", "h200", "--time", "3-00:00:00", "--gpus_per_node", "8"])
+    told = doctor.mismatches(wrong, [CPU, A100])
+    assert len(told) == 3
+    assert all(word in " ".join(told) for word in ("at most 4 each", "'a100'", "2-00:00:00"))
+
+
+def test_times_of_sinfo():
+    assert [doctor.limit_s(text) for text in ("infinite", "30:00", "4:00:00", "1-00:00:00")] == [
+        0,
+        1800,
+        14_400,
+        86_400,
+    ]
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Just enough of the Hub's API for one model of two files."""
+
+    FILES: ClassVar = {"config.json": b"{}", "model.safetensors": b"weights", "pytorch_model.bin": b"the same again"}
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        name = self.path.partition("?")[0].rpartition("/")[2]
+        known = "/tiny" in self.path
+        listing = {"id": "us/tiny", "sha": "a" * 40, "siblings": [{"rfilename": file} for file in self.FILES]}
+        tree = [{"type": "file", "path": file, "size": len(held), "oid": "b" * 40} for file, held in self.FILES.items()]
+        told = tree if "/tree/" in self.path else listing
+        body = json.dumps(told).encode() if "/api/" in self.path else self.FILES.get(name, b"")
+        self.send_response(200 if known else 404)
+        if not known:
+            self.send_header("X-Error-Code", "RepoNotFound")
+            body = b""
+        self.send_header("X-Repo-Commit", "a" * 40)
+        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def fetch(hub, tmp_path, *words):
+    """placid fetch in a process of its own: the Hub's client reads its environment once."""
+    env = os.environ | {"HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+    words = [sys.executable, "-m", "placid.cli", "fetch", *words]
+    return subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+
+def test_fetch_puts_a_model_where_the_config_names_it(hub, tmp_path):
+    done = fetch(hub, tmp_path, "us/tiny")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "models/tiny").iterdir()} - {".cache"} == {
+        "config.json",
+        "model.safetensors",
+    }
+
+
+def test_fetch_says_what_is_missing(hub, tmp_path):
+    done = fetch(hub, tmp_path, "us/other")
+    assert (done.returncode, "there is no model 'us/other'" in done.stderr) == (2, True), done.stderr
+    done = fetch("http://127.0.0.1:9", tmp_path, "us/tiny")
+    assert (done.returncode, "where there is internet" in done.stderr) == (2, True), done.stderr
 
 
 if __name__ == "__main__":

