@@ -91,7 +91,7 @@ def done(lab, jobs, work, seconds):
     assert set(states.values()) == {"COMPLETED"}, f"{states}\n{logs(work)}"
 
 
-def begun(lab, run, count, seconds=90):
+def begun(lab, run, count, seconds=120):
     """Wait until so many turns are on disk."""
     lab.until(
         lambda: run.is_dir() and sum(1 for _ in (run / "conversations").glob("*.jsonl")) and _lines(run) >= count,
@@ -142,3 +142,132 @@ def test_a_study_on_three_nodes_is_the_laptops(lab, study, work):
     assert {state for state, _ in ends_of(run).values()} == {"done"}
     assert (run / "submissions/1/code/placid/cli.py").is_file()
     assert not list(run.glob("submissions/1/job-*/token")), "the token outlived its job"
+
+
+SLOW = ("--engine.reply_s", "6", "--hang_s", "60")
+"""Eight turns then take 48 s, so that something can happen in the middle."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The arms of the same study held in one process, and the turns that there must be."""
+    work = tmp_path_factory.mktemp("laptop")
+    rows = (ROOT / "configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:12]
+    (work / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+    (work / "study.toml").write_text(STUDY.format(work=work))
+    placid("study", str(work / "study.toml"), "--launcher", "inline")
+    return arms_of(work / "runs/run"), turns_of(work / "runs/run")
+
+
+def same(run, undisturbed):
+    """No turn is missing, none was spoken twice, and the tables are those of an undisturbed run."""
+    arms, turns = undisturbed
+    assert turns_of(run) == turns
+    assert arms_of(run) == arms
+
+
+def broken(lab, study, work, undisturbed, break_, *words, seconds=420):
+    """Submit, wait until the run is in its middle, call break_(jobs), wait for the end; what the attempts say."""
+    jobs, run = submit("study", study, *SLOW, *words), work / "runs/run"
+    begun(lab, run, 48)
+    before, began = turns_of(run), time.time()
+    break_(jobs)
+    done(lab, jobs, work, seconds)
+    print(f"\nbroken at {len(before)} turns, whole after {time.time() - began:.0f} s: {ends_of(run)}")
+    assert before <= turns_of(run)
+    same(run, undisturbed)
+    return ends_of(run), jobs
+
+
+def test_a_cut_off_node_costs_its_engine_only(lab, study, work, undisturbed):
+    broken(lab, study, work, undisturbed, lambda _: lab("cut", "n3"))
+
+
+def test_a_node_whose_slurmd_dies(lab, study, work, undisturbed):
+    broken(lab, study, work, undisturbed, lambda _: lab("kill-slurmd", "n2"))
+
+
+def test_the_first_node_loses_power(lab, study, work, undisturbed):
+    """It holds the driver, so the job starts again, with the node that came back or with another one."""
+
+    def power(jobs):
+        lab("off", "n1")
+        lab.until(lambda: lab.queue().get(jobs["rollout"]) != "RUNNING", 60)
+        lab("on", "n1")
+
+    ends, jobs = broken(lab, study, work, undisturbed, power)
+    assert (jobs["rollout"], 1) in ends
+
+
+def test_preemption_brings_the_job_back(lab, study, work, undisturbed):
+    def preempt(_):
+        lab.slurm(
+            "sbatch",
+            "-p",
+            "high",
+            "-A",
+            "lab",
+            "-N3",
+            "-c4",
+            "--mem=2500",
+            "-o",
+            f"{work}/high.out",
+            "--wrap",
+            "sleep 5",
+        )
+
+    ends, jobs = broken(lab, study, work, undisturbed, preempt)
+    assert ends[jobs["rollout"], 0] == ("requeued", "preempted, or told to stop")
+    assert ends[jobs["rollout"], 1] == ("done", "")
+
+
+def test_the_time_limit_brings_the_job_back(lab, study, work, undisturbed):
+    words = ("--site.time", "00:02:00", "--engine.reply_s", "14")
+    ends, jobs = broken(lab, study, work, undisturbed, lambda _: None, *words)
+    assert ends[jobs["rollout"], 0] == ("requeued", "time limit")
+
+
+def test_a_bounded_number_of_comings_back(lab, study, work):
+    jobs = submit("rollout", study, *SLOW, "--site.requeues", "0")
+    begun(lab, work / "runs/run", 48)
+    lab.slurm("scancel", "--batch", "--signal=USR1", jobs["rollout"])
+    lab.until(lambda: lab.ended(jobs["rollout"]), 60)
+    state, why = ends_of(work / "runs/run")[jobs["rollout"], 0]
+    assert state == "stopped"
+    assert "requeues = 0" in why
+
+
+def test_a_cancelled_study_goes_on_when_it_is_submitted_again(lab, study, work, undisturbed):
+    jobs, run = submit("study", study, *SLOW), work / "runs/run"
+    begun(lab, run, 48)
+    told = submit("study", study, *SLOW, code=2)
+    assert f"is being worked on by job(s) {jobs['rollout']} (rollout, RUNNING)" in told
+    lab.slurm("scancel", *jobs.values())
+    lab.until(lambda: not lab.queue(), 60)
+    before = turns_of(run)
+    end.settle(run)
+    assert ends_of(run)[jobs["rollout"], 0] == ("stopped", "cancelled")
+    again = submit("study", study, *SLOW)
+    done(lab, again, work, 240)
+    assert before <= turns_of(run)
+    same(run, undisturbed)
+    assert {path.name for path in (run / "submissions").iterdir()} == {"1", "2"}
+
+
+def test_two_studies_on_the_same_nodes(lab, study, work, undisturbed):
+    half = ("--site.cpus_per_node", "2", "--site.memory_gb", "1.2", *SLOW)
+    first, second = submit("study", study, *half), submit("study", study, "--name", "other", *half)
+    lab.until(lambda: all(lab.queue().get(jobs["rollout"]) == "RUNNING" for jobs in (first, second)), 60)
+    for jobs, name in ((first, "run"), (second, "other")):
+        done(lab, jobs, work, 240)
+        same(work / "runs" / name, undisturbed)
+    heads = {path.read_text() for path in work.glob("runs/*/submissions/1/job-*/head")}
+    assert len(heads) == 2, f"one Ray for both: {heads}"
+
+
+def test_a_sweep_is_an_array_whose_tasks_wait_for_their_own(lab, study, work):
+    jobs = submit("study", study, "--sweep", "seed=1,2,3", "--site.nodes", "1", "--launcher", "inline")
+    lab.until(lambda: all(not any(job.startswith(own) for job in lab.queue()) for own in jobs.values()), 240)
+    arms = [arms_of(work / f"runs/run.seed-{seed}") for seed in (1, 2, 3)]
+    assert arms[0] != arms[1] != arms[2]
+    assert (work / "runs/run.sweep/submissions/1/sweep.txt").read_text().count("\n") == 3
