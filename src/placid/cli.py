@@ -113,8 +113,10 @@ def organism(config: Path, overrides: list[str]) -> None:
 
 def status(run: Path, _overrides: list[str]) -> None:
     """One screen about the newest attempt of a run directory."""
+    from placid.cluster.end import settle
     from placid.study import status as read
 
+    settle(run)
     say(json.dumps(read(run), indent=2, ensure_ascii=False))
 
 

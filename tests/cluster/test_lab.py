@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from placid.cluster import end
 from placid.store import RunDir
 
 ROOT = Path(__file__).parent.parent.parent

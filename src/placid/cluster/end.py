@@ -7,6 +7,7 @@ accounting by whoever looks next (`settle`).
 
 import argparse
 import json
+import logging
 import os
 import re
 import signal
@@ -19,6 +20,8 @@ from typing import Any
 
 from placid.cluster import slurm
 from placid.store import write_json
+
+log = logging.getLogger(__name__)
 
 DRAINED = (75, 128 + signal.SIGUSR1, 128 + signal.SIGTERM, 128 + signal.SIGINT)
 """Exit codes of a stage that was told to stop: in good order, or, where it has no handler yet, by the signal itself."""
@@ -116,14 +119,17 @@ def mark(run: Path, start: dict[str, Any], end: End) -> None:
 def settle(run: Path) -> None:
     """Give an end to attempts whose job was killed before it could write one, from queue and accounting.
 
-    Raises:
-        slurm.SlurmError: this machine's Slurm does not answer.
+    Without an answer from Slurm, or where there is none, they stay as they are.
     """
     open_ = [(file, status) for file, status in _attempts(run) if status["slurm"]["state"] == "running"]
     jobs = sorted({status["slurm"]["job"] for _, status in open_})
-    if not jobs:
+    if not jobs or not slurm.here():
         return
-    waiting, starts = slurm.queued(jobs), slurm.starts(jobs)
+    try:
+        waiting, starts = slurm.queued(jobs), slurm.starts(jobs)
+    except slurm.SlurmError as error:
+        log.warning("how jobs %s ended is not known: %s", ", ".join(jobs), error)
+        return
     for file, status in open_:
         job, restart = status["slurm"]["job"], status["slurm"]["restart"]
         known = starts.get(job, [])
