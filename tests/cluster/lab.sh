@@ -72,7 +72,7 @@ SlurmdPort=7818
 SlurmUser=slurm
 AuthType=auth/munge
 # also how long a requeued job waits before it may start again (120 s by default)
-AuthInfo=cred_expire=10,socket=$LAB/run/munge.socket
+AuthInfo=cred_expire=10,socket=$LAB/munge/socket
 StateSaveLocation=$LAB/spool/ctld
 SlurmdSpoolDir=$LAB/nodes/%n/spool
 SlurmctldPidFile=$LAB/run/slurmctld.pid
@@ -110,6 +110,7 @@ JobRequeue=1
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=$LOGIN
 AccountingStoragePort=7819
+AccountingStoragePass=$LAB/munge/socket
 AccountingStorageTRES=gres/gpu
 AccountingStorageEnforce=associations
 JobAcctGatherType=jobacct_gather/linux
@@ -124,7 +125,7 @@ C
     ConstrainRAMSpace=no ConstrainDevices=no > "$LAB/etc/cgroup.conf"
   cat > "$LAB/etc/slurmdbd.conf" << C
 AuthType=auth/munge
-AuthInfo=socket=$LAB/run/munge.socket
+AuthInfo=socket=$LAB/munge/socket
 DbdHost=$LOGIN
 DbdAddr=$NET.1
 DbdPort=7819
@@ -140,12 +141,13 @@ C
 }
 
 start_munge() {
-  running "$LAB/run/munged.pid" munged && return
-  [[ -s $LAB/etc/munge.key ]] || head -c 1024 /dev/urandom > "$LAB/etc/munge.key"
-  chown munge: "$LAB/etc/munge.key" "$LAB/run" "$LAB/log/munge"; chmod 400 "$LAB/etc/munge.key"
-  runuser -u munge -- /usr/sbin/munged --socket="$LAB/run/munge.socket" --key-file="$LAB/etc/munge.key" \
-    --pid-file="$LAB/run/munged.pid" --seed-file="$LAB/log/munge/seed" --log-file="$LAB/log/munge/munged.log"
-  wait_for 10 munge --socket="$LAB/run/munge.socket" --no-input
+  local own=$LAB/munge  # munged insists on folders of its own
+  running "$own/pid" munged && return
+  [[ -s $own/key ]] || head -c 1024 /dev/urandom > "$own/key"
+  chmod 400 "$own/key"; chown -R munge: "$own"
+  runuser -u munge -- /usr/sbin/munged --socket="$own/socket" --key-file="$own/key" --pid-file="$own/pid" \
+    --seed-file="$own/seed" --log-file="$own/log"
+  wait_for 10 munge --socket="$own/socket" --no-input
 }
 
 start_accounting() {
@@ -212,9 +214,9 @@ all_idle() { [[ $(sinfo -h -N -p main -o %T | sort | uniq -c | tr -s ' ') = " ${
 
 up() {
   [[ $(id -u) = 0 ]] || { echo "lab: must be root" >&2; exit 1; }
-  mkdir -p "$LAB"/{etc,log/munge,run/mysql,spool/ctld,nodes,mysql,work}
+  mkdir -p "$LAB"/{etc,log,munge,run/mysql,spool/ctld,nodes,mysql,work}
   install_packages
-  chown slurm "$LAB"/{log,spool/ctld}; chown munge "$LAB/log/munge"; chown mysql "$LAB"/{mysql,run/mysql}; chmod 777 "$LAB/run"
+  chown slurm "$LAB"/{log,run,spool/ctld}; chown mysql "$LAB"/{mysql,run/mysql}
   make_network
   configure
   start_munge
@@ -238,7 +240,7 @@ down() {
   stop "$LAB/run/slurmctld.pid" slurmctld
   stop "$LAB/run/slurmdbd.pid" slurmdbd
   stop "$LAB/run/mysql/mysqld.pid" maria
-  stop "$LAB/run/munged.pid" munged
+  stop "$LAB/munge/pid" munged
   for n in "${NODES[@]}"; do
     ip link del "pl-$n" 2> /dev/null || true; ip netns del "pl-$n" 2> /dev/null || true
     for tree in freezer memory cpuset cpu cpuacct devices; do
@@ -249,7 +251,7 @@ down() {
   ip route del unreachable $NET.0/24 metric 9999 2> /dev/null || true
   sed "/$TAG\$/d" /etc/hosts > "$LAB/run/hosts" && cat "$LAB/run/hosts" > /etc/hosts  # not mv: it may be a bind mount
   rm -f /dev/plgpu*
-  rm -rf --one-file-system "${LAB:?}"/{nodes,mysql,spool,run}
+  rm -rf --one-file-system "${LAB:?}"/{munge,nodes,mysql,spool,run}
 }
 
 verb=${1:?up, down, on, off, cut, mend, kill-slurmd, exec or ps}; shift

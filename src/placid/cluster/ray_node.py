@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -162,15 +161,15 @@ def _family(ray: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 def gather(room: Path, nodes: int, ray: subprocess.Popen[bytes], stops: list[int]) -> None:
     """Wait for the nodes, then write ROOM/address."""
-    import ray._raylet
+    # Ray's own command line asks it too (ray.nodes() would need a driver); compiled, so without types
+    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
 
-    client: Any = ray._raylet  # compiled, untyped; Ray's own command line asks it too, ray.nodes() would need a driver
 
     found = (room / "head").read_text()
     end, joined = time.monotonic() + PATIENCE_S, 0
     while joined < nodes and time.monotonic() < end and ray.poll() is None and not stops:
         try:
-            known = client.GcsClient(address=found).get_all_node_info(timeout=2)
+            known = GcsClient(address=found).get_all_node_info(timeout=2)
             joined = sum(node.state == 0 for node in known.values())
         except Exception as error:  # noqa: BLE001 - not up yet, whatever Ray calls it; the last one is shown
             print(f"placid: waiting for Ray: {type(error).__name__}", flush=True)  # noqa: T201 - this node's log
