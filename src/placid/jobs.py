@@ -126,17 +126,15 @@ def submit(asked: Asked, say: Callable[[str], None]) -> None:
     home = settings.root / f"{settings.name}.sweep" if points else runs[0]
     submission = sending.Submission(found, site, asked.config, overrides, runs, points, sending.new_folder(home))
     texts = submission.texts()
+    if slurm.here():
+        preflight.check_cluster(site, found)
+        preflight.check_scripts(texts)
+    elif not asked.dry_run:
+        raise BadInputError("no sbatch on this machine; run this on a login node, or look at it with --dry-run")
     if asked.dry_run:
         for name, text in texts.items():
             say(f"# ---- {submission.folder / name}.sbatch\n{text}")
-        if slurm.here():
-            preflight.check_cluster(site, found)
-            preflight.check_scripts(texts)
         return
-    if not slurm.here():
-        raise BadInputError("no sbatch on this machine; run this on a login node, or look at it with --dry-run")
-    preflight.check_cluster(site, found)
-    preflight.check_scripts(texts)
     sending.check_free(runs)
     for one in every:
         study.claim(one)

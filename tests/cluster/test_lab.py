@@ -110,7 +110,7 @@ REFUSED = [
     (("--site.gpus_per_node", "8"), "gpus_per_node = 8 on 3 node(s) (rollout), but partition 'main' has 3 node(s)"),
     (("--site.nodes", "5"), "on 5 node(s)"),
     (("--site.scratch_gb", "50"), "scratch_gb = 50"),
-    (("--site.time", "9-00:00:00"), "Slurm refuses rollout.sbatch"),
+    (("--site.time", "9-00:00:00"), "time = '9-00:00:00', but the longest job in 'main' is 1-00:00:00"),
     (("--model", "checkpoints/none"), "no model in checkpoints/none"),
     (("--model", "/tmp/model"), "/tmp/model lies below /tmp"),
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from placid.cluster import slurm
 from placid.cluster.preflight import check_cluster
 from placid.cluster.sbatch import Stage
-from placid.cluster.site import SiteSettings, read, seconds
+from placid.cluster.site import SiteSettings, read
 from placid.config import read_value
 from placid.records import BadInputError
 from placid.store import write_atomic
@@ -52,30 +52,16 @@ def mismatches(site: SiteSettings, groups: list[slurm.Nodes]) -> list[str]:
     for group in mine:
         if site.gpu_type and group.gpus and group.gpu_type != site.gpu_type:
             found.append(f"gpu_type = {site.gpu_type!r}, but {group.partition} calls its GPUs {group.gpu_type!r}")
-        longest = limit_s(group.time)
-        if longest and seconds(site.time) > longest:
-            found.append(f"time = {site.time!r}, but the longest job in {group.partition} is {group.time}")
         if group.gpus and not site.gpus_per_node:
             found.append(f"gpus_per_node = 0, but nodes of {group.partition} have {group.gpus}")
     return found
-
-
-def limit_s(text: str) -> int:
-    """Seconds of a time as sinfo writes it ([days-]h:mm:ss or mm:ss); 0: no limit."""
-    if not text or not text[0].isdigit():  # infinite, n/a
-        return 0
-    days, _, rest = text.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    while len(parts) < 3:
-        parts.insert(0, 0)
-    return int(days or 0) * 86_400 + parts[0] * 3600 + parts[1] * 60 + parts[2]
 
 
 def propose(groups: list[slurm.Nodes], accounts: list[str]) -> str:
     """A first profile: the partition with the most GPUs (else the default one), whole nodes of it."""
     best = max(groups, key=lambda group: (group.gpus * group.count, group.gpus, group.default))
     light = next((group for group in groups if not group.gpus), None)
-    longest = min(limit_s(best.time) or 86_400, 86_400)
+    longest = min(slurm.limit_s(best.time) or 86_400, 86_400)
     values: dict[str, object] = {
         "partition": best.partition,
         "account": accounts[0] if len(accounts) == 1 else "",

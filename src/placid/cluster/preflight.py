@@ -100,6 +100,9 @@ def check_cluster(site: SiteSettings, stages: list[Stage]) -> None:
     if site.account and mine and site.account not in mine:
         raise BadInputError(f"account = {site.account!r} is not yours; yours: {', '.join(mine)}")
     groups = [group for group in known if (group.partition == site.partition if site.partition else group.default)]
+    longest = slurm.limit_s(groups[0].time)
+    if longest and seconds(site.time) > longest:  # Slurm itself would let the job wait for ever
+        raise BadInputError(f"time = {site.time!r}, but the longest job in {groups[0].partition!r} is {groups[0].time}")
     for stage in stages:
         if stage.kind != "light":
             _check_nodes(site, stage, groups)

@@ -164,7 +164,6 @@ def gather(room: Path, nodes: int, ray: subprocess.Popen[bytes], stops: list[int
     # Ray's own command line asks it too (ray.nodes() would need a driver); compiled, so without types
     from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
 
-
     found = (room / "head").read_text()
     end, joined = time.monotonic() + PATIENCE_S, 0
     while joined < nodes and time.monotonic() < end and ray.poll() is None and not stops:

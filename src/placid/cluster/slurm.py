@@ -93,6 +93,17 @@ def gpus_of(gres: str) -> tuple[int, str]:
     return 0, ""
 
 
+def limit_s(text: str) -> int:
+    """Seconds of a time as sinfo writes it ([days-]h:mm:ss or mm:ss); 0: no limit."""
+    if not text or not text[0].isdigit():  # infinite, n/a
+        return 0
+    days, _, rest = text.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    while len(parts) < 3:
+        parts.insert(0, 0)
+    return int(days or 0) * 86_400 + parts[0] * 3600 + parts[1] * 60 + parts[2]
+
+
 def test_only(file: Path) -> None:
     """Let Slurm judge a script without queueing it.
 
