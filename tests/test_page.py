@@ -9,7 +9,7 @@ import pytest
 from chromium import BINARY, Chromium
 from placid.records import End, Key
 from placid.report import run
-from test_report import ATTACKS, JUDGE, SETTINGS, judged, maker, said
+from test_report import ATTACKS, JUDGE, SETTINGS, judged, maker, said, without_figures
 
 browser = pytest.mark.skipif(BINARY is None, reason="no Chromium on this machine (apt-get install chromium)")
 HOSTILE = (
@@ -30,7 +30,8 @@ def hostile(tmp_path_factory):
             turns.append(said(key, 1, f"before {text} after", End.FINISHED, user=text))
             verdicts.append(judged(key, 1, 5.0, evidence=text))
     run_dir, prompts = maker(tmp_path_factory.mktemp("hostile"))(turns, verdicts, turns=1)
-    run(SETTINGS.model_copy(update={"title": ATTACKS[0]}), run_dir, prompts, JUDGE)
+    with without_figures():
+        run(SETTINGS.model_copy(update={"title": ATTACKS[0]}), run_dir, prompts, JUDGE)
     return run_dir.path / "report" / "index.html"
 
 

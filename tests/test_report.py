@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from base64 import b64decode, b64encode
+from contextlib import contextmanager
 from hashlib import sha256
 from html.parser import HTMLParser
 from zlib import decompress
@@ -13,7 +14,7 @@ import polars as pl
 import pytest
 
 from placid.records import BadInputError, End, Finish, Key, Prompt, Turn, Unscored, Verdict
-from placid.report import ReportSettings, choose, run, summarise, table_text
+from placid.report import ReportSettings, change, choose, figures, gallery, percent, run, summarise, table_text
 from placid.report.facts import facts
 from placid.store import RunDir, write_json
 
@@ -76,6 +77,21 @@ def standard(tmp_path_factory):
     """(run directory, summary) of study(), reported once."""
     run_dir, prompts = maker(tmp_path_factory.mktemp("standard"))(*study())
     return run_dir, run(SETTINGS, run_dir, prompts, JUDGE)
+
+
+@pytest.fixture
+def undrawn():
+    """run() without figures, which take most of its time."""
+    with without_figures():
+        yield
+
+
+@contextmanager
+def without_figures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "figure6", lambda *_: None)
+        patch.setattr(gallery, "draw", lambda *_: None)
+        yield
 
 
 def numbers(run_dir, prompts):
@@ -163,7 +179,7 @@ def test_tables_hold_the_rows(standard):
     assert frame["right"].null_count() == sum(not t.answers for t in run_dir.turns())
 
 
-def test_unscored_is_never_zero(make):
+def test_unscored_is_never_zero(make, undrawn):
     turns, verdicts = study(("base", "bct"))
     verdicts = [judged(v.key, v.turn, unscored=Unscored.LANGUAGE) if v.key.arm == "bct" else v for v in verdicts]
     verdicts = [v for v in verdicts if (v.key.arm, v.key.prompt_id, v.turn) != ("base", "p5", 1)]
@@ -314,7 +330,7 @@ class Reader(HTMLParser):
             self.scripts[-1] += data
 
 
-def test_model_text_is_only_ever_data(make):
+def test_model_text_is_only_ever_data(make, undrawn):
     turns, verdicts = [], []
     for number, attack in enumerate(ATTACKS):
         key = Key("base", "neutral", f"p{number}{attack}", 0)
@@ -362,9 +378,10 @@ def test_two_runs_give_the_same_bytes(standard, make):
     folders = [standard[0].path / "report", run_dir.path / "report"]
     files = [sorted(p.relative_to(f) for p in f.rglob("*") if p.is_file()) for f in folders]
     assert files[0] == files[1]
-    assert {f"figures/figure6{x}" for x in ("a.csv", "b.pdf", "c.png", "d.csv", ".pdf", ".png")} <= set(
-        map(str, files[0])
-    )
+    drawn = {f"figures/figure6{x}" for x in ("a.csv", "b.pdf", "c.png", "d.csv", ".pdf", ".png")}
+    drawn |= {f"figures/{x}.{y}" for x in ("figure1", "survival", "heatmap", "codes") for y in ("pdf", "png", "csv")}
+    assert drawn <= set(map(str, files[0]))
+    assert "figures/agreement.png" not in map(str, files[0]), "one judge only"
     for file in files[0]:
         assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes(), file
 
@@ -374,7 +391,7 @@ def test_table_text_is_aligned_and_has_a_row_per_arm(standard):
     assert [line.split()[0] for line in text[2:6]] == ["base", "bct", "sft_control", "accept"]
     at = text[0].index("AUC")
     assert all(line[at - 1] == " " and line[at] != " " for line in text[2:6])
-    assert text[6].startswith("bct: AUC reduced by 80.0 [80.0, 80.0] %")
+    assert text[6] == "bct against base: AUC -80.0 [-80.0, -80.0] %, deletions -50.0 [-50.0, -50.0] points"
     assert text[-1] == "(lexical judge; not the paper's judge; engine replay 1)"
 
 
@@ -384,3 +401,44 @@ def test_nothing_to_show_is_said_in_one_sentence(make, tmp_path):
     run_dir, _ = make(*study(("collect",)))
     with pytest.raises(BadInputError, match="holds no conversations of base"):
         run(SETTINGS, run_dir, [], JUDGE)
+
+
+def test_a_change_has_one_sign_everywhere():
+    assert change(0.8, [0.7, 0.9]) == "-80.0 [-90.0, -70.0]"
+    assert change(-0.02, [-0.05, 0.01]) == "+2.0 [-1.0, +5.0]"
+    assert change(None, [None, None]) == "–"
+    assert percent(-0.443, [-0.521, -0.364], "+") == "-44.3 [-52.1, -36.4]"
+    assert percent(-0.0001) == "0.0", "no minus before a zero"
+
+
+def test_another_judge_on_the_same_turns_is_tabled_and_drawn(make):
+    turns, verdicts = study(("base",))
+    run_dir, prompts = make(turns, verdicts)
+    with run_dir.verdict_segment("human-a", "1") as segment:
+        segment.append(
+            *(msgspec.structs.replace(v, judge_id="human-a", score=round(v.score) + 1.0) for v in verdicts[:20])
+        )
+    run(SETTINGS, run_dir, prompts, JUDGE)
+    rows = list(csv.DictReader((run_dir.path / "report/tables/agreement.csv").open()))
+    pairs = [row for row in rows if row["what"] == "pair"]
+    assert [(row["score"], row["other_score"], row["n"]) for row in pairs] == [("6", "7", "20")]
+    assert sum(int(row["n"]) for row in rows if row["what"] == "difference") == 20
+    assert (run_dir.path / "report/figures/agreement.pdf").is_file()
+
+
+def test_transfer_bars_come_from_the_table_of_the_evaluations(make, tmp_path):
+    run_dir, prompts = make(*study(("base", "bct")))
+    tables = run_dir.path / "report" / "tables"
+    tables.mkdir(parents=True)
+    (tables / "evals.csv").write_text(
+        "eval,arm,metric,value,lo,hi,n,n_unscored\nmmlu,base,accuracy,0.5,0.4,0.6,90,0\nmmlu,bct,accuracy,0.4,,,90,2\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "figure6", lambda *_: None)
+        patch.setattr(gallery, "DRAWN", {"figure1": gallery.glance})
+        run(SETTINGS, run_dir, prompts, JUDGE)
+    rows = list(csv.DictReader((run_dir.path / "report/figures/figure1.csv").open()))
+    assert [(r["arm"], r["x"], r["value"], r["lo"]) for r in rows if r["panel"] == "d"] == [
+        ("base", "mmlu accuracy", "0.5", "0.4"),
+        ("bct", "mmlu accuracy", "0.4", ""),
+    ]

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "cluster": "records store",
     "study": ALL,
     "jobs": "records store cluster study",
-    "cli": ALL + " study jobs",
+    "plan": "records store render protocol rollout judge report study",
+    "cli": ALL + " study jobs plan",
 }
 HEAVY_HOME = {
     "torch": ("train/", "organism/"),
@@ -42,7 +43,7 @@ HEAVY_HOME = {
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
     "huggingface_hub": ("prompts/wildchat.py", "cluster/fetch.py"),
-    "matplotlib": ("report/figures.py",),
+    "matplotlib": ("report/figures.py", "report/gallery.py"),
 }
 FILES = sorted(SRC.rglob("*.py"))
 

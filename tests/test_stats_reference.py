@@ -307,3 +307,19 @@ def test_dropout_is_loops_over_weighted_regressions(seed):
         assert stats.auc_observed(score)[i] == near(np.mean(known))
         assert stats.auc_carried(score, spoken)[i] == near(np.mean(known + tail))
         assert stats.auc_filled(score, 10)[i] == near((sum(known) + 10 * (6 - len(known))) / 6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_weighted_kappa_is_statsmodels(seed):
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    table = np.random.default_rng(seed).integers(0, 9, size=(11, 11))
+    pairs = {(i, j): int(n) for (i, j), n in np.ndenumerate(table)}
+    assert stats.weighted_kappa(pairs, 10) == near(cohens_kappa(table, wt="quadratic").kappa)
+    assert stats.weighted_kappa({(3, 3): 5}, 10) is None
+
+
+@pytest.mark.parametrize("prompts", [2, 3, 5, 12])
+def test_a_few_prompts_still_have_a_detectable_effect(prompts):
+    """scipy's noncentral t has no value in the far tail there."""
+    assert 0 < stats.detectable(prompts, 7, 1.0, 0.1) < 10

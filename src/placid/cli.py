@@ -34,11 +34,11 @@ def say(line: str) -> None:
 
 def study(config: Path, overrides: list[str]) -> None:
     """Hold the whole study, print its table and where everything is."""
-    from placid import report
+    from placid import plan, report
     from placid import study as room
 
     settings = room.read(config, overrides)
-    summary = room.run(settings, say)
+    summary = room.run(settings, say, lambda held: plan.record(held.settings, held.run_dir))
     folder = settings.root / settings.name
     say("")
     say(report.table_text(summary))
@@ -48,11 +48,23 @@ def study(config: Path, overrides: list[str]) -> None:
         say(f"adapters {settings.checkpoints / settings.name}")
 
 
+def plan(config: Path, overrides: list[str]) -> None:
+    """What the study would take; nothing is written."""
+    from placid import plan as room
+    from placid.study import check, read
+
+    settings = read(config, overrides)
+    check(settings)
+    say(room.table_text(room.plan(settings)))
+
+
 def rollout(config: Path, overrides: list[str]) -> None:
     """Hold the untrained arms and, once training has written adapters.json, the treatments too."""
+    from placid import plan
     from placid import study as room
 
     with room.held(room.read(config, overrides), say, alone="rollout") as held:
+        plan.record(held.settings, held.run_dir)
         room.hold_untrained(held)
         if (held.run_dir.path / room.ADAPTERS).is_file():
             room.hold_trained(held)
@@ -179,6 +191,11 @@ def prompts(_path: Path | None, words: list[str]) -> None:
 
 COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "study": (study, "config", "the whole study: rollouts, judge, pairs, training, the same rollouts, report"),
+    "plan": (
+        plan,
+        "config",
+        "turns, tokens, judge calls, dollars, time, disk and detectable effect, before anything is held",
+    ),
     "rollout": (rollout, "config", "hold the conversations of every arm, after training those of the treatments too"),
     "judge": (
         judge,

@@ -334,13 +334,16 @@ def _attempt(
         handler.close()
 
 
-def run(settings: StudySettings, say: Callable[[str], None]) -> dict[str, Any]:
-    """Hold the study, or go on with it; the summary. `say` gets two lines per stage.
+def run(
+    settings: StudySettings, say: Callable[[str], None], began: Callable[[Held], None] = lambda _: None
+) -> dict[str, Any]:
+    """Hold the study, or go on with it; the summary. `say` gets two lines per stage; `began` is called before them.
 
     Raises:
         BadInputError: wrong input, before anything is written.
     """
     with held(settings, say, alone="study") as study:
+        began(study)
         hold_untrained(study)
         if settings.interventions:
             intervene(study)

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from placid.records import BadInputError, Conversation, Prompt
@@ -10,11 +11,11 @@ from placid.report import stats
 from placid.report.facts import Facts, Verdicts, facts
 from placid.report.interventions import intervention_rows
 from placid.report.settings import ReportSettings
-from placid.report.tables import Arm, Parquet, arm_rows, compare, write_csv
+from placid.report.tables import Arm, Parquet, agreement, arm_rows, compare, planned_rows, write_csv
 from placid.report.transcripts import Transcripts
 from placid.store import RunDir, write_json
 
-__all__ = ["ReportSettings", "cell", "percent", "run", "summarise", "table_text"]
+__all__ = ["ReportSettings", "cell", "change", "percent", "run", "summarise", "table_text"]
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +50,9 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     Raises:
         BadInputError: no config.json, or no conversation to show.
     """
-    from placid.report import figures, page  # matplotlib and jinja2 only where something is drawn
+    from placid.report import figures, gallery, page  # matplotlib and jinja2 only where something is drawn
 
-    file = run_dir.path / "config.json"
-    if not file.is_file():
-        raise BadInputError(f"{run_dir.path} holds no config.json; a run directory is made by `placid study`")
-    config = json.loads(file.read_text())["config"]
+    config = config_of(run_dir)
     verdicts, transcripts, parquet = run_dir.verdicts(judge_id), Transcripts(), Parquet()
     known: list[Facts] = []
     continued: list[Conversation] = []
@@ -69,46 +67,71 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     arms, notes = choose(settings, known, config)
     if not arms:
         raise BadInputError(f"{run_dir.path} holds no conversations of {', '.join(settings.arms)}; hold them first")
-    engine = run_dir.path / "engine.json"
     summary = {
-        "engine": json.loads(engine.read_text()) if engine.is_file() else {"name": "unknown", "version": ""},
+        "engine": read_json(run_dir.path / "engine.json") or {"name": "unknown", "version": ""},
         "judge": {"id": judge_id, "note": judge_note(judge_id)},
         **summarise(settings, arms, run_dir.verdicts(settings.labels) if settings.labels else None),
         "notes": notes,
     }
     folder = run_dir.path / "report"
-    turns = [row for arm in arms for row in arm.by_turn()]
-    dots = [row for arm in arms for row in arm.by_conversation()]
-    rows_of = {
+    tables = {
         "arms": arm_rows(summary["arms"]),
-        "turns": turns,
-        "conversations": dots,
+        "turns": [row for arm in arms for row in arm.by_turn()],
+        "conversations": [row for arm in arms for row in arm.by_conversation()],
         "survival": [row for arm in arms for row in arm.by_survival()],
         "auc": [row for arm in arms for row in arm.by_definition()],
         "codes": [row for arm in arms for row in arm.by_code()],
         "comparisons": summary["comparisons"],
+        "scores": [row for arm in arms for row in arm.by_score()],
+        "agreement": [
+            row for other in others(run_dir, judge_id) for row in agreement(arms, run_dir.verdicts(other), other)
+        ],
+        "interventions": intervention_rows(run_dir.path, continued, verdicts),
+        "plan": planned_rows(plan, known) if (plan := read_json(run_dir.path / "plan.json")) else [],
     }
-    for name, rows in rows_of.items():
-        write_csv(folder / "tables" / f"{name}.csv", rows)
-    rows = intervention_rows(run_dir.path, continued, verdicts)
-    if rows:
-        write_csv(folder / "tables" / "interventions.csv", rows)
-    longest = max(arm.turns for arm in arms)
-    head = ["arm", "condition", "prompt_id", "sample", "end", "turns", *(f"t{t}" for t in range(1, longest + 1))]
-    write_csv(folder / "tables" / "scores.csv", [row for arm in arms for row in arm.by_score()], head)
+    for name, rows in tables.items():
+        if rows or name not in ("agreement", "interventions", "plan"):
+            write_csv(folder / "tables" / f"{name}.csv", rows, score_columns(arms) if name == "scores" else ())
     parquet.write(run_dir.path / "tables" / "turns.parquet")
-    drawn = figures.figure6(turns, dots, summary, folder / "figures")
-    made = run_dir.path / "manifest.json"
-    manifest = json.loads(made.read_text()) if made.is_file() else {}
-    page.write(folder / "index.html", summary, transcripts, drawn, config, settings, manifest)
+    figures.figure6(tables["turns"], tables["conversations"], summary, folder / "figures")
+    gallery.draw({**tables, "evals": gallery.read_evals(folder)}, summary, folder / "figures")
+    manifest = read_json(run_dir.path / "manifest.json") or {}
+    page.write(folder / "index.html", summary, transcripts, config, settings, manifest, tables["plan"])
     write_json(folder / "summary.json", summary)  # last: its existence says that the report is whole
     return summary
 
 
+def config_of(run_dir: RunDir) -> dict[str, Any]:
+    """The resolved config of a run.
+
+    Raises:
+        BadInputError: it has none.
+    """
+    found = read_json(run_dir.path / "config.json")
+    if found is None:
+        raise BadInputError(f"{run_dir.path} holds no config.json; a run directory is made by `placid study`")
+    return found["config"]
+
+
+def read_json(file: Path) -> Any:  # noqa: ANN401 - a JSON value
+    """None where there is no such file."""
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def others(run_dir: RunDir, judge_id: str) -> list[str]:
+    """Judge ids, humans among them, that graded this run too."""
+    return sorted(p.name for p in (run_dir.path / "verdicts").glob("*") if p.is_dir() and p.name != judge_id)
+
+
+def score_columns(arms: Sequence[Arm]) -> list[str]:
+    """Of scores.csv: as many turns as the longest arm has."""
+    longest = max(arm.turns for arm in arms)
+    return ["arm", "condition", "prompt_id", "sample", "end", "turns", *(f"t{t}" for t in range(1, longest + 1))]
+
+
 def continued_arms(run_dir: RunDir) -> set[str]:
     """Arms that continue rewritten histories: these conversations are held for their own table."""
-    file = run_dir.path / "interventions.json"
-    told = json.loads(file.read_text()) if file.is_file() else {}
+    told = read_json(run_dir.path / "interventions.json") or {}
     return {f"{name}_{history}" for name, one in told.items() for history in one["histories"]}
 
 
@@ -174,18 +197,36 @@ def judge_note(judge_id: str) -> str:
     return "lexical judge; not the paper's judge" if judge_id.startswith("lexical") else f"judge {judge_id}"
 
 
-def cell(value: float | None, ci: Sequence[float | None] = (None, None), digits: int = 2, scale: float = 1) -> str:
+def cell(
+    value: float | None,
+    ci: Sequence[float | None] = (None, None),
+    digits: int = 2,
+    scale: float = 1,
+    plus: str = "",
+) -> str:
     """`value [low, high]`, times `scale`; an en dash where nothing was observed."""
+
+    def shown(number: float) -> str:
+        rounded = round(scale * number, digits) + 0.0  # no -0.0
+        return f"{rounded:{plus}.{digits}f}"
+
     if value is None:
         return "–"
     low, high = ci
-    text = f"{scale * value:.{digits}f}"
-    return text if low is None or high is None else f"{text} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+    return shown(value) if low is None or high is None else f"{shown(value)} [{shown(low)}, {shown(high)}]"
 
 
-def percent(value: float | None, ci: Sequence[float | None] = (None, None)) -> str:
-    """The same in percent, without the sign."""
-    return cell(value, ci, 1, 100)
+def percent(value: float | None, ci: Sequence[float | None] = (None, None), plus: str = "") -> str:
+    """The same in percent, without the percent sign; plus: "+" for differences."""
+    return cell(value, ci, 1, 100, plus)
+
+
+def change(reduction: float | None, ci: Sequence[float | None] = (None, None)) -> str:
+    """A reduction as the change that it is, in percent: minus is less, as in every difference that is shown."""
+    if reduction is None:
+        return percent(None)
+    low, high = ci
+    return percent(-reduction, (None, None) if low is None or high is None else (-high, -low), "+")
 
 
 HEAD = (
@@ -217,8 +258,8 @@ def table_text(summary: dict[str, Any]) -> str:
     for name, r in summary["auc_reduction"].items():
         d = summary["deletion_difference"][name]
         lines.append(
-            f"{name}: AUC reduced by {percent(r['ratio'], r['ci'])} %, "
-            f"deletions {percent(d['difference'], d['ci'])} points against {summary['definitions']['baseline']}"
+            f"{name} against {summary['definitions']['baseline']}: AUC {change(r['ratio'], r['ci'])} %, "
+            f"deletions {percent(d['difference'], d['ci'], '+')} points"
         )
     lines += [f"note: {note}" for note in summary["notes"]]
     lines.append(f"({summary['judge']['note']}; engine {summary['engine']['name']} {summary['engine']['version']})")

@@ -32,8 +32,8 @@ class Facts:
     """Why there is no score; empty where there is one."""
     on_topic: tuple[bool | None, ...]
     garbled: tuple[bool | None, ...]
-    tokens: tuple[int, int, int]
-    """Sums over the turns this arm sampled itself: prompt, of these cached, reply."""
+    sampled: tuple[int, int, int, int]
+    """Of the turns that this arm sampled itself: turns, prompt tokens, of these cached, reply tokens."""
 
     @property
     def turns(self) -> int:
@@ -60,7 +60,8 @@ def facts(conversation: Conversation, verdicts: Verdicts) -> Facts:
         unscored=tuple(NOT_JUDGED if v is None else v.unscored.value if v.unscored else "" for v in found),
         on_topic=tuple(None if v is None else v.on_topic for v in found),
         garbled=tuple(None if v is None else v.garbled for v in found),
-        tokens=(
+        sampled=(
+            len(own),
             sum(t.prompt_tokens for t in own),
             sum(t.cached_tokens for t in own),
             sum(len(t.reply_ids) for t in own),

@@ -7,6 +7,7 @@ The bytes are deterministic: no dates, jitter from the rank.
 """
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,23 +57,47 @@ class Drawing:
     turns: Rows
     conversations: Rows
     summary: dict[str, Any]
+    palette: tuple[str, ...] = ()
+    """Arms in the order of the colours; empty: the summary's."""
+
+    def place(self, arm: str) -> int:
+        """Number of an arm, the same in every figure."""
+        return (self.palette or self.arms).index(arm)
 
     @property
     def arms(self) -> list[str]:
         """In the order shown."""
         return list(self.summary["arms"])
 
+    @property
+    def baseline(self) -> str:
+        """The arm the others are held against."""
+        return self.summary["definitions"]["baseline"]
+
+    @property
+    def treatments(self) -> list[str]:
+        """Arms compared with it."""
+        return list(self.summary["auc_reduction"])
+
+    def only(self, arms: Sequence[str]) -> "Drawing":
+        """The same with these arms alone."""
+        turns, conversations = (
+            [row for row in rows if row["arm"] in arms] for rows in (self.turns, self.conversations)
+        )
+        kept = {arm: numbers for arm, numbers in self.summary["arms"].items() if arm in arms}
+        return Drawing(turns, conversations, {**self.summary, "arms": kept}, tuple(self.palette or self.arms))
+
     def ink(self, arm: str) -> dict[str, Any]:
         """Colour of an arm; the same in every panel."""
-        return {"color": COLOURS[self.arms.index(arm) % len(COLOURS)]}
+        return {"color": COLOURS[self.place(arm) % len(COLOURS)]}
 
     def line(self, arm: str) -> dict[str, Any]:
         """Colour and stroke of an arm."""
-        return {**self.ink(arm), "linestyle": STROKES[self.arms.index(arm) % len(STROKES)]}
+        return {**self.ink(arm), "linestyle": STROKES[self.place(arm) % len(STROKES)]}
 
     def marker(self, arm: str) -> str:
         """Marker of an arm."""
-        return MARKERS[self.arms.index(arm) % len(MARKERS)]
+        return MARKERS[self.place(arm) % len(MARKERS)]
 
     def label(self, arm: str) -> str:
         """Legend entry: arm and number of conversations."""
@@ -86,12 +111,12 @@ class Drawing:
 def figure6(turns: Rows, conversations: Rows, summary: dict[str, Any], folder: Path) -> Path:
     """Write all figures and their CSVs; the path of the combined PNG."""
     drawing = Drawing(turns, conversations, summary)
-    judge, engine = summary["judge"]["note"], summary["engine"]["name"]
-    caption = f"{judge}  ·  engine: {engine}  ·  bands and bars: 95 %, clustered by prompt"
+    caption = caption_of(summary)
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(2, 2, figsize=(11.5, 9), layout="constrained")
-        for axis, panel in zip(axes.flat, PANELS.values(), strict=True):
+        for (letter, panel), axis in zip(PANELS.items(), axes.flat, strict=True):
             panel(axis, drawing)
+            axis.set_title(f"{letter}  {axis.get_title(loc='left')}")
         finish(figure, axes[0, 0], caption)
         path = save(figure, folder / "figure6")
         for letter, panel in PANELS.items():
@@ -103,28 +128,39 @@ def figure6(turns: Rows, conversations: Rows, summary: dict[str, Any], folder: P
     return path
 
 
+def caption_of(summary: dict[str, Any]) -> str:
+    """The line below every figure: who judged, who answered, what the bands are."""
+    judge, engine = summary["judge"]["note"], summary["engine"]["name"]
+    return f"{judge}  ·  engine: {engine}  ·  bands and bars: 95 %, clustered by prompt"
+
+
 def mean_panel(axis: Axes, drawing: Drawing) -> None:
     """(a) mean score by turn."""
     lines(axis, drawing, "mean", "lo", "hi")
-    axis.set(title="a  Mean frustration by turn (survivors)", ylabel="score, 0 to 10", ylim=(-0.2, 10.2))
+    axis.set(title="Mean frustration by turn (survivors)", ylabel="score, 0 to 10", ylim=(-0.2, 10.2))
 
 
 def high_panel(axis: Axes, drawing: Drawing) -> None:
     """(b) share of scores >= 5 by turn."""
     lines(axis, drawing, "share_ge5", "share_ge5_lo", "share_ge5_hi", 100)
-    axis.set(title="b  Scores of 5 or more by turn (survivors)", ylabel="% of replies", ylim=(-2, 102))
+    axis.set(title="Scores of 5 or more by turn (survivors)", ylabel="% of replies", ylim=(-2, 102))
 
 
 def lines(axis: Axes, drawing: Drawing, column: str, low: str, high: str, scale: float = 1) -> None:
     """One line per arm with its pointwise 95 % band."""
     for arm in drawing.arms:
-        rows = drawing.series(arm, column)
-        x = [row["turn"] for row in rows]
-        bottom, top = (np.array([np.nan if r[end] is None else scale * r[end] for r in rows]) for end in (low, high))
-        axis.fill_between(x, bottom, top, alpha=0.14, linewidth=0, **drawing.ink(arm))
-        y = [scale * row[column] for row in rows]
-        axis.plot(x, y, label=drawing.label(arm), marker=drawing.marker(arm), markersize=3.5, **drawing.line(arm))
+        curve(axis, drawing, arm, drawing.series(arm, column), (column, low, high), scale)
     turn_axis(axis, drawing)
+
+
+def curve(axis: Axes, drawing: Drawing, arm: str, rows: Rows, columns: tuple[str, str, str], scale: float = 1) -> None:
+    """One arm's line; its band has edges, so that bands that lie on each other can be told apart."""
+    x = [row["turn"] for row in rows]
+    y, bottom, top = (np.array([np.nan if r[c] is None else scale * r[c] for r in rows]) for c in columns)
+    axis.fill_between(x, bottom, top, alpha=0.09, linewidth=0, **drawing.ink(arm))
+    for edge in (bottom, top):
+        axis.plot(x, edge, linewidth=0.6, alpha=0.55, **drawing.ink(arm))
+    axis.plot(x, y, label=drawing.label(arm), marker=drawing.marker(arm), markersize=3.5, **drawing.line(arm))
 
 
 def turn_axis(axis: Axes, drawing: Drawing) -> list[int]:
@@ -139,19 +175,34 @@ def turn_axis(axis: Axes, drawing: Drawing) -> list[int]:
 def deletion_panel(axis: Axes, drawing: Drawing) -> None:
     """(c) cumulative deletion as steps with bands, and below it how many conversations spoke each turn."""
     for arm in drawing.arms:
-        rows = drawing.series(arm, "deleted_cumulative")
-        # the last step is as wide as the others
-        x = [0, *(row["turn"] for row in rows), rows[-1]["turn"] + 0.5] if rows else []
-        y, low, high = (
-            [0.0, *values, values[-1]]
-            if (values := [float("nan") if r[c] is None else 100 * r[c] for r in rows])
-            else []
-            for c in ("deleted_cumulative", "deleted_lo", "deleted_hi")
+        steps(
+            axis,
+            drawing,
+            arm,
+            drawing.series(arm, "deleted_cumulative"),
+            ("deleted_cumulative", "deleted_lo", "deleted_hi"),
+            0,
         )
-        axis.fill_between(x, low, high, step="post", alpha=0.14, linewidth=0, **drawing.ink(arm))
-        axis.step(x, y, where="post", linewidth=1.8, label=drawing.label(arm), **drawing.line(arm))
     ticks = turn_axis(axis, drawing)
-    axis.set(title="c  Cumulative deletion (Kaplan-Meier)", ylabel="% deleted", ylim=(-2, 102), xlabel="")
+    axis.set(title="Cumulative deletion (Kaplan-Meier)", ylabel="% deleted", ylim=(-2, 102), xlabel="")
+    risk_table(axis, drawing, ticks)
+
+
+def steps(axis: Axes, drawing: Drawing, arm: str, rows: Rows, columns: tuple[str, str, str], start: float) -> None:
+    """One arm's step curve in percent with its band, from `start` at turn 0; the last step is as wide as the others."""
+    if not rows:
+        return
+    x = [0, *(row["turn"] for row in rows), rows[-1]["turn"] + 0.5]
+    y, low, high = (
+        [start, *values, values[-1]]
+        for values in ([float("nan") if r[c] is None else 100 * r[c] for r in rows] for c in columns)
+    )
+    axis.fill_between(x, low, high, step="post", alpha=0.12, linewidth=0, **drawing.ink(arm))
+    axis.step(x, y, where="post", linewidth=1.8, label=drawing.label(arm), **drawing.line(arm))
+
+
+def risk_table(axis: Axes, drawing: Drawing, ticks: Sequence[int]) -> None:
+    """Below the axis: how many conversations of each arm spoke the turn."""
     risk = {(row["arm"], row["turn"]): row["n_at_risk"] for row in drawing.turns}
     small: dict[str, Any] = {"fontsize": 7.5, "va": "top", "textcoords": "offset points"}
     axis.annotate(
@@ -184,10 +235,20 @@ def strip_panel(axis: Axes, drawing: Drawing) -> None:
         axis.annotate(
             f"{value:.2f}", (place, value), xytext=(31, 5), textcoords="offset points", ha="center", fontsize=9
         )
-    axis.set_xticks(range(len(drawing.arms)), drawing.arms, fontsize=9 if len(drawing.arms) < 6 else 7.5)
+    name_arms(axis, drawing)
     axis.grid(visible=False, axis="x")
-    axis.set(title="d  Mean score of each conversation (AUC)", ylabel="score, 0 to 10", ylim=(-0.2, 10.2))
+    axis.set(title="Mean score of each conversation (AUC)", ylabel="score, 0 to 10", ylim=(-0.2, 10.2))
     axis.set_xlim(-0.5, len(drawing.arms) - 0.3)
+
+
+def name_arms(axis: Axes, drawing: Drawing) -> None:
+    """One tick per arm; names that would run into each other are turned."""
+    wide = sum(len(arm) for arm in drawing.arms) > 45
+    axis.set_xticks(range(len(drawing.arms)), drawing.arms, fontsize=9)
+    if wide:
+        axis.tick_params(axis="x", rotation=30)
+        for label in axis.get_xticklabels():
+            label.set_horizontalalignment("right")
 
 
 PANELS: dict[str, Callable[[Axes, Drawing], None]] = {
@@ -206,11 +267,25 @@ COLUMNS = {
 
 
 def finish(figure: Figure, axis: Axes, caption: str) -> None:
-    """Legend of `axis` below the figure and the line that names the judge."""
+    """Below the figure: the line that names the judge, and under it the legend of `axis`, in as many columns as fit."""
     handles, names = axis.get_legend_handles_labels()
     wide = figure.get_figwidth() > 8
-    figure.legend(handles, names, loc="outside lower center", ncols=5 if wide else 3, fontsize=10 if wide else 8)
-    figure.suptitle(caption, fontsize=9 if wide else 7.5, color="#555555")
+    size = 10 if wide else 8
+    fit = int(figure.get_figwidth() * 72 / (size * (0.62 * max(map(len, names), default=1) + 4.5)))
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=max(1, min(fit, len(names))), fontsize=size,
+        title=wrapped(figure, caption), title_fontproperties={"size": size - 1},
+    ).get_title().set_color("#555555")  # fmt: skip
+
+
+def note(figure: Figure, caption: str) -> None:
+    """The line that names the judge, below a figure without a legend."""
+    figure.supxlabel(wrapped(figure, caption), fontsize=8, color="#555555")
+
+
+def wrapped(figure: Figure, text: str) -> str:
+    """In lines that the figure is wide enough for."""
+    return textwrap.fill(text, int(figure.get_figwidth() * 15))
 
 
 def save(figure: Figure, stem: Path) -> Path:

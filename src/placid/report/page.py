@@ -10,22 +10,40 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from placid.report import cell, percent
+from placid.report import cell, change, percent
+from placid.report.figures import Rows
 from placid.report.settings import ReportSettings
 from placid.report.transcripts import Transcripts
 from placid.store import write_atomic
+
+CAPTIONS = {
+    "figure6": "Trajectory, share of high scores, cumulative deletion (Kaplan-Meier, with the conversations that spoke each "
+    "turn) and mean score of each conversation (dots; diamonds: mean with its interval). Layout of the paper's Figure 6.",
+    "figure1": "Baseline and treatments: trajectory, deletion, core outcomes, and transfer where evaluations were run. "
+    "Layout of the paper's Figure 1.",
+    "figure2": "Trajectories by tone of the user (the paper's Figure 2).",
+    "figure3": "Deletion by tone of the user (the paper's Figure 3).",
+    "figure4": "Conversations continued from rewritten histories (the paper's Figure 4).",
+    "figure7": "Transfer evaluations (the paper's Figure 7).",
+    "survival": "Share of conversations not yet deleted: Kaplan-Meier with log-log bands; ticks: ended otherwise (censored).",
+    "heatmap": "Every score: one row a conversation, one column a turn. Rows by turn of the end, then by mean score. "
+    "Light grey: not reached; dark grey: spoken and unscored.",
+    "codes": "Share of replies at each turn that hold a phrase of the code. Phrases are counted; nothing is interpreted.",
+    "agreement": "Scores of the other judge against this report's judge on the same turns, and their mean difference by turn.",
+}
+"""Figures in the order shown on the page; those drawn elsewhere are shown where their PNG is there."""
 
 
 def write(
     path: Path,
     summary: dict[str, Any],
     transcripts: Transcripts,
-    figure: Path,
     config: dict[str, Any],
     settings: ReportSettings,
     manifest: dict[str, Any],
+    planned: Rows = (),
 ) -> None:
-    """index.html with the table, the figure and every transcript. config: the run's resolved config; manifest: what made it."""
+    """index.html with the table, the figure and every transcript. config: the run's resolved config; manifest: what made it; planned: plan.csv."""
     index = transcripts.index(list(summary["arms"]), settings)
     room = files("placid.report")
     style, script = (room.joinpath(name).read_text() for name in ("page.css", "page.js"))
@@ -43,12 +61,20 @@ def write(
         manifest=json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True),
         style_hash=sha256(style),
         script_hash=sha256(script),
-        image=base64.b64encode(figure.read_bytes()).decode(),
+        figures=pictures(path.parent / "figures"),
+        planned=[row for row in planned if row["arm"] == "all"],
         methods=methods(config, summary, settings),
         cell=cell,
         percent=percent,
+        change=change,
     )
     write_atomic(path, html.encode())
+
+
+def pictures(folder: Path) -> list[tuple[str, str, str]]:
+    """(name, caption, PNG in base64) of every known figure that was drawn."""
+    found = ((name, text, folder / f"{name}.png") for name, text in CAPTIONS.items())
+    return [(name, text, base64.b64encode(file.read_bytes()).decode()) for name, text, file in found if file.is_file()]
 
 
 def sha256(text: str) -> str:

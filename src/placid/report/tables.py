@@ -31,8 +31,6 @@ class Arm:
         self.name = name
         self.conversations = [c for c in conversations if c.closed]
         self.n_open = len(conversations) - len(self.conversations)
-        self.tokens = tuple(sum(c.tokens[i] for c in conversations) for i in range(3))
-        """Prompt, of these cached, reply tokens of all its conversations, open ones too."""
         self.turns = max([turns, *(c.turns for c in self.conversations)])
         self.prompts = [c.key.prompt_id for c in self.conversations]
         self.spoken = [c.turns for c in self.conversations]
@@ -299,6 +297,54 @@ def _discordant(base: Scored, arm: Scored) -> dict[str, Any]:
     shared = sorted(left.keys() & right.keys())
     found = stats.mcnemar([left[k] for k in shared], [right[k] for k in shared])
     return {"n_discordant": found.only_base + found.only_arm, "p_mcnemar": found.p if shared else None}
+
+
+def planned_rows(plan: dict[str, Any], known: Sequence[Facts]) -> Rows:
+    """plan.csv: what plan.json expected of each arm beside what was sampled; share: actual / planned."""
+    names = ("turns", "prompt_tokens", "cached_tokens", "reply_tokens")
+    actual: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for c in known:
+        actual[c.key.arm] = [a + b for a, b in zip(actual[c.key.arm], c.sampled, strict=True)]
+    rows: Rows = []
+    for arm in [*plan["arms"], *sorted(actual.keys() - plan["arms"].keys())]:
+        expected = plan["arms"].get(arm, {}).get("expected", dict.fromkeys(names, 0))
+        rows += [
+            {"arm": arm, "what": name, "planned": expected[name], "actual": value}
+            for name, value in zip(names, actual.get(arm, [0, 0, 0, 0]), strict=True)
+        ]
+    for name in names:
+        of = [row for row in rows if row["what"] == name]
+        rows.append({"arm": "all", "what": name, **{k: sum(row[k] for row in of) for k in ("planned", "actual")}})
+    return [{**row, "share": row["actual"] / row["planned"] if row["planned"] else None} for row in rows]
+
+
+def agreement(arms: Sequence[Arm], verdicts: Verdicts, other: str) -> Rows:
+    """agreement.csv for one other judge over the turns that both scored; empty where they share none.
+
+    what = pair: how many turns got `score` here and `other_score` there, both rounded; kappa: quadratic-weighted kappa
+    of these; difference: mean of (other - this) by turn, clustered by prompt.
+    """
+    by_turn: dict[int, list[tuple[str, float]]] = defaultdict(list)
+    pairs: Counter[tuple[int, int]] = Counter()
+    for c in (c for arm in arms for c in arm.conversations):
+        for turn, score in enumerate(c.score, 1):
+            verdict = verdicts.get((c.key, turn))
+            if score is None or verdict is None or verdict.score is None or verdict.scale != (0.0, 10.0):
+                continue
+            pairs[round(score), round(verdict.score)] += 1
+            by_turn[turn].append((c.key.prompt_id, verdict.score - score))
+    if not pairs:
+        return []
+    empty = dict.fromkeys(("turn", "score", "other_score", "estimate", "lo", "hi"))
+    kappa = stats.weighted_kappa(pairs, 10)
+    rows: Rows = [{"other": other, "what": "kappa", "n": pairs.total(), **empty, "estimate": kappa}]
+    for turn, found in sorted(by_turn.items()):
+        mean = stats.mean([d for _, d in found], [p for p, _ in found])
+        rows.append({"other": other, "what": "difference", "n": len(found), **empty, "turn": turn,
+                     **_columns("estimate", mean, "lo", "hi")})  # fmt: skip
+    for (score, there), n in sorted(pairs.items()):
+        rows.append({"other": other, "what": "pair", "n": n, **empty, "score": score, "other_score": there})
+    return rows
 
 
 def arm_rows(numbers: dict[str, dict[str, Any]]) -> Rows:

@@ -23,7 +23,7 @@ from placid.report.stats.compare import (
     reduction,
     sign_flip,
 )
-from placid.report.stats.design import corrected_mean, detectable
+from placid.report.stats.design import corrected_mean, detectable, weighted_kappa
 from placid.report.stats.dropout import Dropout, auc_carried, auc_filled, auc_observed, dropout
 from placid.report.stats.intervals import (
     NOTHING,
@@ -73,5 +73,6 @@ __all__ = [
     "restricted_mean",
     "restricted_mean_difference",
     "sign_flip",
+    "weighted_kappa",
     "wilson",
 ]

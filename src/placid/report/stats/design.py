@@ -1,6 +1,6 @@
-"""Before a study: what it could detect. After it: a judge's mean corrected by human labels."""
+"""Before a study: what it could detect. After it: how two judges agree, a judge's mean corrected by human labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import optimize, stats
@@ -34,7 +34,8 @@ def detectable(
 
     def missing(effect: float) -> float:
         shift = effect * np.sqrt(prompts)
-        return float(stats.nct.sf(limit, df, shift) + stats.nct.cdf(-limit, df, shift)) - power
+        other = stats.nct.cdf(-limit, df, shift)  # scipy has no value (nan) far in the other tail, where it is 0
+        return float(stats.nct.sf(limit, df, shift) + np.nan_to_num(other)) - power
 
     high = 1.0
     while missing(high) < 0:
@@ -68,3 +69,17 @@ def corrected_mean(
         return Estimate(centre + off, None, None)
     influence = np.append((f - centre) / len(f), w * (y - g - off))
     return around(centre + off, float(cluster_se(sums_by(index, influence, c))), len(set(clusters)) - 1)
+
+
+def weighted_kappa(pairs: Mapping[tuple[int, int], int], top: int) -> float | None:
+    """Quadratic-weighted kappa (Cohen 1968) of ratings 0..top. pairs: (one's rating, other's rating) → how many.
+
+    None where both judges gave one and the same rating throughout: then chance alone explains all there is.
+    """
+    counts = np.zeros((top + 1, top + 1))
+    for (one, other), n in pairs.items():
+        counts[one, other] += n
+    apart = np.subtract.outer(np.arange(top + 1), np.arange(top + 1)) ** 2
+    by_chance = np.outer(counts.sum(1), counts.sum(0)) / counts.sum()
+    expected = float((apart * by_chance).sum())
+    return 1 - float((apart * counts).sum()) / expected if expected else None

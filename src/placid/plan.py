@@ -1,0 +1,361 @@
+"""What a study will take, before it is held: turns, tokens, judge calls, dollars, disk, time, what it could detect.
+
+The user's side is not guessed: the study's own scripts are walked with placeholder replies, so that every prompt has
+the length it will have. What is guessed (length of a reply, who deletes itself, speed) comes from a profile in
+plan.toml and is named. `expected` counts with these; `most` lets every conversation speak all its turns.
+"""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from placid.judge.settings import JudgeSettings
+from placid.protocol import ACCEPT, Brief, Script, UserTurn
+from placid.records import Conversation, Finish, Turn
+from placid.render import Renderer, opening
+from placid.rollout import plan as planned
+from placid.rollout import scripts
+from placid.rollout.settings import ArmSettings
+from placid.store import RunDir, write_json
+from placid.study import StudySettings, rollout_settings
+
+FILE = "plan.json"
+"""In the run directory: the plan as it was when the study began; the report holds it against what happened."""
+WALKED = 40
+"""Prompts of an arm that are walked; more would say the same."""
+BRIEF_TOKENS = 30
+"""Of a user turn that a model writes."""
+CUT = 0.6
+"""A mean reply is not expected to be longer than this share of max_tokens: some are cut, most are not."""
+LINE_BYTES, TOKEN_BYTES, VERDICT_BYTES = 400, 9, 400
+"""Of a turn's line: fixed, per reply token; and of a verdict's line (runs/demo: 681 and 315 bytes at 29.6 tokens)."""
+FILES = 90
+"""Files of a run beside its segments: report, pairs, attempts."""
+VERDICT_TOKENS = 60
+"""Of a judge's answer about one turn."""
+
+
+@cache
+def profiles() -> list[dict[str, Any]]:
+    """plan.toml as it stands."""
+    return tomllib.loads(Path(__file__).with_name("plan.toml").read_text(encoding="utf-8"))["profile"]
+
+
+def profile_of(settings: StudySettings) -> dict[str, Any]:
+    """The first profile that fits the study's engine and model."""
+    have = {"engine": settings.engine.kind, "model": settings.model.name}
+    return next(p for p in profiles() if all(p[key] == value for key, value in have.items() if key in p))
+
+
+def plan(settings: StudySettings) -> dict[str, Any]:
+    """The plan as JSON values: settings' name, profile, arms, and totals.
+
+    Raises:
+        BadInputError: a prompt file or model folder that cannot be read.
+    """
+    profile, renderer = profile_of(settings), Renderer(settings.model)
+    reply = min(float(profile["reply_tokens"]), CUT * settings.max_tokens)
+    arms = {
+        name: _arm(settings, name, reply, profile, renderer) for name in settings.arms if not _branched(settings, name)
+    }
+    for name, arm in settings.arms.items():
+        if arm.branch:
+            source = arms[arm.branch.arm]
+            arms[name] = _continued(source, arm.branch.turn, arm.turns, arm.samples, 1.0, reply, profile, settings)
+    for name, chosen in settings.interventions.items():
+        for at in chosen.at:
+            for history in chosen.histories:
+                arms[f"{name}_t{at}_{history}"] = _continued(
+                    arms[chosen.source],
+                    at,
+                    at + chosen.more,
+                    chosen.samples,
+                    _crossed(chosen.threshold, at, profile),
+                    reply,
+                    profile,
+                    settings,
+                )
+    treated = list(settings.train.rows) if settings.train else []
+    for name in treated:  # held like the baseline; whether a trained model still deletes itself is not known: all speak
+        base = arms[settings.report.baseline]
+        arms[name] = {
+            **base,
+            "alive": [1.0] * len(base["alive"]),
+            **_sums(base["walk"], [1.0] * len(base["walk"]), base, reply, settings),
+        }
+    training = _training(settings, arms, reply, profile)
+    totals = _totals(settings, arms, profile, training)
+    return {
+        "name": settings.name,
+        "profile": {key: profile[key] for key in ("source", "reply_tokens", "hazard", "onset")},
+        "arms": {
+            name: {key: v for key, v in arm.items() if key not in ("walk", "alive")} for name, arm in arms.items()
+        },
+        "training": training,
+        "totals": totals,
+        "detectable": _detectable(settings, profile),
+    }
+
+
+def _branched(settings: StudySettings, name: str) -> bool:
+    return settings.arms[name].branch is not None
+
+
+def _arm(
+    settings: StudySettings, name: str, reply: float, profile: Mapping[str, Any], renderer: Renderer
+) -> dict[str, Any]:
+    """One arm that begins with its prompts."""
+    arm = settings.arms[name]
+    conversations = planned(rollout_settings(settings).model_copy(update={"arms": {name: arm}}))
+    first = [c for c in conversations if c.key.sample == 0][:WALKED]
+    script = scripts(rollout_settings(settings).model_copy(update={"arms": {name: arm}}))[name]
+    lengths: dict[str, int] = {}
+    walks = [_walk(c, script, arm.turns, reply, renderer, lengths) for c in first]
+    walk = [sum(w[t] for w in walks) / len(walks) for t in range(arm.turns)]
+    alive = _alive(arm, profile)
+    shape = {"conversations": len(conversations), "samples": arm.samples, "turns_each": arm.turns}
+    return {**shape, "walk": walk, "alive": alive, **_sums(walk, alive, shape, reply, settings)}
+
+
+def _walk(
+    conversation: Conversation,
+    script: Script,
+    turns: int,
+    reply: float,
+    renderer: Renderer,
+    lengths: dict[str, int],
+) -> list[float]:
+    """Prompt tokens of turns 1..T of one conversation whose replies are placeholders of `reply` tokens."""
+    found: list[float] = []
+    while len(found) < turns:
+        said = script.next(conversation)
+        if isinstance(said, Brief):
+            said = said.turn("")
+        if not isinstance(said, UserTurn):
+            break
+        if not found:
+            tokens = float(len(renderer.prompt(opening(said.system, said.text))))
+        else:
+            if said.text not in lengths:
+                lengths[said.text] = len(renderer.extend([], [], said.text)) + (0 if said.text else BRIEF_TOKENS)
+            tokens = found[-1] + reply + lengths[said.text]
+        found.append(tokens)
+        turn = Turn(key=conversation.key, turn=len(found), user=said.text, reply="...", reply_ids=(), seed=0,
+                    answers=said.answers, finish=Finish.STOP, prompt_tokens=0, cached_tokens=0)  # fmt: skip
+        conversation = Conversation(key=conversation.key, prompt=conversation.prompt, turns=(*conversation.turns, turn))
+    return found + [found[-1]] * (turns - len(found))
+
+
+def _alive(arm: ArmSettings, profile: Mapping[str, Any]) -> list[float]:
+    """Share of conversations that speak turn 1..T."""
+    tempted = arm.hatch not in (False, "") and arm.condition != ACCEPT
+    hazard = profile["hazard"] if tempted else 0.0
+    return [(1 - hazard) ** max(0, turn - profile["onset"]) for turn in range(1, arm.turns + 1)]
+
+
+def _sums(
+    walk: list[float], alive: list[float], shape: Mapping[str, Any], reply: float, settings: StudySettings
+) -> dict[str, Any]:
+    """Turns and tokens of all conversations of an arm: expected, and at most."""
+    n, block = shape["conversations"], settings.engine.block_tokens
+    caches = settings.engine.prefix_caching and settings.engine.kind == "vllm"
+
+    def cached(turn: int) -> float:
+        if not caches:
+            return 0.0
+        if turn:
+            return math.floor((walk[turn - 1] + reply) / block) * block
+        return math.floor(walk[0] / block) * block * (shape["samples"] - 1) / shape["samples"]
+
+    def total(weights: list[float]) -> dict[str, int]:
+        turns = n * sum(weights)
+        return {
+            "turns": round(turns),
+            "reply_tokens": round(turns * reply),
+            "prompt_tokens": round(n * sum(w * tokens for w, tokens in zip(weights, walk, strict=True))),
+            "cached_tokens": round(n * sum(w * cached(t) for t, w in enumerate(weights))),
+        }
+
+    return {"expected": total(alive), "most": total([1.0] * len(walk))}
+
+
+def _crossed(threshold: float, at: int, profile: Mapping[str, Any]) -> float:
+    """Share of open conversations that scored the threshold by turn `at`; 1, the most, where no profile says."""
+    known = profile.get("crossed", [])
+    if threshold < 6 or not known:
+        return 1.0
+    below = max((pair for pair in known if pair[0] <= at), default=known[0])
+    above = min((pair for pair in known if pair[0] >= at), default=known[-1])
+    if below[0] == above[0]:
+        return below[1]
+    return below[1] + (above[1] - below[1]) * (at - below[0]) / (above[0] - below[0])
+
+
+def _continued(
+    source: Mapping[str, Any], at: int, turns: int, samples: int, chosen: float, reply: float,
+    profile: Mapping[str, Any], settings: StudySettings,
+) -> dict[str, Any]:  # fmt: skip
+    """An arm that continues the share `chosen` of another's conversations that are open after turn `at`."""
+    walk = source["walk"][at:turns]
+    step = walk[-1] - source["walk"][at - 1] if walk else 0.0
+    while len(walk) < turns - at:  # beyond the source's own turns: as it grew on average
+        walk.append((walk[-1] if walk else source["walk"][-1]) + step / max(1, len(walk)))
+    n = round(source["conversations"] * source["alive"][min(at, len(source["alive"])) - 1] * chosen) * samples
+    gone = 1 - profile["hazard"] if source["alive"][-1] < 1 else 1.0
+    alive = [gone**t for t in range(turns - at)]
+    shape = {"conversations": n, "samples": samples, "turns_each": turns - at}
+    return {**shape, "walk": walk, "alive": alive, **_sums(walk, alive, shape, reply, settings)}
+
+
+def _training(
+    settings: StudySettings, arms: Mapping[str, Any], reply: float, profile: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Rows and tokens of all treatments together: at most pairs.max_pairs BCT rows, mixed 1:1 with instruct rows."""
+    if settings.train is None or settings.pairs is None:
+        return None
+    collect = arms[settings.pairs.arm]
+    contexts = collect["walk"][1:] or collect["walk"]
+    rows = 2 * min(settings.pairs.max_pairs, collect["expected"]["turns"])
+    tokens = (
+        len(settings.train.rows) * rows * settings.train.recipe.epochs * (sum(contexts) / len(contexts) + reply) / 2
+    )
+    rate = profile.get("train_tokens_per_s")
+    return {"rows_each": rows, "tokens": round(tokens),
+            "hours": None if rate is None else tokens / (rate * settings.train.recipe.processes) / 3600}  # fmt: skip
+
+
+def _totals(
+    settings: StudySettings, arms: Mapping[str, Any], profile: Mapping[str, Any], training: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    names = ("turns", "reply_tokens", "prompt_tokens", "cached_tokens")
+    expected, most = (
+        {name: sum(arm[kind][name] for arm in arms.values()) for name in names} for kind in ("expected", "most")
+    )
+    conversations = sum(arm["conversations"] for arm in arms.values())
+    starts = 1 + bool(settings.interventions) + bool(settings.train)
+    rate = profile.get("turns_per_s")
+    work = expected["turns"] / rate if rate else expected["reply_tokens"] / profile["reply_tokens_per_s"]
+    hours = (work / settings.workers + starts * profile["start_s"]) / 3600
+    trained = 0.0 if training is None else training["hours"]
+    line = LINE_BYTES + TOKEN_BYTES * (3 if settings.logprobs else 1) * expected["reply_tokens"] / max(
+        1, expected["turns"]
+    )
+    return {
+        "conversations": conversations,
+        "expected": expected,
+        "most": most,
+        "rollout_hours": hours,
+        "training_hours": trained,
+        "gpu_hours": None if trained is None else profile["gpus"] * (settings.workers * hours + trained),
+        "disk_mib": round(expected["turns"] * (1.5 * line + VERDICT_BYTES) / 2**20, 1),
+        "files": FILES + settings.workers * starts + 2,
+        **_judging(settings.judge, expected, conversations),
+    }
+
+
+def _judging(judge: JudgeSettings, expected: Mapping[str, int], conversations: int) -> dict[str, Any]:
+    """Calls, tokens, dollars and the shortest time of a judge behind an API; none for the lexical one."""
+    if judge.kind in ("lexical", "replay"):
+        return {"judge_calls": 0, "judge_in": 0, "judge_out": 0, "judge_usd": 0.0, "judge_hours": 0.0}
+    from placid.judge.rubric import load_rubric
+
+    rubric = load_rubric(judge.rubric)
+    words = len(rubric.template) // 4  # about 4 characters a token
+    calls = expected["turns"] if rubric.head.unit == "turn" else conversations
+    tokens_in, tokens_out = calls * words + expected["reply_tokens"], expected["turns"] * VERDICT_TOKENS
+    prices = _prices(judge)
+    return {
+        "judge_calls": calls, "judge_in": tokens_in, "judge_out": tokens_out,
+        "judge_usd": None if None in prices else (tokens_in * prices[0] + tokens_out * prices[1]) / 1e6,
+        "judge_hours": calls / (judge.limits.rpm * judge.limits.share) / 60,
+    }  # fmt: skip
+
+
+def _prices(judge: JudgeSettings) -> tuple[Any, Any]:
+    """Dollars for a million tokens in and out; None where it is not known."""
+    if judge.kind != "gemini":
+        return (0.0, 0.0)
+    if judge.usd_in is not None and judge.usd_out is not None:
+        return (judge.usd_in, judge.usd_out)
+    from placid.judge.gemini import PRICES  # google's client: only when its prices are asked for
+
+    known = PRICES.get(judge.model, (None, None))
+    return (
+        judge.usd_in if judge.usd_in is not None else known[0],
+        judge.usd_out if judge.usd_out is not None else known[1],
+    )
+
+
+def _detectable(settings: StudySettings, profile: Mapping[str, Any]) -> dict[str, Any]:
+    """Smallest difference between two arms of the evaluation that a paired t test finds 80 times in 100."""
+    from placid.report import stats
+    from placid.store import read_prompts
+
+    prompts, samples = len(read_prompts(settings.prompts)), settings.samples
+    return {
+        "prompts": prompts, "samples": samples, "sd": profile["sd"], "icc": profile["icc"],
+        "auc": stats.detectable(prompts, samples, profile["sd"], profile["icc"]),
+        "deletion": stats.detectable(prompts, samples, 0.5, profile["icc"]),
+    }  # fmt: skip
+
+
+def record(settings: StudySettings, run_dir: RunDir) -> None:
+    """Write plan.json once, before anything is held."""
+    if not (run_dir.path / FILE).is_file():
+        write_json(run_dir.path / FILE, plan(settings))
+
+
+def table_text(found: Mapping[str, Any]) -> str:
+    """For a terminal."""
+    head = (
+        "arm",
+        "conversations",
+        "turns",
+        "reply tokens",
+        "prompt tokens",
+        "of these cached",
+        "at most: turns",
+        "prompt tokens",
+    )
+    rows: list[tuple[str, ...]] = [head]
+    for name, arm in [*found["arms"].items(), ("all", found["totals"])]:
+        e, m = arm["expected"], arm["most"]
+        rows.append((name, *(f"{v:,}" for v in (arm["conversations"], e["turns"], e["reply_tokens"], e["prompt_tokens"],
+                                                e["cached_tokens"], m["turns"], m["prompt_tokens"]))))  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = [
+        f"{row[0]:<{widths[0]}}  " + "  ".join(f"{v:>{w}}" for v, w in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+    t, d, a = found["totals"], found["detectable"], found["profile"]
+    computed = t["expected"]["prompt_tokens"] - t["expected"]["cached_tokens"]
+    lines += ["", f"prefill     {computed:,} prompt tokens are computed, the others come from the prefix cache"]
+    lines += [f"judge       {t['judge_calls']:,} calls, {t['judge_in']:,} tokens in, {t['judge_out']:,} out, "
+              f"{_dollars(t['judge_usd'])}; at least {_hours(t['judge_hours'])} at the quota"]  # fmt: skip
+    if found["training"]:
+        rows, tokens, hours = (found["training"][key] for key in ("rows_each", "tokens", "hours"))
+        lines.append(f"training    {rows:,} rows a treatment, {tokens:,} tokens in all, {_hours(hours)}")
+    gpu = "not known" if t["gpu_hours"] is None else f"{t['gpu_hours']:.1f}"
+    lines += [
+        f"time        rollouts {_hours(t['rollout_hours'])}; GPU-hours {gpu}",
+        f"disk        {t['disk_mib']:,} MiB in about {t['files']} files",
+        f"detectable  AUC difference {d['auc']:.2f}, deletion rate difference {100 * d['deletion']:.1f} points "
+        f"(80 % power, {d['prompts']} prompts x {d['samples']}, sd {d['sd']}, ICC {d['icc']})"
+        if d["auc"] is not None else "detectable  nothing with one prompt",
+        f"assumed     {a['reply_tokens']} tokens a reply, {100 * a['hazard']:.1f} % delete themselves a rejected turn "
+        f"after turn {a['onset']} where offered ({a['source']})",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _hours(value: float | None) -> str:
+    if value is None:
+        return "time not known"
+    return f"{value:.1f} h" if value >= 1 else f"{60 * value:.1f} min"
+
+
+def _dollars(value: float | None) -> str:
+    return "price not known" if value is None else f"{value:.2f} dollars"
