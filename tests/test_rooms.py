@@ -11,10 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "placid"
-ALL = "records store render prompts protocol engine rollout judge pairs train organism report cluster"
+ALL = "records models store render prompts protocol engine rollout judge pairs train organism report cluster"
 MAY_IMPORT = {
     "records": "",
     "config": "records",
+    "models": "records",
     "store": "records",
     "render": "records",
     "prompts": "records store",
@@ -27,16 +28,17 @@ MAY_IMPORT = {
     "organism": "records render store train",
     "report": "records store",
     "cluster": "records store",
+    "status": "records",
     "study": ALL,
     "jobs": "records store cluster study",
     "plan": "records store render protocol rollout judge report study",
-    "cli": ALL + " study jobs plan",
+    "cli": ALL + " status study jobs plan",
 }
 HEAVY_HOME = {
-    "torch": ("train/", "organism/"),
+    "torch": ("models.py", "train/", "organism/"),
     "deepspeed": ("train/",),
     "peft": ("train/",),
-    "transformers": ("render.py", "train/", "organism/"),
+    "transformers": ("models.py", "render.py", "train/", "organism/"),
     "vllm": ("engine/vllm.py",),
     "ray": ("rollout/ray_workers.py", "cluster/ray_node.py"),
     "submitit": ("cluster/submit.py",),
@@ -44,6 +46,8 @@ HEAVY_HOME = {
     "aiohttp": ("judge/gemini.py",),
     "huggingface_hub": ("prompts/wildchat.py", "cluster/fetch.py"),
     "matplotlib": ("report/figures.py", "report/gallery.py"),
+    "polars": ("store/tables.py", "prompts/wildchat.py"),
+    "zarr": ("store/tables.py",),
 }
 FILES = sorted(SRC.rglob("*.py"))
 
@@ -100,7 +104,12 @@ def test_the_readme_draws_the_house_as_it_stands():
 
 
 def test_the_front_door_is_light():
-    code = f"import sys, placid.cli, placid.study; print([m for m in {sorted(HEAVY_HOME)} if m in sys.modules])"
+    # also after a study without weights is read and checked
+    code = (
+        "import sys; from pathlib import Path; from placid import cli, status, study; "
+        "study.check(study.read(Path('configs/study/simulate.toml'), [])); "
+        f"print([m for m in {sorted(HEAVY_HOME)} if m in sys.modules])"
+    )
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"

@@ -14,9 +14,14 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from placid.records import BadInputError, PausedError
+
+if TYPE_CHECKING:
+    from placid.study import Held
 
 INTERRUPTED = 75
 """EX_TEMPFAIL: a scheduler may requeue."""
@@ -71,12 +76,21 @@ def rollout(config: Path, overrides: list[str]) -> None:
     say(f"conversations {held.run_dir.path / 'conversations'}")
 
 
+def _reading(config: Path, overrides: list[str]) -> AbstractContextManager["Held"]:
+    """The run of a config file, or a run directory itself, to be graded or shown."""
+    from placid import study as room
+
+    if config.is_dir():
+        return room.reopened(config, overrides, say)
+    return room.held(room.read(config, overrides), say, new=False)
+
+
 def judge(config: Path, overrides: list[str]) -> None:
     """Grade the turns that have no verdict yet; with --follow also those that rollouts under way still speak."""
     from placid import study as room
 
     follow, overrides = "--follow" in overrides, [word for word in overrides if word != "--follow"]
-    with room.held(room.read(config, overrides), say, new=False) as held:
+    with _reading(config, overrides) as held:
         judge_id = room.grade(held, follow)
     say(f"verdicts {held.run_dir.path / 'verdicts' / judge_id}")
 
@@ -106,8 +120,9 @@ def report(config: Path, overrides: list[str]) -> None:
     from placid import report as writer
     from placid import study as room
 
-    with room.held(room.read(config, overrides), say, new=False) as held:
-        room.grade(held)
+    with _reading(config, overrides) as held:
+        if not held.settings.report.judge:
+            room.grade(held)
         summary = room.show(held)
     say(writer.table_text(summary))
     say(f"page {held.run_dir.path / 'report' / 'index.html'}")
@@ -123,13 +138,51 @@ def organism(config: Path, overrides: list[str]) -> None:
     say(f"organism {room.run(load(config, OrganismSettings, overrides))}")
 
 
-def status(run: Path, _overrides: list[str]) -> None:
-    """One screen about the newest attempt of a run directory."""
-    from placid.cluster.end import settle
-    from placid.study import status as read
+def import_(file: Path, overrides: list[str]) -> None:
+    """Transcripts made elsewhere as a run directory of their own."""
+    from placid import study as room
+    from placid.config import parse_overrides
 
+    given = {"tag": "gemma-3-27b", **dict(parse_overrides(overrides))}
+    unknown = sorted(given.keys() - {"out", "tag"})
+    if unknown or "out" not in given:
+        raise BadInputError(
+            f"import takes --out RUN and --tag NAME, {f'not --{unknown[0]}' if unknown else 'and --out is missing'}"
+        )
+    out = Path(str(given["out"]))
+    found = room.import_(file, out, str(given["tag"]))
+    say(f"{found.conversations} conversations, {found.turns} turns in {out}; placid judge {out} grades them")
+    if found.judge_id:
+        say(f"{found.scored} scores came along; placid report {out} --report.judge {found.judge_id} shows them")
+
+
+def compact(run: Path, _overrides: list[str]) -> None:
+    """The tables of a run directory from its segments."""
+    from placid import study as room
+    from placid.store import RunDir
+
+    fresh = room.compact(RunDir(run))
+    say(f"tables {run / 'tables'}{'' if fresh else ' (up to date)'}")
+
+
+def status(run: Path, words: list[str]) -> None:
+    """One screen about a run directory; --watch: until nothing runs any more; --json: for a program."""
+    from rich import print as show
+
+    from placid import status as room
+    from placid.cluster.end import settle
+
+    unknown = [word for word in words if word not in ("--watch", "--json")]
+    if unknown or len(words) > 1:
+        raise BadInputError(f"status takes --watch or --json, not {' '.join(unknown or words)}")
     settle(run)
-    say(json.dumps(read(run), indent=2, ensure_ascii=False))
+    known = room.read(run)
+    if "--json" in words:
+        say(json.dumps(known, indent=2, ensure_ascii=False))
+    elif "--watch" in words:
+        room.watch(run)
+    else:
+        show(room.screen(known))
 
 
 def doctor(arguments: argparse.Namespace, _words: list[str]) -> None:
@@ -200,19 +253,25 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "judge": (
         judge,
         "config",
-        "grade the turns that have no verdict yet; --follow: and those that rollouts under way still speak",
+        "grade the turns of a study (or run directory) that have no verdict yet; --follow: and those still to come",
     ),
     "pairs": (pairs, "config", "judged conversations to training rows, every dropped turn counted"),
     "train": (train, "config", "train every treatment on its rows"),
-    "report": (report, "config", "write tables, figures and page of the study's run directory again"),
+    "report": (report, "config", "write tables, figures and page of a study (or of a run directory) again"),
     "organism": (organism, "config", "train the shipped tiny model again (configs/organism/*.toml)"),
     "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
+    "import": (import_, "file", "transcripts made elsewhere (JSONL, docs/import.md) as a run directory: --out RUN"),
+    "compact": (compact, "run", "turns and verdicts as parquet, tokens and scores as zarr, below tables/; rebuildable"),
+    "status": (
+        status,
+        "run",
+        "one screen about a run: progress, rates, failures, time left; --watch: live; --json",
+    ),
     "prompts": (
         prompts,
         "words",
         "list prompt sets; NAME or FILE --out FOLDER writes one, split into train and held-out",
     ),
-    "status": (status, "run", "progress of a run directory as its newest attempt wrote it"),
     "fetch": (fetch, "options", "put a Hugging Face model where compute nodes without internet will read it"),
     "submit": (
         submit,
@@ -222,11 +281,18 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "doctor": (doctor, "options", "what this machine has and what is missing; --site: this cluster against a profile"),
 }
 """Command → what it does, what it takes, one line about it."""
+TAKES = {
+    "run": "run directory, e.g. runs/demo",
+    "file": "JSONL of whole conversations; then --out runs/NAME (which must not exist) and, where the shutdown command "
+    "names another model than gemma-3-27b, --tag MODEL",
+}
+"""What stands after a command."""
 
 
 USAGE = {
     "config": "placid {} CONFIG [--dotted.key VALUE ...]",
     "words": "placid {} [NAME | FILE] [--key VALUE ...]",
+    "file": "placid {} FILE --out RUN [--tag MODEL]",
 }
 """How a command is called, by what it takes."""
 
@@ -247,13 +313,15 @@ class Help(argparse.Action):
 def keys(command: str) -> str:
     """The config keys of one command, a line or two each."""
     from placid.config import describe
+    from placid.study import FROM_STUDY
 
     if command == "organism":
         from placid.organism.settings import OrganismSettings as Kind
     else:
         from placid.study import StudySettings as Kind
     lines = ["keys of the config file, each also an override (--key VALUE):"]
-    for key, default, text in describe(Kind):
+    for key, plain, text in describe(Kind):
+        default = plain if command == "organism" else FROM_STUDY.get(key, plain)
         shown = f"{key} = {default}" if default else f"[{key}]"
         lines += textwrap.wrap(f"{shown:<34}  {text}", 110, initial_indent="  ", subsequent_indent=" " * 38)
     return "\n".join(lines)
@@ -282,7 +350,7 @@ def parser() -> argparse.ArgumentParser:
         elif takes == "words":
             sub.epilog = "keys: source out name heldout seed n file (placid.prompts.PromptSettings)"
         elif takes:
-            sub.add_argument(takes, type=Path, help="run directory, e.g. runs/demo")
+            sub.add_argument(takes, type=Path, help=TAKES[takes])
     return top
 
 
@@ -320,8 +388,11 @@ def main(words: list[str] | None = None) -> None:
     terminal.setLevel(logging.WARNING if sys.stderr.isatty() and arguments.command != "organism" else logging.INFO)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[terminal])
     work, takes, _ = COMMANDS[arguments.command]
+    if takes == "config" and sys.stderr.isatty():  # before anything heavy is loaded
+        print(f"placid {arguments.command}: checking {arguments.config} ...", file=sys.stderr)
     try:
-        if overrides and takes not in ("config", "words") and arguments.command != "submit":
+        own = work in (status, submit)
+        if overrides and takes not in ("config", "file", "words") and not own:
             raise BadInputError(f"{arguments.command} takes no overrides, but got {' '.join(overrides)}")
         work(arguments if takes == "options" else getattr(arguments, takes, None), overrides)
     except BadInputError as error:

@@ -5,6 +5,7 @@ prompt of turn t+1 starts with exactly the tokens of turn t (prefix cache hits, 
 canonically tokenised this equals the tokenizer's own chat template to the token (tests/test_render.py).
 """
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,16 @@ _MARK = "\ue000reply\ue001"  # private-use characters: no chat text holds them
 def opening(system: str, user: str) -> list[Message]:
     """How a conversation begins: the system prompt, where there is one, and the first user message."""
     return [Message(role="system", content=system)] * bool(system) + [Message(role="user", content=user)]
+
+
+def check(model: Path) -> None:
+    """Light: no tokenizer is loaded. Raises BadInputError if `model` has no tokenizer or no chat template."""
+    file = model / "tokenizer_config.json"
+    if not file.is_file():
+        raise BadInputError(f"no tokenizer in {model}; expected a Hugging Face checkpoint folder")
+    apart = [*model.glob("chat_template.*"), *model.glob("additional_chat_templates/*")]
+    if not apart and not json.loads(file.read_text()).get("chat_template"):
+        raise BadInputError(f"{model} has no chat template; placid needs a chat model (chat_template.jinja beside it)")
 
 
 class Rendered(NamedTuple):
@@ -34,13 +45,8 @@ class Renderer:
         """Raises BadInputError if `model` is no folder with a tokenizer and a chat template."""
         from transformers import AutoTokenizer  # heavy: seconds for a 262k vocabulary
 
-        if not (model / "tokenizer_config.json").is_file():
-            raise BadInputError(f"no tokenizer in {model}; expected a Hugging Face checkpoint folder")
+        check(model)
         self.tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
-        if not self.tokenizer.chat_template:
-            raise BadInputError(
-                f"{model} has no chat template; placid needs a chat model (chat_template.jinja beside it)"
-            )
 
     def text(self, messages: Sequence[Message], generate: bool = True) -> str:
         """The template's text of `messages`; with `generate`, up to where the model's turn begins."""
@@ -62,6 +68,34 @@ class Renderer:
     def extend(self, prompt_ids: Sequence[int], reply_ids: Sequence[int], user: str) -> list[int]:
         """The next prompt: what was sent, what was sampled (without end-of-turn), and the user's next turn."""
         return [*prompt_ids, *reply_ids, *self.encode(self._bridge(user))]
+
+    def messages(self, prompt_ids: Sequence[int]) -> list[Message]:
+        """The chat that prompt() and extend() rendered: their inverse, for servers that take no ids.
+
+        Raises:
+            BadInputError: a message holds the template's own markers, so no list of messages gives these ids.
+        """
+        text = self.tokenizer.decode(list(prompt_ids), skip_special_tokens=False)
+        before, _, to_model = self.text([Message(role="user", content=_MARK)]).partition(_MARK)
+        to_user = self._bridge(_MARK).partition(_MARK)[0]
+        system, found = "", list[Message]()
+        if not text.startswith(before):  # a system prompt that does not stand inside the first user turn
+            before, system, _ = self.text(opening(_MARK, _MARK)).split(_MARK)
+        body = text.removeprefix(before).removesuffix(to_model)
+        if system:
+            told, _, body = body.partition(system)
+            found.append(Message(role="system", content=told))
+        for part in body.split(to_user):
+            user, *reply = part.split(to_model)
+            found.append(Message(role="user", content=user))
+            found += [Message(role="assistant", content=said) for said in reply]
+        squeezed = ["".join(t.split()) for t in (text, self.text(found))] if _alternate(found) else ["", "x"]
+        if squeezed[0] != squeezed[1]:
+            raise BadInputError(
+                "the chat cannot be read back from its token ids (a reply holds the chat template's own markers), so "
+                "engine.http.api = 'chat' cannot send it"
+            )
+        return found
 
     def example(self, messages: Sequence[Message], target: str) -> Rendered:
         """A training row: the context, then `target` and its end-of-turn token, which alone learn."""
@@ -91,3 +125,10 @@ class Renderer:
             *self.end_of_turn[:1],
             *([self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []),
         }
+
+
+def _alternate(messages: Sequence[Message]) -> bool:
+    """Perhaps a system prompt, then user, assistant, ..., user."""
+    roles = [m.role for m in messages]
+    spoken = roles[1:] if roles[0] == "system" else roles
+    return spoken == ["user", "assistant"] * (len(spoken) // 2) + ["user"]

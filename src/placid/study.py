@@ -9,20 +9,22 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
 from placid.cluster.end import begin
-from placid.config import Settings, canonical, file_sha, load, sha
+from placid.config import Settings, build, canonical, file_sha, load, parse_overrides, put, sha
 from placid.engine.settings import EngineSettings
 from placid.judge.settings import JudgeSettings
 from placid.pairs.settings import PairsSettings
@@ -33,7 +35,12 @@ from placid.store import RunDir, read_prompts, write_json
 from placid.store.lease import leased
 from placid.train.settings import TrainSettings
 
+if TYPE_CHECKING:
+    from placid.rollout.transcripts import Imported
+
 T = TypeVar("T")
+FREE = ("report", "judge")
+"""Sections outside a run's identity: drawing may change, and one run may be graded by several judges."""
 ADAPTERS = "adapters.json"
 """In the run directory: treatment arm → folder of its adapter."""
 ROWS = ("train", "sft_control")
@@ -96,6 +103,16 @@ class StudySettings(Settings):
     """What is shown."""
 
 
+FROM_STUDY = {
+    "arms.<name>.prompts": "the study's prompts",
+    "arms.<name>.samples": "the study's samples",
+    "arms.<name>.turns": "the study's turns",
+    "train.recipe": "the study's model",
+    "train.recipe.model": "the study's model",
+}
+"""Keys that complete() fills: what their default is in a study."""
+
+
 def read(config: Path, overrides: list[str]) -> StudySettings:
     """The settings of a study's TOML file with overrides on top.
 
@@ -140,8 +157,9 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
     Raises:
         BadInputError: with one sentence.
     """
+    from placid import models
     from placid.judge import check as check_judge
-    from placid.render import Renderer
+    from placid.render import check as check_model
 
     files = sorted({arm.prompts for arm in settings.arms.values()} | {settings.prompts})
     prompts = _prompts(files)
@@ -168,7 +186,11 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
             )
     if not (settings.model / "config.json").is_file():
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
-    Renderer(settings.model)
+    check_model(settings.model)
+    if settings.engine.kind == "vllm":
+        models.check_weights(settings.model)
+        longest = max(arm.turns for arm in settings.arms.values())
+        models.check_context(models.read(settings.model), settings.engine.context_tokens, longest, settings.max_tokens)
     check_judge(settings.judge)
     found = [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
     return prompts, {str(path): file_sha(path) for path in found}
@@ -195,6 +217,10 @@ def _engine_inputs(settings: StudySettings) -> list[Path]:
         read_probe(adapter)
     if settings.launcher == "inline" and settings.workers > 1:
         raise BadInputError(f"workers = {settings.workers}: launcher 'inline' holds one; use launcher = \"ray\"")
+    if settings.engine.kind == "http":
+        from placid.engine.http import check as check_server
+
+        check_server(settings.engine.http, [*map(str, adapters), *(settings.train.rows if settings.train else ())])
     if settings.engine.kind != "replay":
         return adapters
     recorded = settings.engine.recorded
@@ -286,9 +312,7 @@ def claim(settings: StudySettings) -> tuple[RunDir, list[Prompt]]:
     prompts, inputs = check(settings)
     run_dir = RunDir(settings.root / settings.name)
     config = canonical(settings)
-    free = ("report", "judge")  # drawing may change, and one run may be graded by several judges
-    identity = sha([{key: value for key, value in config.items() if key not in free}, inputs])
-    run_dir.claim(config, identity, manifest(inputs))
+    run_dir.claim(config, identity_of(config, inputs), manifest(inputs))
     return run_dir, prompts
 
 
@@ -306,15 +330,51 @@ def held(settings: StudySettings, say: Callable[[str], None], new: bool = True, 
             f"no run in {settings.root / settings.name}; placid rollout or placid study with this config starts it"
         )
     run_dir, prompts = claim(settings)
-    with leased(run_dir.path, alone) if alone else nullcontext():
-        yield from _attempt(settings, run_dir, prompts, say)
+    lease = leased(run_dir.path, alone) if alone else nullcontext()
+    with lease, _logged(Held(settings, run_dir, run_dir.new_attempt(), prompts, say)) as study:
+        yield study
 
 
-def _attempt(
-    settings: StudySettings, run_dir: RunDir, prompts: list[Prompt], say: Callable[[str], None]
-) -> Iterator[Held]:
-    """A new attempt with its log, for as long as the caller works."""
-    attempt = run_dir.new_attempt()
+def identity_of(config: dict[str, Any], inputs: dict[str, str]) -> str:
+    """What a run directory is known by: its config without the free sections, and the sha256 of its inputs."""
+    return sha([{key: value for key, value in config.items() if key not in FREE}, inputs])
+
+
+@contextmanager
+def reopened(path: Path, overrides: list[str], say: Callable[[str], None]) -> Iterator[Held]:
+    """A run directory as it lies there, to be graded and shown anew: neither model nor engine is needed.
+
+    Raises:
+        BadInputError: no run directory, an override of another section, or prompt files that changed since.
+    """
+    from placid.judge import check as check_judge
+
+    file = path / "config.json"
+    if not file.is_file():
+        raise BadInputError(f"{path} is no run directory (no config.json); name one, or a config file")
+    config = json.loads(file.read_text())["config"]
+    for dotted, value in parse_overrides(overrides):
+        if dotted.split(".")[0] not in FREE:
+            raise BadInputError(f"--{dotted}: of a finished run only keys below {' and '.join(FREE)} can be changed")
+        put(config, dotted, value)
+    settings = build(StudySettings, config, str(file))
+    own = path / "prompts.jsonl"
+    files = [own] if own.is_file() else sorted({arm.prompts for arm in settings.arms.values()} | {settings.prompts})
+    prompts = _prompts(files)
+    known = json.loads((path / "manifest.json").read_text())["inputs"]
+    changed = [str(f) for f in files if known.get(str(f), known.get(f.name)) != file_sha(f)]
+    if changed:
+        raise BadInputError(f"{changed[0]} is not the file that {path} was made with; put the old one back")
+    check_judge(settings.judge)
+    run_dir = RunDir(path)
+    with _logged(Held(settings, run_dir, run_dir.new_attempt(), prompts, say)) as study:
+        yield study
+
+
+@contextmanager
+def _logged(study: Held) -> Iterator[Held]:
+    """With everything that placid logs also in the attempt's log.txt."""
+    attempt = study.attempt
     begin(attempt)
     logger, file = logging.getLogger("placid"), attempt / "log.txt"
     handler, level = logging.FileHandler(file), logger.level
@@ -322,7 +382,7 @@ def _attempt(
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        yield Held(settings, run_dir, attempt, prompts, say)
+        yield study
     except Exception as error:
         with file.open("a") as text:  # not through the logger: its terminal handler would say it a second time
             text.write(traceback.format_exc())
@@ -353,7 +413,9 @@ def run(
             train_all(study)
             hold_trained(study)
         grade(study)
-        return show(study)
+        summary = show(study)
+        study.stage("tables", lambda: compact(study.run_dir))
+        return summary
 
 
 def hold_untrained(study: Held) -> None:
@@ -457,8 +519,50 @@ def show(study: Held) -> dict[str, Any]:
     from placid import report
     from placid.judge import check as judge_of
 
-    judge_id = judge_of(study.settings.judge)
+    judge_id = study.settings.report.judge or judge_of(study.settings.judge)
+    held = sorted(folder.name for folder in (study.run_dir.path / "verdicts").glob("*") if folder.is_dir())
+    if judge_id not in held:
+        raise BadInputError(f"report.judge = {judge_id!r} graded nothing here; valid: {', '.join(held) or 'none yet'}")
     return study.stage("report", lambda: report.run(study.settings.report, study.run_dir, study.prompts, judge_id))
+
+
+def import_(file: Path, out: Path, tag: str) -> "Imported":
+    """Transcripts made elsewhere as the run directory `out`, all of it or nothing.
+
+    Raises:
+        BadInputError: a bad line, or `out` exists.
+    """
+    from placid.rollout.transcripts import bring_in
+
+    if out.exists():
+        raise BadInputError(f"{out} exists; choose another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        imported = bring_in(file, fresh, tag)
+        inputs = {path.name: file_sha(path) for path in (file, fresh / "prompts.jsonl")}
+        settings = StudySettings(
+            name=out.name, root=out.parent, model=Path("unknown"), tag=tag, prompts=out / "prompts.jsonl", arms={},
+            turns=imported.longest,
+        )  # fmt: skip
+        RunDir(fresh).begin(canonical(settings), identity_of(canonical(settings), inputs), manifest(inputs))
+        fresh.chmod(0o755)
+        fresh.rename(out)
+    except BaseException:
+        shutil.rmtree(fresh)
+        raise
+    return imported
+
+
+def compact(run_dir: RunDir) -> bool:
+    """tables/ of a run directory; False if they are up to date.
+
+    Raises:
+        BadInputError: nothing to compact, or a damaged segment.
+    """
+    from placid.store.tables import compact as write  # polars and zarr
+
+    return write(run_dir)
 
 
 def _token_counter(model: Path) -> Callable[..., int]:
@@ -467,15 +571,3 @@ def _token_counter(model: Path) -> Callable[..., int]:
 
     renderer = Renderer(model)
     return lambda pair: len(renderer.example(pair.messages, pair.target).ids)
-
-
-def status(path: Path) -> dict[str, object]:
-    """The newest attempt's status.json of a run directory.
-
-    Raises:
-        BadInputError: no run directory, or nothing was started in it.
-    """
-    found = sorted(path.glob("attempts/*/status.json"), key=lambda p: int(p.parent.name))
-    if not found:
-        raise BadInputError(f"{path} is no run directory with an attempt; they are below runs/")
-    return json.loads(found[-1].read_text())

@@ -3,16 +3,46 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from placid.config import Settings
+
+
+class HttpSettings(Settings):
+    """Where an OpenAI-compatible server is, and how it is asked."""
+
+    url: str = "http://127.0.0.1:8000/v1"
+    """Base of the API; the default is where `vllm serve` listens."""
+    served: str = ""
+    """Name of the model on the server; empty: the only one that it serves."""
+    api: Literal["completions", "chat"] = "completions"
+    """completions: token ids are sent (vLLM, SGLang, llama.cpp). chat: messages; the server tokenises all history."""
+    key_variable: str = Field(default="", pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")
+    """Environment variable that holds the server's key; empty: none is sent. The key itself is never written down."""
+    requests_per_minute: float = Field(default=0, ge=0)
+    """At most, of each worker, evenly spaced; 0: as many as max_concurrent allows."""
+    timeout_s: float = Field(default=600, gt=0)
+    """Seconds for one attempt."""
+    deadline_s: float = Field(default=3600, gt=0)
+    """Seconds for one reply with all its attempts; then its conversation stays open for the next run."""
+
+    @field_validator("url")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        """The url is written into the run directory, so no key may stand in it."""
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("it begins with http:// or https://")
+        if "@" in value or "?" in value:
+            raise ValueError("no user, password or query in it; a key goes into the variable that key_variable names")
+        return value
 
 
 class EngineSettings(Settings):
     """Who answers, and how much of the machine it gets."""
 
-    kind: Literal["vllm", "simulate", "replay"] = "vllm"
-    """vllm: the real model. simulate: a scripted state machine, no weights (tests). replay: replies of `recorded`."""
+    kind: Literal["vllm", "http", "simulate", "replay"] = "vllm"
+    """vllm: the real model. http: any OpenAI-compatible server. simulate: a scripted state machine, no weights (tests).
+    replay: replies of `recorded`."""
     context_tokens: int = Field(default=2048, ge=16)
     """Most tokens of prompt and reply together; at most the model's own limit."""
     max_concurrent: int = Field(default=128, ge=1)
@@ -29,3 +59,5 @@ class EngineSettings(Settings):
     """simulate: seconds that every reply takes."""
     recorded: Path | None = None
     """replay: the run directory whose replies are given again."""
+    http: HttpSettings = HttpSettings()
+    """http: where the server is."""

@@ -6,6 +6,7 @@ simulated) also on the replies, and on nothing else.
 
 # ruff: noqa: ARG002 - every condition takes the same arguments; most need only some of them
 
+import difflib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -220,5 +221,7 @@ def condition(name: str) -> Condition:
     """
     found = conditions().get(name)
     if found is None:
-        raise BadInputError(f"unknown condition {name!r}; valid: {', '.join(conditions())}")
+        near = difflib.get_close_matches(name, conditions(), n=1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise BadInputError(f"unknown condition {name!r}; {meant}valid: {', '.join(conditions())}")
     return found

@@ -11,7 +11,7 @@ from placid.report import stats
 from placid.report.facts import Facts, Verdicts, facts
 from placid.report.interventions import intervention_rows
 from placid.report.settings import ReportSettings
-from placid.report.tables import Arm, Parquet, agreement, arm_rows, compare, planned_rows, write_csv
+from placid.report.tables import Arm, agreement, arm_rows, compare, planned_rows, write_csv
 from placid.report.transcripts import Transcripts
 from placid.store import RunDir, write_json
 
@@ -45,7 +45,7 @@ DEFINITIONS = {
 
 
 def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], judge_id: str) -> dict[str, Any]:
-    """Write report/{summary.json,index.html,tables/*.csv,figures/*} and tables/turns.parquet; the summary.
+    """Write report/{summary.json,index.html,tables/*.csv,figures/*}; the summary.
 
     Raises:
         BadInputError: no config.json, or no conversation to show.
@@ -53,13 +53,12 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     from placid.report import figures, gallery, page  # matplotlib and jinja2 only where something is drawn
 
     config = config_of(run_dir)
-    verdicts, transcripts, parquet = run_dir.verdicts(judge_id), Transcripts(), Parquet()
+    verdicts, transcripts = run_dir.verdicts(judge_id), Transcripts()
     known: list[Facts] = []
     continued: list[Conversation] = []
     rewritten = continued_arms(run_dir)
     for conversation in run_dir.stream(prompts):  # the only pass over the text
         known.append(facts(conversation, verdicts))
-        parquet.add(conversation, verdicts)
         if known[-1].closed and conversation.key.arm not in settings.hidden:
             transcripts.add(conversation, verdicts)
         if conversation.key.arm in rewritten:
@@ -92,7 +91,6 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     for name, rows in tables.items():
         if rows or name not in ("agreement", "interventions", "plan"):
             write_csv(folder / "tables" / f"{name}.csv", rows, score_columns(arms) if name == "scores" else ())
-    parquet.write(run_dir.path / "tables" / "turns.parquet")
     figures.figure6(tables["turns"], tables["conversations"], summary, folder / "figures")
     gallery.draw({**tables, "evals": gallery.read_evals(folder)}, summary, folder / "figures")
     manifest = read_json(run_dir.path / "manifest.json") or {}

@@ -28,5 +28,7 @@ class ReportSettings(Settings):
     """Outcomes declared before the run, primary first: Holm corrects over these outcomes times the treatments."""
     margin: float = Field(default=0.05, gt=0, lt=1)
     """Non-inferiority: the share right at turn 1 may fall by less than this."""
+    judge: str = ""
+    """Judge id (a folder below verdicts/) whose scores are shown; empty: the one that [judge] names."""
     labels: str = ""
     """Judge id whose verdicts are human labels: each arm's mean score is then also shown corrected by them."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from placid.records import Conversation, End, Turn, Verdict, holds_answer
+from placid.records import End
 from placid.report import stats
 from placid.report.facts import Facts, Verdicts, codes
 from placid.store import write_atomic
@@ -378,55 +378,3 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]
         writer.writeheader()
         writer.writerows(rows)
     write_atomic(path, text.getvalue().encode())
-
-
-class Parquet:
-    """tables/turns.parquet: every turn of every arm beside its verdict (rebuildable), gathered conversation by
-    conversation. `right`: null where no right answer is known."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[object, ...]] = []
-        self._frames: list[Any] = []
-
-    def add(self, conversation: Conversation, verdicts: Verdicts) -> None:
-        """The turns of one conversation; Python's objects are given up after some thousands."""
-        self._rows += [_flat(t, verdicts.get((t.key, t.turn))) for t in conversation.turns]
-        if len(self._rows) > 20_000:
-            self._pack()
-
-    def _pack(self) -> None:
-        import polars as pl  # only here; reading a summary needs none of it
-
-        text, whole, yes, real = pl.String, pl.Int32, pl.Boolean, pl.Float64
-        schema = {
-            "arm": text, "condition": text, "prompt_id": text, "sample": whole, "turn": whole,
-            "user": text, "reply": text, "finish": text, "end": text, "right": yes,
-            "prompt_tokens": whole, "cached_tokens": whole, "reply_tokens": whole,
-            "judge_id": text, "score": real, "unscored": text, "evidence": text, "rationale": text,
-            "on_topic": yes, "garbled": yes,
-        }  # fmt: skip
-        self._frames.append(pl.DataFrame(self._rows, schema=schema, orient="row"))
-        self._rows = []
-
-    def write(self, path: Path) -> None:
-        """Everything added so far, atomically."""
-        import polars as pl
-
-        self._pack()
-        buffer = io.BytesIO()
-        pl.concat(self._frames).write_parquet(buffer)
-        write_atomic(path, buffer.getvalue())
-
-
-def _flat(t: Turn, v: Verdict | None) -> tuple[object, ...]:
-    verdict: tuple[object, ...] = (None,) * 7
-    if v is not None:
-        why = v.unscored.value if v.unscored else None
-        verdict = (v.judge_id, v.score, why, v.evidence, v.rationale, v.on_topic, v.garbled)
-    return (
-        t.key.arm, t.key.condition, t.key.prompt_id, t.key.sample, t.turn,
-        t.user, t.reply, t.finish.value, t.end.value if t.end else None,
-        holds_answer(t.reply, t.answers) if t.answers else None,
-        t.prompt_tokens, t.cached_tokens, len(t.reply_ids),
-        *verdict,
-    )  # fmt: skip

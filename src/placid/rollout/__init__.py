@@ -139,6 +139,10 @@ def make_engine(settings: RolloutSettings, core: int | None = None) -> Engine:
         from placid.engine.vllm import VllmEngine
 
         return VllmEngine(engine, model, tuple(path for path in adapters.values() if path), core)
+    if engine.kind == "http":
+        from placid.engine.http import HttpEngine
+
+        return HttpEngine(engine, model, tuple(path for path in adapters.values() if path))
     if engine.kind == "simulate":
         from placid.engine.simulate import SimulateEngine
 

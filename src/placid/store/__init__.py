@@ -97,8 +97,13 @@ class RunDir:
             raise BadInputError(
                 f"{self.path} exists, is not empty and holds no config.json; choose another run directory"
             )
+        self.begin(config, identity, manifest)
+
+    def begin(self, config: dict[str, Any], identity: str, manifest: dict[str, Any]) -> None:
+        """Make this folder, whatever is in it, the run directory of `config`."""
         write_json(self.path / "manifest.json", manifest)
-        write_json(file, {"identity": identity, "config": config})  # last: its existence makes this a run directory
+        # last: its existence makes this a run directory
+        write_json(self.path / "config.json", {"identity": identity, "config": config})
 
     def new_attempt(self) -> Path:
         """A fresh `attempts/<n>/`."""

@@ -65,22 +65,23 @@ class _Head(msgspec.Struct):
     end: End | None = None
 
 
-def read_lines(path: Path, kind: type[R]) -> Iterator[R]:
+def read_lines(path: Path, kind: type[R], torn: bool = True) -> Iterator[R]:
     """Records of one JSONL file, one line in memory at a time.
 
     A last line without its newline that does not decode is torn: its writer was killed in the middle of it, or the
-    file system grew the file and lost the data (NUL bytes). It is dropped with a warning.
+    file system grew the file and lost the data (NUL bytes). It is dropped with a warning; with torn=False, for files
+    that no placid wrote, it is an error like any other.
 
     Raises:
         BadInputError: a malformed line that is not a torn last one, or a record of another schema version.
     """
-    for _, _, record in _numbered(path, msgspec.json.Decoder(kind), kind.__name__):
+    for _, _, record in located(path, kind, torn):
         yield record
 
 
-def _numbered(path: Path, decoder: msgspec.json.Decoder[R], name: str) -> Iterator[tuple[int, int, R]]:
-    """(offset, size, record) of every line; offset and size in bytes."""
-    offset = 0
+def located(path: Path, kind: type[R], torn: bool = True) -> Iterator[tuple[int, int, R]]:
+    """(offset, size, record) of every line; offset and size in bytes. Raises as read_lines() does."""
+    offset, decoder = 0, msgspec.json.Decoder(kind)
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             at, offset = offset, offset + len(line)
@@ -89,16 +90,16 @@ def _numbered(path: Path, decoder: msgspec.json.Decoder[R], name: str) -> Iterat
             try:
                 record = decoder.decode(line)
             except (msgspec.DecodeError, msgspec.ValidationError) as error:
-                if not line.endswith(b"\n"):
+                if torn and not line.endswith(b"\n"):
                     log.warning("%s:%d: dropped a torn last line (%d bytes)", path, number, len(line))
                     return
-                _refuse(path, number, line, name, error)
+                _refuse(path, number, line, kind, error)
             if getattr(record, "schema", SCHEMA) != SCHEMA:
-                _refuse(path, number, line, name, None)
+                _refuse(path, number, line, kind, None)
             yield at, len(line), record
 
 
-def _refuse(path: Path, number: int, line: bytes, name: str, error: Exception | None) -> NoReturn:
+def _refuse(path: Path, number: int, line: bytes, kind: type[msgspec.Struct], error: Exception | None) -> NoReturn:
     """Say what is wrong with one line. Another version is named first: its fields may differ as well."""
     try:
         schema = msgspec.json.decode(line, type=_Version).schema
@@ -109,7 +110,23 @@ def _refuse(path: Path, number: int, line: bytes, name: str, error: Exception | 
             f"{path}:{number}: schema {schema}, this placid reads {SCHEMA}; read it with the placid that wrote it "
             "(manifest.json names the commit)"
         )
-    raise BadInputError(f"{path}:{number}: not a {name}: {error}")
+    whole = Turn if kind is _Head else kind
+    raise BadInputError(f"{path}:{number}: not a {whole.__name__}: {_fault(line, whole, error)}")
+
+
+def _fault(line: bytes, kind: type[msgspec.Struct], error: Exception | None) -> str:
+    """What is wrong with a line. A misspelt key is both unknown and missing, and both are said."""
+    try:
+        given = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, msgspec.ValidationError):  # no JSON object at all
+        return str(error)
+    fields = msgspec.structs.fields(kind)
+    missing = [repr(f.name) for f in fields if f.required and f.name not in given]
+    unknown = [repr(name) for name in given if name not in {f.name for f in fields}]
+    if not missing and not (unknown and kind.__struct_config__.forbid_unknown_fields):
+        return str(error)
+    said = [f"missing key {', '.join(missing)}"] * bool(missing) + [f"unknown key {', '.join(unknown)}"] * bool(unknown)
+    return f"{', '.join(said)}; valid: {', '.join(f.name for f in fields)}"
 
 
 class Index:
@@ -129,9 +146,8 @@ class Index:
         self._places: dict[Key, array[int]] = {}
         """Key → turn number, file number, offset, size, turn number, ..."""
         self._decoder = msgspec.json.Decoder(Turn)
-        heads = msgspec.json.Decoder(_Head)
         for number, file in enumerate(self.files):
-            for offset, size, head in _numbered(file, heads, "Turn"):
+            for offset, size, head in located(file, _Head):
                 places = self._places.setdefault(head.key, array("q"))
                 places.extend((head.turn, number, offset, size))
                 if head.end is not None:
@@ -184,4 +200,4 @@ class Index:
             return self._decoder.decode(line)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             before = self.files[file].read_bytes()[:offset].count(b"\n")
-            _refuse(self.files[file], before + 1, line, "Turn", error)
+            _refuse(self.files[file], before + 1, line, Turn, error)

@@ -1,0 +1,200 @@
+"""What a checkpoint is, read from its files without loading a weight: size, attention layout, cache bytes, chat rules.
+
+Derived from config.json by building the model on torch's meta device (a second for 27B parameters), so any architecture
+that the installed transformers knows is known here, and no table of sizes can be out of date.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from placid.records import BadInputError
+
+REPLY_SHARE = 0.35
+"""Mean reply length over its cap: 178 of 512 tokens in 79 published transcripts of Gemma-3-27B (ARCHITECTURE.md §6)."""
+USER_TOKENS = 25
+"""A rejection with its chat markers, about."""
+_HEADS = re.compile(r"^(?:base_model\.|model\.|language_model\.)+")
+_NOT_TEXT = re.compile(r"vision|audio|multi_modal|image|embed_vision")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one decoder layer keeps per token."""
+
+    window: int | None
+    """Tokens that a sliding-window layer keeps; None: all."""
+    kv_values: int
+    """Numbers kept per token, keys and values together; 0 where another layer's are shared."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Facts of one checkpoint."""
+
+    folder: Path
+    architecture: str
+    parameters: int
+    """All of them, tied weights once."""
+    text_parameters: int
+    """Without vision and audio towers and their projectors."""
+    embedding_parameters: int
+    hidden: int
+    vocabulary: int
+    context_tokens: int
+    """Longest context the positions allow."""
+    layers: tuple[Layer, ...]
+    projections: tuple[str, ...]
+    """Names of the text layers' linear maps: what LoRA can target."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """In bfloat16."""
+        return 2 * self.parameters
+
+    def kv_bytes(self, tokens: int, itemsize: int = 2) -> int:
+        """Bytes of key-value cache that `tokens` tokens of one conversation need; sliding layers keep their window."""
+        return sum(itemsize * at.kv_values * min(tokens, at.window or tokens) for at in self.layers)
+
+
+def final_tokens(turns: int, max_tokens: int, prompt_tokens: int = 60) -> int:
+    """Expected length of a whole conversation, in tokens."""
+    return prompt_tokens + round(turns * (REPLY_SHARE * max_tokens + USER_TOKENS))
+
+
+def read(folder: Path) -> Model:
+    """The facts of the checkpoint in `folder`.
+
+    Raises:
+        BadInputError: no folder, no config.json, an architecture that the installed transformers does not know.
+    """
+    import torch
+
+    config, model = _skeleton(folder)
+    text = config.get_text_config()
+    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
+    decoder = model.get_decoder()
+    maps = {
+        name.rpartition(".")[2]
+        for name, module in decoder.named_modules()
+        if isinstance(module, torch.nn.Linear) and "layers." in name
+    }
+    return Model(
+        folder=folder,
+        architecture=config.architectures[0],
+        parameters=sum(sizes.values()),
+        text_parameters=sum(n for name, n in sizes.items() if not _NOT_TEXT.search(name)),
+        embedding_parameters=model.get_input_embeddings().weight.numel(),
+        hidden=text.hidden_size,
+        vocabulary=text.vocab_size,
+        context_tokens=text.max_position_embeddings,
+        layers=tuple(_layer(text, i, layer.self_attn) for i, layer in enumerate(decoder.layers)),
+        projections=tuple(sorted(maps)),
+    )
+
+
+def check_context(model: Model, context_tokens: int, turns: int, max_tokens: int) -> None:
+    """Refuse a context that most conversations would outgrow; single ones may, and end as context_overflow.
+
+    Raises:
+        BadInputError: `context_tokens` is more than the model's positions, or less than an expected conversation.
+    """
+    if context_tokens > model.context_tokens:
+        most = f"{model.folder} has positions for {model.context_tokens}"
+        raise BadInputError(f"engine.context_tokens = {context_tokens}: {most}; set at most that")
+    needed = final_tokens(turns, max_tokens)
+    if needed > context_tokens:
+        raise BadInputError(
+            f"engine.context_tokens = {context_tokens} is too short for {turns} turns of up to {max_tokens} tokens: "
+            f"a conversation is expected to reach {needed}; raise it, or lower turns or max_tokens"
+        )
+
+
+def _skeleton(folder: Path) -> tuple[Any, Any]:
+    """transformers' configuration and its model without weights (meta device)."""
+    import torch
+    import transformers
+
+    if not (folder / "config.json").is_file():
+        raise BadInputError(
+            f"no config.json in {folder}; expected the folder of a Hugging Face checkpoint"
+            + ("" if folder.exists() else " (there is no such folder; models are not downloaded, put one there)")
+        )
+    try:
+        config: Any = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    except (ValueError, KeyError) as error:
+        raise BadInputError(f"{folder}/config.json: {str(error).splitlines()[0]}") from None
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    kind: Any = getattr(transformers, architecture, None)
+    if kind is None:
+        known = f"transformers {transformers.__version__} does not have"
+        raise BadInputError(f"{folder}/config.json names architecture {architecture!r}, which {known}")
+    with torch.device("meta"):
+        return config, kind._from_config(config)
+
+
+def _layer(text: Any, index: int, attention: Any) -> Layer:  # noqa: ANN401 - transformers' own, one class per architecture
+    kinds: Sequence[str] | None = getattr(text, "layer_types", None)
+    sliding = kinds is not None and kinds[index] == "sliding_attention"
+    width = sum(getattr(attention, name).out_features for name in ("k_proj", "v_proj") if hasattr(attention, name))
+    return Layer(window=text.sliding_window if sliding else None, kv_values=width)
+
+
+def check_weights(folder: Path) -> None:
+    """Compare names and shapes in the safetensors headers with what the architecture needs.
+
+    Raises:
+        BadInputError: no safetensors, a weight that is missing, or one whose shape differs, with its name.
+    """
+    config, model = _skeleton(folder)
+    wanted = {
+        _plain(name): tuple(weight.shape) for name, weight in model.named_parameters() if not _NOT_TEXT.search(name)
+    }
+    found = {_plain(name): shape for name, shape in shapes(folder).items() if not _NOT_TEXT.search(name)}
+    missing, strange = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing:
+        held = f"; it holds {strange[0]} instead" if strange else ""
+        count = f"{len(missing)} of {len(wanted)} weights of {config.architectures[0]}"
+        raise BadInputError(f"{folder}: {count} are missing, e.g. {missing[0]}{held}")
+    for name, shape in wanted.items():
+        if name in found and found[name] != shape:
+            raise BadInputError(f"{folder}: weight {name} has shape {found[name]}, config.json asks for {shape}")
+
+
+def _plain(name: str) -> str:
+    """Without the prefixes that differ between a text-only and a multimodal checkpoint of the same model."""
+    return _HEADS.sub("", name)
+
+
+def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shape by name of every tensor, from the headers of the folder's safetensors files.
+
+    Raises:
+        BadInputError: there is none, or one is cut off.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise BadInputError(f"no *.safetensors in {folder}; other weight formats are not read")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        absent = sorted(set(json.loads(index.read_text())["weight_map"].values()) - {file.name for file in files})
+        if absent:
+            raise BadInputError(f"{index} names {absent[0]}, which is not there ({len(absent)} files are missing)")
+    found: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(size))
+        ends = [0]
+        for name, entry in header.items():
+            if name != "__metadata__":
+                found[name] = tuple(entry["shape"])
+                ends.append(entry["data_offsets"][1])
+        if file.stat().st_size < 8 + size + max(ends):
+            raise BadInputError(
+                f"{file} is cut off: {file.stat().st_size} bytes, its header promises {8 + size + max(ends)}"
+            )
+    return found
