@@ -208,6 +208,7 @@ def test_a_system_prompt_that_stands_apart_is_sent_as_one(renderer, monkeypatch)
         "{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
     )
     monkeypatch.setattr(renderer.tokenizer, "chat_template", template)
+    monkeypatch.setattr(renderer, "_bridges", {})  # what it remembers of the other template
     told = [Message(role="system", content="Be calm."), Message(role="user", content="How?")]
     ids = renderer.extend(renderer.prompt(told), renderer.encode("So."), "Wrong.")
     said_ = [Message(role="assistant", content="So."), Message(role="user", content="Wrong.")]

@@ -47,6 +47,7 @@ class Renderer:
 
         check(model)
         self.tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
+        self._bridges: dict[str, tuple[int, ...]] = {}
 
     def text(self, messages: Sequence[Message], generate: bool = True) -> str:
         """The template's text of `messages`; with `generate`, up to where the model's turn begins."""
@@ -67,7 +68,15 @@ class Renderer:
 
     def extend(self, prompt_ids: Sequence[int], reply_ids: Sequence[int], user: str) -> list[int]:
         """The next prompt: what was sent, what was sampled (without end-of-turn), and the user's next turn."""
-        return [*prompt_ids, *reply_ids, *self.encode(self._bridge(user))]
+        return [*prompt_ids, *reply_ids, *self._between(user)]
+
+    def _between(self, user: str) -> tuple[int, ...]:
+        """Ids from the end of a reply to the beginning of the next one, kept: users say the same few things again."""
+        if user not in self._bridges:
+            if len(self._bridges) >= 4096:
+                self._bridges.clear()
+            self._bridges[user] = tuple(self.encode(self._bridge(user)))
+        return self._bridges[user]
 
     def messages(self, prompt_ids: Sequence[int]) -> list[Message]:
         """The chat that prompt() and extend() rendered: their inverse, for servers that take no ids.

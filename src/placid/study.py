@@ -30,7 +30,7 @@ from placid.judge.settings import JudgeSettings
 from placid.pairs.settings import PairsSettings
 from placid.records import BadInputError, Prompt
 from placid.report.settings import ReportSettings
-from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings
+from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings, Schedules
 from placid.store import RunDir, read_prompts, write_json
 from placid.store.lease import leased
 from placid.train.settings import TrainSettings
@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from placid.rollout.transcripts import Imported
 
 T = TypeVar("T")
-FREE = ("report", "judge")
-"""Sections outside a run's identity: drawing may change, and one run may be graded by several judges."""
+ANEW = ("report", "judge")
+"""What may change of a finished run: it can be drawn anew, and graded by several judges."""
+FREE = (*ANEW, "schedule", "ray_address", "hang_s", "grace_s")
+"""Keys outside a run's identity: beside those, when and where its turns are spoken."""
 ADAPTERS = "adapters.json"
 """In the run directory: treatment arm → folder of its adapter."""
 ROWS = ("train", "sft_control")
@@ -81,6 +83,14 @@ class StudySettings(Settings):
     """Engines, one Ray actor each."""
     launcher: Literal["ray", "inline"] = "ray"
     """ray, or inline for one engine in this process."""
+    schedule: Schedules = "admission"
+    """Which conversations are active (rollout/schedule.py); free and lockstep are baselines."""
+    ray_address: str | None = None
+    """Join this Ray cluster (host:port, or auto); none: a Ray of our own on this machine."""
+    hang_s: float = Field(default=600, gt=0)
+    """Active conversations without one finished turn for so many seconds: the engine hangs and is replaced."""
+    grace_s: float = Field(default=60, gt=0)
+    """On SIGTERM or SIGUSR1 turns in flight may end within so many seconds; then exit 75."""
     engine: EngineSettings = EngineSettings()
     """Who answers."""
     prompts: Path
@@ -144,11 +154,8 @@ def rollout_settings(settings: StudySettings, adapters: dict[str, Path] | None =
     if adapters is not None:
         base = settings.arms[settings.report.baseline]
         arms = {arm: base.model_copy(update={"adapter": folder}) for arm, folder in adapters.items()}
-    shared = {
-        name: getattr(settings, name)
-        for name in ("seed", "model", "tag", "temperature", "max_tokens", "logprobs", "workers", "engine")
-    }
-    return RolloutSettings.model_validate({**shared, "launcher": settings.launcher, "arms": arms})
+    shared = {name: getattr(settings, name) for name in RolloutSettings.model_fields if name != "arms"}
+    return RolloutSettings.model_validate({**shared, "arms": arms})
 
 
 def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
@@ -354,8 +361,8 @@ def reopened(path: Path, overrides: list[str], say: Callable[[str], None]) -> It
         raise BadInputError(f"{path} is no run directory (no config.json); name one, or a config file")
     config = json.loads(file.read_text())["config"]
     for dotted, value in parse_overrides(overrides):
-        if dotted.split(".")[0] not in FREE:
-            raise BadInputError(f"--{dotted}: of a finished run only keys below {' and '.join(FREE)} can be changed")
+        if dotted.split(".")[0] not in ANEW:
+            raise BadInputError(f"--{dotted}: of a finished run only keys below {' and '.join(ANEW)} can be changed")
         put(config, dotted, value)
     settings = build(StudySettings, config, str(file))
     own = path / "prompts.jsonl"

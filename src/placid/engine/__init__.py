@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+import msgspec
+
 from placid.records import Finish, Record
 
 
@@ -29,6 +31,41 @@ class Reply(Record, frozen=True, kw_only=True):
     """Natural log-probability of each of `token_ids`, before temperature."""
 
 
+class KvPool(Record, frozen=True, kw_only=True):
+    """An engine's key-value cache in blocks of its own layout (vLLM: layers in groups of one block size, one pool)."""
+
+    blocks: int
+    block_tokens: int
+    full_groups: int
+    """Groups of layers that keep every token."""
+    window_groups: int = 0
+    """Groups of layers that keep the last `window` tokens (Gemma-3-27B: 10 full layers, 52 sliding: 1 and 6 groups)."""
+    window: int = 0
+
+    def blocks_of(self, tokens: int) -> int:
+        """Blocks that a conversation of `tokens` tokens holds; one block more a window group, as windows straddle."""
+        full = -(-tokens // self.block_tokens)
+        windowed = min(full, -(-self.window // self.block_tokens) + 1)
+        return self.full_groups * full + self.window_groups * windowed
+
+
+class EngineLoad(msgspec.Struct):
+    """What an engine says of its own cache."""
+
+    preemptions: int = 0
+    """Requests that were thrown out of the cache while they ran, since the start: each was prefilled again."""
+    kv_use: float = 0.0
+    """Share of the pool in use now."""
+    running: int = 0
+    """Requests in the engine's batch now."""
+    generated: int = 0
+    """Tokens sampled since the start, those of unfinished replies too."""
+
+
+class EngineDiedError(Exception):
+    """The engine is gone: it will answer nothing any more. Another one can go on from what is on disk."""
+
+
 class ContextOverflowError(Exception):
     """The prompt plus at least one new token does not fit the model's context."""
 
@@ -40,6 +77,10 @@ class Engine(Protocol):
     version: str
     context_tokens: int
     """Most tokens of prompt and reply together."""
+    pool: KvPool | None
+    """Known after start(); None where nothing is cached or nothing is known, and conversations are counted instead."""
+    load: EngineLoad
+    """Kept current by the engine; stays at zero where nothing is known."""
 
     async def start(self) -> None:
         """Load the weights; check every adapter by its gate. Raises on a no-op or mismatching adapter."""

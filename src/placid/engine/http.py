@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from placid.engine import ContextOverflowError, Reply, ReplyRequest
+from placid.engine import ContextOverflowError, EngineLoad, KvPool, Reply, ReplyRequest
 from placid.engine.settings import EngineSettings, HttpSettings
 from placid.records import BadInputError, Finish
 from placid.render import Renderer
@@ -75,6 +75,8 @@ class HttpEngine:
         Raises BadInputError as check() does.
         """
         self.context_tokens = settings.context_tokens
+        self.pool: KvPool | None = None  # the server's affair
+        self.load = EngineLoad()
         self.version = ""
         self._settings, self._model, self._sleep, self._now = settings.http, model, sleep, now
         self._served, self._next = settings.http.served, 0.0

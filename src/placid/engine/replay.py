@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from placid.engine import Reply, ReplyRequest
+from placid.engine import EngineLoad, KvPool, Reply, ReplyRequest
 from placid.engine.settings import EngineSettings
 from placid.records import BadInputError, Key, Turn
 from placid.render import Renderer, opening
@@ -21,6 +21,8 @@ class ReplayEngine:
     ) -> None:
         """turns: of the recorded run. adapters: arm → adapter folder or None, as the run that asks names them."""
         self.context_tokens = settings.context_tokens
+        self.pool: KvPool | None = None
+        self.load = EngineLoad()
         self._model, self._adapters, self._where = model, dict(adapters), settings.recorded
         self._grouped: dict[Key, list[Turn]] = {}
         for turn in turns:

@@ -53,6 +53,15 @@ class EngineSettings(Settings):
     """Tokens in a cache block; prefix hits come in steps of it. vLLM on CPU prefers multiples of 32."""
     prefix_caching: bool = True
     """Keep the history of a conversation in the key-value cache between its turns."""
+    retention_tokens: int | None = Field(default=0, ge=0)
+    """vLLM: sliding-window layers keep the windows that end at multiples of it for later turns; 0: at ends of prompts
+    only; none: everywhere."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs of one engine, all on one node."""
+    ngram_tokens: int = Field(default=0, ge=0)
+    """Speculative decoding: propose so many tokens by n-gram lookup in the conversation; 0: off."""
+    load_format: Literal["auto", "dummy"] = "auto"
+    """vLLM: dummy fills the weights with random numbers (benchmarks)."""
     threads: int = Field(default=1, ge=1)
     """OpenMP threads of one CPU engine. Two threads on a busy 2-core machine collapse, so 1."""
     reply_s: float = Field(default=0, ge=0)

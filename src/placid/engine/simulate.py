@@ -9,9 +9,11 @@ import math
 import random
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
-from placid.engine import ContextOverflowError, Reply, ReplyRequest
+from placid.engine import ContextOverflowError, EngineLoad, KvPool, Reply, ReplyRequest
 from placid.engine.settings import EngineSettings
 from placid.records import Finish
 from placid.render import Renderer
@@ -62,11 +64,17 @@ class SimulateEngine:
     ) -> None:
         """answers: question text → right answers, so that the machine can be right sometimes."""
         self.context_tokens = settings.context_tokens
+        self.pool: KvPool | None = None
+        self.load = EngineLoad()
         self._model, self._answers, self._reply_s = model, dict(answers or {}), settings.reply_s
 
     async def start(self) -> None:
         """Load the tokenizer."""
         self._renderer = Renderer(self._model)
+        [self._opening] = self._renderer.encode("<start_of_turn>")
+        self._message = lru_cache(1 << 16)(self._read)  # the same few things are said again and again
+        self._encode = lru_cache(1 << 16)(self._renderer.encode)
+        self._decode = lru_cache(1 << 16)(self._renderer.decode)
 
     async def reply(self, request: ReplyRequest) -> Reply:
         """Raises ContextOverflowError."""
@@ -76,19 +84,24 @@ class SimulateEngine:
         if self._reply_s:
             await asyncio.sleep(self._reply_s)
         text = self.say(self.history(request.prompt_ids), random.Random(request.seed), request.adapter is not None)
-        ids = self._renderer.encode(text)
+        ids = self._encode(text)
         limit = min(request.max_tokens, room)
         finish = Finish.STOP if len(ids) < limit else Finish.LENGTH
         ids = tuple(ids[:limit])
         # what is drawn is mostly one of two phrases: log(1/2) at the first token, certainty after it
         logprobs = tuple(math.log(0.5) if at == 0 else 0.0 for at in range(len(ids))) if request.logprobs else None
-        return Reply(token_ids=ids, text=self._renderer.decode(ids), finish=finish, logprobs=logprobs)
+        return Reply(token_ids=ids, text=self._decode(ids), finish=finish, logprobs=logprobs)
 
     def history(self, prompt_ids: tuple[int, ...]) -> list[tuple[str, str]]:
         """(role, text) of each turn, without the open one."""
-        text = self._renderer.tokenizer.decode(list(prompt_ids), skip_special_tokens=False)
-        parts = [part.partition("<end_of_turn>")[0] for part in text.split("<start_of_turn>")[1:-1]]
-        return [(role, said.strip()) for role, _, said in (part.partition("\n") for part in parts)]
+        cuts = [at for at, token in enumerate(prompt_ids) if token == self._opening]
+        return [self._message(prompt_ids[a:b]) for a, b in pairwise(cuts)]
+
+    def _read(self, ids: tuple[int, ...]) -> tuple[str, str]:
+        """(role, text) of one turn with its markers."""
+        text = self._renderer.tokenizer.decode(list(ids), skip_special_tokens=False)
+        role, _, said = text.removeprefix("<start_of_turn>").partition("<end_of_turn>")[0].partition("\n")
+        return role, said.strip()
 
     def say(self, history: list[tuple[str, str]], noise: random.Random, adapted: bool) -> str:
         """The next reply's text."""

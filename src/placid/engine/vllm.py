@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from placid.config import file_sha
-from placid.engine import ContextOverflowError, Reply, ReplyRequest
+from placid.engine import ContextOverflowError, EngineDiedError, EngineLoad, KvPool, Reply, ReplyRequest
 from placid.engine.gate import read_probe, verify
 from placid.engine.settings import EngineSettings
 from placid.records import BadInputError, Finish
@@ -38,6 +38,8 @@ def set_environment(settings: EngineSettings, core: int | None) -> None:
         os.environ.setdefault(name, value)
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind" if core is None else str(core)
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    if settings.retention_tokens is not None:
+        os.environ["VLLM_PREFIX_CACHE_RETENTION_INTERVAL"] = str(settings.retention_tokens)  # 0.25; 0.32: an argument
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # its kernels are compiled at first use; needs a CUDA toolkit
 
 
@@ -53,7 +55,11 @@ class VllmEngine:
         self.settings, self.model, self.core = settings, model, core
         self.adapters = tuple(dict.fromkeys(adapters))
         self.context_tokens = settings.context_tokens
+        self.pool: KvPool | None = None
+        self.load = EngineLoad()
         self.version = ""
+        self.cache_probe: float | None = None
+        """Share of the reusable tokens that two alternating conversations found at the start."""
         self.gates: dict[str, dict[str, float]] = {}
         self._lora: dict[str, LoRARequest] = {}
         self._count = 0
@@ -76,7 +82,9 @@ class VllmEngine:
         self.version = vllm.__version__
         self._renderer = Renderer(self.model)
         self._stop = sorted(self._renderer.stop_ids)
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments()))
+        self._engine = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**self._arguments()), stat_loggers=[_watcher(self.load)]
+        )
         for number, path in enumerate(self.adapters, 1):
             # a name that no other weights ever had: the prefix cache is keyed by it
             name = f"adapter-{file_sha(Path(path))[:16]}"
@@ -86,12 +94,17 @@ class VllmEngine:
             adapted = [await self._score(row.ids, self._lora[path]) for row in probe.rows]
             self.gates[path] = verify(probe, base, adapted, path)
             log.info("adapter %s passed its gate: %s", path, self.gates[path])
+        self.pool = _pool(json.loads((self.model / "config.json").read_text()), self._engine.vllm_config.cache_config)
+        if self.settings.prefix_caching:
+            await self._probe_cache()
         log.info("vLLM %s is up after %.1f s", self.version, time.monotonic() - began)
 
     def _arguments(self) -> dict[str, Any]:
         """AsyncEngineArgs, only such as both vLLM releases know."""
+        from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
 
+        known = AsyncEngineArgs.__dataclass_fields__
         cpu = current_platform.is_cpu()
         settings = self.settings
         arguments: dict[str, Any] = {
@@ -106,7 +119,18 @@ class VllmEngine:
             "enforce_eager": cpu,
             "disable_log_stats": True,  # each reply carries its own cached-token count
             "enable_log_requests": False,
+            "tensor_parallel_size": settings.tensor_parallel,
+            "load_format": settings.load_format,
         }
+        if "prefix_cache_retention_interval" in known:
+            arguments["prefix_cache_retention_interval"] = settings.retention_tokens
+        if settings.ngram_tokens:
+            arguments["speculative_config"] = {
+                "method": "ngram",
+                "num_speculative_tokens": settings.ngram_tokens,
+                "prompt_lookup_max": 4,
+                "prompt_lookup_min": 2,
+            }
         if cpu:
             # the model runs inside the engine's process: one import of vLLM less at the start, no message per step
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -126,6 +150,28 @@ class VllmEngine:
             }
         return arguments
 
+    async def _probe_cache(self) -> None:
+        """Two conversations in turn, three turns each, must find their history: hybrid caches are known to lose it all.
+
+        Only a warning, with the number: a run without hits is slow and right.
+        """
+        size = self.settings.block_tokens
+        room = self.context_tokens // 8 // size
+        if room < 1:
+            return
+        length, wanted, found = min(4, room) * size, 0, 0
+        histories = [[self._stop[0]] + [10 + k] * (length - 1) for k in range(2)]
+        for turn in range(3):
+            for history in histories:
+                request = ReplyRequest(prompt_ids=tuple(history), max_tokens=2, temperature=0.0, seed=0)
+                reply = await self.reply(request)
+                if turn:
+                    wanted, found = wanted + len(history) - length - 2 * size, found + reply.cached_tokens
+                history += [*reply.token_ids, *[11 + turn] * length]
+        self.cache_probe = found / max(wanted, 1)
+        if self.cache_probe < 1:
+            log.warning("prefix cache: two alternating conversations found %d of %d reusable tokens", found, wanted)
+
     async def _score(self, ids: tuple[int, ...], lora: "LoRARequest | None") -> list[float]:
         """Log-probabilities in nats of ids[1:], each given what is before it."""
         from vllm import SamplingParams
@@ -137,28 +183,27 @@ class VllmEngine:
     async def _generate(self, ids: tuple[int, ...], params: Any, lora: "LoRARequest | None") -> Any:  # noqa: ANN401 - vLLM's types
         """The final output of one request."""
         from vllm import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         self._count += 1
         final = None
-        async for output in self._engine.generate(
-            TokensPrompt(prompt_token_ids=list(ids)), params, str(self._count), lora_request=lora
-        ):
-            final = output
+        try:
+            async for output in self._engine.generate(
+                TokensPrompt(prompt_token_ids=list(ids)), params, str(self._count), lora_request=lora
+            ):
+                final = output
+        except EngineDeadError as error:
+            raise EngineDiedError(f"vLLM's engine process is gone: {error}") from None
         if final is None:
             raise RuntimeError("vLLM ended a request without any output")
         return final
 
-    async def reply(self, request: ReplyRequest) -> Reply:
-        """Raises ContextOverflowError, or whatever vLLM died of."""
+    def _params(self, request: ReplyRequest, room: int) -> Any:  # noqa: ANN401 - SamplingParams
+        """How this reply is sampled; `room`: tokens that the context has left."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        room = self.context_tokens - len(request.prompt_ids)
-        if room < 1:
-            raise ContextOverflowError(f"{len(request.prompt_ids)} prompt tokens, {self.context_tokens} of context")
-        if request.adapter is not None and request.adapter not in self._lora:
-            raise BadInputError(f"adapter {request.adapter} was not given to this engine; it has {list(self._lora)}")
-        params = SamplingParams(
+        return SamplingParams(
             max_tokens=min(request.max_tokens, room),
             temperature=request.temperature,
             seed=request.seed,
@@ -167,8 +212,16 @@ class VllmEngine:
             logprobs=0 if request.logprobs else None,  # 0: of the sampled token alone
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+
+    async def reply(self, request: ReplyRequest) -> Reply:
+        """Raises ContextOverflowError, or whatever vLLM died of."""
+        room = self.context_tokens - len(request.prompt_ids)
+        if room < 1:
+            raise ContextOverflowError(f"{len(request.prompt_ids)} prompt tokens, {self.context_tokens} of context")
+        if request.adapter is not None and request.adapter not in self._lora:
+            raise BadInputError(f"adapter {request.adapter} was not given to this engine; it has {list(self._lora)}")
         lora = self._lora[request.adapter] if request.adapter is not None else None
-        output = await self._generate(request.prompt_ids, params, lora)
+        output = await self._generate(request.prompt_ids, self._params(request, room), lora)
         done = output.outputs[0]
         ids = tuple(done.token_ids)
         stopped = done.finish_reason == "stop"
@@ -194,6 +247,28 @@ class VllmEngine:
             await asyncio.to_thread(engine.shutdown)
 
 
+def _watcher(load: EngineLoad) -> Any:  # noqa: ANN401 - vLLM's factory of stat loggers
+    """What vLLM tells of each step, into `load`; its own loggers stay off."""
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class Watcher(StatLoggerBase):
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:  # noqa: ANN401
+            del vllm_config, engine_index
+
+        def record(self, scheduler_stats: Any, iteration_stats: Any, *more: Any, **named: Any) -> None:  # noqa: ANN401
+            del more, named
+            if scheduler_stats is not None:
+                load.kv_use, load.running = scheduler_stats.kv_cache_usage, scheduler_stats.num_running_reqs
+            if iteration_stats is not None:
+                load.preemptions += iteration_stats.num_preempted_reqs
+                load.generated += iteration_stats.num_generation_tokens
+
+        def log_engine_initialized(self) -> None:
+            return
+
+    return Watcher
+
+
 def _rank(adapter: Path) -> int:
     """The adapter's LoRA rank, at least the smallest that vLLM takes (8)."""
     return max(8, int(json.loads((adapter / "adapter_config.json").read_text())["r"]))
@@ -202,3 +277,35 @@ def _rank(adapter: Path) -> int:
 def _targets(adapter: Path) -> list[str]:
     """Names of the projections that the adapter changes."""
     return json.loads((adapter / "adapter_config.json").read_text())["target_modules"]
+
+
+def _pool(config: dict[str, Any], cache: Any) -> KvPool | None:  # noqa: ANN401 - vLLM's CacheConfig
+    """The cache's layout, by vLLM's rule for hybrid models: layers of one kind in groups as large as the rarer kind.
+
+    A group's block has `block_size` tokens; all groups draw from one pool of `num_gpu_blocks`.
+    """
+    text = config.get("text_config", config)
+    kinds = text.get("layer_types") or _pattern(text)
+    sliding = sum(kind == "sliding_attention" for kind in kinds)
+    full = len(kinds) - sliding
+    if not cache.num_gpu_blocks or not full:
+        return None
+    size = min(full, sliding) if sliding else full
+    if max(full, sliding) < 1.5 * size:
+        size = max(full, sliding)
+    return KvPool(
+        blocks=cache.num_gpu_blocks,
+        block_tokens=cache.block_size,
+        full_groups=-(-full // size),
+        window_groups=-(-sliding // size),
+        window=text.get("sliding_window") or 0,
+    )
+
+
+def _pattern(text: dict[str, Any]) -> list[str]:
+    """Layer kinds of an older config: every n-th layer is full; without a pattern all are."""
+    every = text.get("sliding_window_pattern") or 1
+    return [
+        "full_attention" if layer % every == every - 1 else "sliding_attention"
+        for layer in range(text["num_hidden_layers"])
+    ]

@@ -1,7 +1,11 @@
 """Protocol × engine → conversations: who holds which conversation, resume, and what is known while it runs."""
 
 import asyncio
+import itertools
 import logging
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from placid.engine import Engine
@@ -10,8 +14,9 @@ from placid.records import BadInputError, Conversation, Key, Prompt
 from placid.render import Renderer
 from placid.rollout.attempts import Status, stop_former
 from placid.rollout.branch import copy_histories
+from placid.rollout.coordinator import Coordinator
 from placid.rollout.settings import RolloutSettings
-from placid.rollout.worker import Totals, Worker
+from placid.rollout.worker import Worker
 from placid.store import RunDir, read_prompts
 
 log = logging.getLogger(__name__)
@@ -58,21 +63,75 @@ def _hold(settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:
     if not todo:
         log.info("rollout: every conversation of %s is already finished", ", ".join(settings.arms))
         return
-    with Status(run_dir.path, attempt) as status:
-        if settings.launcher == "inline":
-            totals = [asyncio.run(_inline(settings, run_dir, attempt, todo, status))]
-        else:
-            from placid.rollout.ray_workers import hold  # ray is heavy
-
-            totals = hold(settings, run_dir, attempt, todo, status)
-        status.finish(totals)
-    failed = sum(t.failed for t in totals)
-    if failed:
-        first = next(t.first_failure for t in totals if t.failed)
+    count = min(settings.workers, len(todo)) if settings.launcher == "ray" else 1
+    coordinator = Coordinator(todo, lambda key: settings.arms[key.arm].turns, count, settings.hang_s)
+    with Status(run_dir.path, attempt, len(todo)) as status:
+        asyncio.run(_coordinate(settings, run_dir, attempt, coordinator, status))
+        status.finish(coordinator)
+    if coordinator.draining and coordinator.open:
+        raise KeyboardInterrupt  # the command line leaves with 75: requeue me
+    if coordinator.given_up:
+        first = next((t.first_failure for t in coordinator.totals if t.first_failure), "")
         raise RolloutError(
-            f"{failed} of {len(todo)} conversations stopped on an engine failure (first: {first}); everything finished "
-            "is on disk, run the same command again to continue"
+            f"{coordinator.given_up} of {len(todo)} conversations stopped on an engine failure (first: {first}); "
+            "everything finished is on disk, run the same command again to continue"
         )
+
+
+async def _coordinate(
+    settings: RolloutSettings, run_dir: RunDir, attempt: Path, coordinator: Coordinator, status: Status
+) -> None:
+    """Hold, show, and on SIGTERM or SIGUSR1 drain: no new conversations, turns in flight end, all on disk."""
+    if settings.launcher == "ray":
+        from placid.rollout.ray_workers import hold  # ray is heavy
+
+        work = hold(settings, run_dir, attempt, coordinator, status)
+    else:
+        names = writer_names(run_dir, attempt)
+        work = coordinator.run(lambda _: Local(settings, run_dir, next(names)))
+    held, loop = asyncio.create_task(work), asyncio.get_running_loop()
+    main = threading.current_thread() is threading.main_thread()  # elsewhere signals cannot be caught
+    for name in (signal.SIGTERM, signal.SIGUSR1) if main else ():
+        loop.add_signal_handler(name, _drain, coordinator, held, settings.grace_s)
+    while not held.done():
+        status.update(coordinator)
+        await asyncio.wait({held}, timeout=status.INTERVAL_S)
+    status.update(coordinator)
+    if coordinator.draining:
+        fault = None if held.cancelled() else held.exception()
+        if fault is None or not isinstance(fault, BadInputError | OSError):
+            log.warning("rollout: drained%s", f"; the signal reached the engine too: {fault!r}" if fault else "")
+            return
+    held.result()
+
+
+def _drain(coordinator: Coordinator, held: "asyncio.Task[None]", grace_s: float) -> None:
+    """Give back everything; after the grace time turns in flight are dropped, as if they had not begun."""
+    log.warning("rollout: draining; %d conversations are open, the same command goes on with them", coordinator.open)
+    coordinator.drain()
+    asyncio.get_running_loop().call_later(grace_s, held.cancel)
+
+
+class Local:
+    """A worker inside this process, as the coordinator sees it."""
+
+    def __init__(self, settings: RolloutSettings, run_dir: RunDir, writer: str) -> None:
+        self._worker = make_worker(settings, run_dir, writer)
+        self.segment = run_dir.path / "conversations" / f"{writer}.jsonl"
+        self.work = self._worker.work
+
+    async def start(self) -> tuple[str, str]:
+        """Raises what the engine raises."""
+        await self._worker.start()
+        return self._worker.engine.name, self._worker.engine.version
+
+    async def close(self) -> None:
+        """End it in order."""
+        await self._worker.close()
+
+    async def kill(self) -> None:
+        """Inside one process there is no other way."""
+        await self._worker.close()
 
 
 def prompt_sets(settings: RolloutSettings) -> dict[str, list[Prompt]]:
@@ -107,10 +166,16 @@ def plan(settings: RolloutSettings) -> list[Conversation]:
 
 def unfinished(settings: RolloutSettings, run_dir: RunDir) -> list[Conversation]:
     """The conversations without an end, with the turns that are already on disk: the planned ones and the branches."""
-    stored = run_dir.conversations(all_prompts(settings))
-    planned = [stored.get(conversation.key, conversation) for conversation in plan(settings)]
-    branches = [c for key, c in stored.items() if key.arm in settings.arms and settings.arms[key.arm].branch]
-    return [conversation for conversation in [*planned, *branches] if conversation.end is None]
+    index, prompts = run_dir.index(), {prompt.id: prompt for prompt in all_prompts(settings)}
+    planned = [conversation for conversation in plan(settings) if conversation.key not in index.ends]
+    branching = {name for name, arm in settings.arms.items() if arm.branch}
+    begun = [c.key for c in planned if c.key in index]
+    begun += [k for k in index if k.arm in branching and k not in index.ends and k.prompt_id in prompts]
+    stored = {
+        key: Conversation(key=key, prompt=prompts[key.prompt_id], turns=turns)
+        for key, turns in zip(begun, index.walk(begun), strict=True)
+    }
+    return [*(stored.pop(c.key, c) for c in planned), *stored.values()]
 
 
 def scripts(settings: RolloutSettings) -> dict[str, Script]:
@@ -157,11 +222,11 @@ def make_engine(settings: RolloutSettings, core: int | None = None) -> Engine:
     return ReplayEngine(engine, model, RunDir(engine.recorded).turns(), adapters)
 
 
-def writer_names(run_dir: RunDir, attempt: Path, count: int) -> list[str]:
-    """Segment names <attempt>-w<k> that no file has yet: one attempt may hold several rollouts."""
+def writer_names(run_dir: RunDir, attempt: Path) -> Iterator[str]:
+    """Segment names <attempt>-w<n> that no file has yet: one attempt may hold several rollouts and replace workers."""
     taken = [int(p.stem.rpartition("-w")[2]) for p in (run_dir.path / "conversations").glob(f"{attempt.name}-w*.jsonl")]
-    first = max(taken, default=-1) + 1
-    return [f"{attempt.name}-w{first + k}" for k in range(count)]
+    for number in itertools.count(max(taken, default=-1) + 1):
+        yield f"{attempt.name}-w{number}"
 
 
 def make_worker(settings: RolloutSettings, run_dir: RunDir, writer: str, core: int | None = None) -> Worker:
@@ -169,16 +234,3 @@ def make_worker(settings: RolloutSettings, run_dir: RunDir, writer: str, core: i
     return Worker(
         settings, make_engine(settings, core), Renderer(settings.model), run_dir.segment(writer), scripts(settings)
     )
-
-
-async def _inline(
-    settings: RolloutSettings, run_dir: RunDir, attempt: Path, todo: list[Conversation], status: Status
-) -> Totals:
-    """One worker in this process."""
-    worker = make_worker(settings, run_dir, writer_names(run_dir, attempt, 1)[0])
-    held = asyncio.create_task(worker.run(todo))
-    while not held.done():
-        status.update([worker.totals], worker.engine.name, worker.engine.version, [])
-        await asyncio.wait({held}, timeout=status.INTERVAL_S)
-    status.update([worker.totals], worker.engine.name, worker.engine.version, [])
-    return held.result()

@@ -1,7 +1,24 @@
 """attempts/<n>/status.json: progress, and who is alive. So that no conversation ever has two writers.
 
 After `kill -9` of a driver its actors and engine children may live on for a while and still append turns. The next
-attempt finds them here by (pid, creation time), ends them, and waits until they are gone.
+attempt finds them here by (pid, creation time), ends them, and waits until they are gone; those on other hosts end
+themselves when nobody calls them (LEASE_S).
+
+What a reader finds in status.json under "rollout", written every second:
+
+    state       running | done | failed | drained
+    host, driver{pid,created}, updated, started   seconds since 1970
+    workers     [{pid,created}] processes on this host; elsewhere: true if there are some on other hosts
+    engine      {name,version}, null while engines load
+    totals      worker.Totals over all engines (add_up), and conversations (of this launch, all arms of one wave),
+                queued (not leased to any engine), turns_per_second and reply_tokens_per_second lately, cached_share
+                (of prompt tokens), eta_s (null: unknown), workers_lost, moved (conversations between engines)
+    engines     one worker.Totals per engine now or formerly in use, with turns_per_second and
+                reply_tokens_per_second lately and cached_share
+    earlier     totals of this attempt's rollouts before this one (untrained arms, then trained ones)
+
+So by state: totals.ended (kinds in .ends), .active, .parked, not begun: .waiting - .parked + .queued, .failed (kinds in
+.failures).
 """
 
 import json
@@ -11,6 +28,7 @@ import shutil
 import socket
 import sys
 import time
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +39,7 @@ import psutil
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from placid.records import BadInputError
+from placid.rollout.coordinator import Coordinator
 from placid.rollout.worker import Totals
 from placid.store import write_json
 
@@ -28,8 +47,12 @@ log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 30.0
 """One progress line in this many seconds where there is no terminal."""
-SILENT_S = 60.0
-"""A run on another host whose status is older than this is taken for dead."""
+LEASE_S = 60.0
+"""A worker that nobody calls for so long ends itself: a cut-off one must not write what another writes too."""
+SILENT_S = LEASE_S + 10
+"""A run on another host whose status is older than this is taken for dead, and its workers are."""
+RATE_S = 10.0
+"""Rates are those of about the last so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +101,10 @@ def stop_former(run_dir: Path, attempt: Path) -> None:
                 f"{run_dir} is being written by a live run, process {driver.pid} ({file}); stop it first or wait"
             )
         end_orphans([Process(**entry) for entry in status["workers"]])
+        if status.get("elsewhere"):
+            wait = max(0.0, status["updated"] + SILENT_S - time.time())
+            log.warning("waiting %.0f s until the workers of a dead run on other hosts have ended", wait)
+            time.sleep(wait)
         if status.get("scratch"):
             shutil.rmtree(status["scratch"], ignore_errors=True)  # another attempt may be removing it too
     log.debug("no other writer in %s before %s", run_dir, attempt.name)
@@ -111,7 +138,8 @@ class Status:
 
     INTERVAL_S = 1.0
 
-    def __init__(self, run_dir: Path, attempt: Path) -> None:
+    def __init__(self, run_dir: Path, attempt: Path, conversations: int) -> None:
+        self._conversations = conversations
         self._engine_file = run_dir / "engine.json"
         self._file = attempt / "status.json"
         # other stages may keep their own keys in this file
@@ -122,12 +150,15 @@ class Status:
             "host": socket.gethostname(),
             "driver": vars(Process.of(os.getpid())),
             "workers": [],
+            "elsewhere": False,
             "scratch": None,
             "started": time.time(),
             "engine": None,
             "totals": {},
             "earlier": [*earlier.get("earlier", []), *([earlier["totals"]] if earlier.get("totals") else [])],
         }
+        self._marks: deque[tuple[float, list[tuple[int, int]]]] = deque()
+        """When, and turns and reply tokens of each engine then."""
         self._said = time.monotonic()
         self._bar = Progress(
             TextColumn("rollout"),
@@ -157,29 +188,68 @@ class Status:
         self._data["scratch"] = str(folder)
         self._write()
 
-    def update(self, totals: list[Totals], engine: str, version: str, worker_pids: list[int]) -> None:
-        """What is known now. Worker processes are kept with all their children, dead ones too."""
+    def worker(self, process: Process) -> None:
+        """A worker's process, on disk before its first turn can be: whoever comes next can end it and its children."""
+        self._data["workers"].append(vars(process))
+        self._write()
+
+    def elsewhere(self) -> None:
+        """There are workers on other hosts."""
+        self._data["elsewhere"] = True
+        self._write()
+
+    def update(self, coordinator: Coordinator) -> None:
+        """What is known now."""
         known = {entry["pid"]: entry for entry in self._data["workers"]}
-        for pid in worker_pids:
+        for entry in list(known.values()):
             try:
-                for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+                for process in psutil.Process(entry["pid"]).children(recursive=True):
                     known[process.pid] = {"pid": process.pid, "created": process.create_time()}
             except psutil.NoSuchProcess:
-                continue  # it ended between two looks
+                continue  # it ended between two looks; its children, if any, are known from before
         self._data["workers"] = list(known.values())
-        self._data["totals"] = add_up(totals)
+        name, version = coordinator.engine
         if version and self._data["engine"] is None:
-            self._data["engine"] = {"name": engine, "version": version}
+            self._data["engine"] = {"name": name, "version": version}
             write_json(self._engine_file, self._data["engine"])
+        self._count(coordinator)
         self._write()
         self._tell()
 
-    def finish(self, totals: list[Totals]) -> None:
-        """All workers are done and closed."""
-        self._data["totals"] = add_up(totals)
-        self._data["state"] = "done" if not self._data["totals"]["failed"] else "failed"
+    def finish(self, coordinator: Coordinator) -> None:
+        """All workers are closed."""
+        self._count(coordinator)
+        left = coordinator.open + coordinator.given_up
+        self._data["state"] = ("drained" if coordinator.draining else "failed") if left else "done"
         self._write()
         log.info("rollout: %s", self._line())
+
+    def _count(self, coordinator: Coordinator) -> None:
+        """Totals and rates of everything and of each engine."""
+        now, totals = time.monotonic(), coordinator.totals
+        self._marks.append((now, [(t.turns, t.reply_tokens) for t in totals]))
+        while len(self._marks) > 2 and now - self._marks[1][0] > RATE_S:
+            self._marks.popleft()
+        then, earlier = self._marks[0]
+        engines = [msgspec.to_builtins(t) for t in totals]
+        for k, engine in enumerate(engines):
+            turns, tokens = earlier[k] if k < len(earlier) else (0, 0)
+            seconds = max(now - then, 1e-9)
+            engine["turns_per_second"] = max(0, engine["turns"] - turns) / seconds
+            engine["reply_tokens_per_second"] = max(0, engine["reply_tokens"] - tokens) / seconds
+            engine["cached_share"] = engine["cached_tokens"] / max(engine["prompt_tokens"], 1)
+        whole = add_up(totals)
+        for name in ("turns_per_second", "reply_tokens_per_second"):
+            whole[name] = sum(engine[name] for engine in engines)
+        left = coordinator.queued_turns + whole["turns_left"]
+        self._data["engines"] = engines
+        self._data["totals"] = whole | {
+            "conversations": self._conversations,
+            "queued": coordinator.queued,
+            "eta_s": left / whole["turns_per_second"] if whole["turns_per_second"] else None,
+            "workers_lost": coordinator.deaths,
+            "moved": coordinator.moved,
+        }
 
     def _tell(self) -> None:
         totals = self._data["totals"]
@@ -203,16 +273,17 @@ class Status:
 
 
 def add_up(totals: list[Totals]) -> dict[str, Any]:
-    """Totals of all workers: counts add, times are the longest worker's; rates in 1/s."""
-    rows = [msgspec.to_builtins(t) for t in totals]
+    """Totals of all workers: counts add, times are the longest worker's, shares of the pool the highest."""
     result: dict[str, Any] = {}
     for name in Totals.__struct_fields__:
-        values = [row[name] for row in rows]
+        values = [getattr(t, name) for t in totals]
         if name == "first_failure":
             result[name] = next((v for v in values if v), "")
+        elif name in ("ends", "failures"):
+            result[name] = dict(sum((Counter(v) for v in values), Counter()))
+        elif name in ("kv_use", "kv_expected") or "seconds" in name:
+            result[name] = max(values)
         else:
-            result[name] = max(values) if "seconds" in name else sum(values)
+            result[name] = min(values) if name == "budget" else sum(values)
     result["cached_share"] = result["cached_tokens"] / max(result["prompt_tokens"], 1)
-    result["turns_per_second"] = result["turns"] / max(result["seconds"], 1e-9)
-    result["reply_tokens_per_second"] = result["reply_tokens"] / max(result["seconds"], 1e-9)
     return result

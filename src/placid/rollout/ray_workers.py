@@ -1,4 +1,8 @@
-"""Workers as Ray actors on this machine, one engine each. The driver only watches; it writes no data."""
+"""Workers as Ray actors, one engine each: on this machine, or on a Ray cluster that is joined by its address.
+
+An actor lives on one node and so do all GPUs that it holds, hence tensor parallel engines need no placement group: one
+actor asks for as many GPUs as its engine has ranks. The driver only leases and watches; it writes no data.
+"""
 
 import asyncio
 import atexit
@@ -7,21 +11,31 @@ import logging
 import os
 import secrets
 import shutil
+import signal
+import socket
 import tempfile
+import threading
+import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
-from placid.records import Conversation
+from placid.records import BadInputError, Conversation
 from placid.rollout import make_worker, writer_names
-from placid.rollout.attempts import Status
+from placid.rollout.attempts import LEASE_S, Process, Status, end_orphans
+from placid.rollout.coordinator import Coordinator, WorkerLostError
 from placid.rollout.settings import RolloutSettings
-from placid.rollout.worker import Totals
+from placid.rollout.worker import Report
 from placid.store import RunDir
 
 log = logging.getLogger(__name__)
+
+ANSWER_S = 120.0
+"""A worker that does not answer for so long is taken for lost (its reports come twice a second)."""
 
 
 class Actor:
@@ -29,58 +43,181 @@ class Actor:
 
     def __init__(self, settings: dict[str, Any], run_dir: str, writer: str, core: int | None) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        self._settings = RolloutSettings.model_validate(settings)
-        self._run_dir, self._writer, self._core = RunDir(Path(run_dir)), writer, core
-        self._worker: Any = None
+        self._args = RolloutSettings.model_validate(settings), RunDir(Path(run_dir)), writer, core
+        self._heard = time.monotonic()
 
-    async def pid(self) -> int:
-        """Of this actor's process; the engine's are its children."""
-        return os.getpid()
+    async def where(self) -> tuple[str, int, float]:
+        """Host, pid and creation time of this process; the engine's processes are its children."""
+        return socket.gethostname(), os.getpid(), psutil.Process().create_time()
 
-    async def progress(self) -> tuple[Totals, str, str]:
-        """Totals so far, engine name, engine version ("" while it starts)."""
-        if self._worker is None:
-            return Totals(), "", ""
-        return self._worker.totals, self._worker.engine.name, self._worker.engine.version
+    async def start(self) -> tuple[str, str]:
+        """Load the engine; its name and version."""
+        self._worker = make_worker(*self._args)
+        await self._worker.start()
+        self._heard = time.monotonic()
+        self._fence = asyncio.create_task(self._end_when_forgotten())
+        return self._worker.engine.name, self._worker.engine.version
 
-    async def run(self, conversations: bytes) -> Totals:
-        """Hold these conversations (JSON) to their ends; the engine is closed afterwards."""
-        todo = msgspec.json.decode(conversations, type=list[Conversation])
-        self._worker = make_worker(self._settings, self._run_dir, self._writer, self._core)
-        return await self._worker.run(todo)
+    async def work(self, batch: bytes, more: bool, give_back: int, drain: bool) -> bytes:
+        """Worker.work with conversations and report as msgpack."""
+        self._heard = time.monotonic()
+        told = msgspec.msgpack.decode(batch, type=list[Conversation])
+        return msgspec.msgpack.encode(await self._worker.work(told, more, give_back, drain))
+
+    async def close(self) -> None:
+        """End the engine and the segment in order."""
+        self._fence.cancel()
+        await self._worker.close()
+
+    async def _end_when_forgotten(self) -> None:
+        while time.monotonic() - self._heard < LEASE_S:
+            await asyncio.sleep(1)
+        os._exit(1)
 
 
-def hold(
-    settings: RolloutSettings, run_dir: RunDir, attempt: Path, todo: list[Conversation], status: Status
-) -> list[Totals]:
-    """Start Ray, spread the conversations over the workers, watch until all are done, stop Ray.
+class RayHandle:
+    """A worker in an actor, seen from the driver."""
 
-    Raises what a worker raised (bad input, a refused adapter, a dead actor) after the others have finished.
-    """
-    count = min(settings.workers, len(todo))
+    def __init__(self, actor: Any, segment: Path, status: Status) -> None:  # noqa: ANN401 - Ray's
+        """status: hears of the process before it writes anything."""
+        self.segment, self._actor, self._status = segment, actor, status
+        self._process: Process | None = None
+        self._elsewhere = False
+        self._heard = time.monotonic()
+
+    async def start(self) -> tuple[str, str]:
+        """Raises WorkerLostError, or what the engine raised."""
+        host, pid, created = await self._value(self._actor.where.remote(), None)
+        self._elsewhere = host != socket.gethostname()
+        if not self._elsewhere:
+            self._process = Process(pid, created)
+            self._status.worker(self._process)
+        else:
+            self._status.elsewhere()
+        return await self._value(self._actor.start.remote(), None)
+
+    async def work(self, batch: list[Conversation], more: bool, give_back: int, drain: bool) -> Report:
+        """Raises WorkerLostError, or what the worker raised."""
+        told = msgspec.msgpack.encode(batch)
+        report = await self._value(self._actor.work.remote(told, more, give_back, drain), ANSWER_S)
+        self._heard = time.monotonic()
+        return msgspec.msgpack.decode(report, type=Report)
+
+    async def close(self) -> None:
+        """Raises WorkerLostError."""
+        await self._value(self._actor.close.remote(), ANSWER_S)
+
+    async def kill(self) -> None:
+        """On this host the process is gone when this returns; on another one its lease has run out."""
+        import ray
+
+        with contextlib.suppress(ValueError):  # Ray has forgotten it already
+            ray.kill(self._actor)
+        if self._process is not None:
+            await asyncio.to_thread(end_orphans, [self._process])
+        elif self._elsewhere:
+            await asyncio.sleep(max(0.0, self._heard + LEASE_S + 5 - time.monotonic()))
+
+    async def _value(self, reference: Any, timeout_s: float | None) -> Any:  # noqa: ANN401 - an ObjectRef's value
+        """Await one reference, with Ray's errors turned into ours."""
+        import ray.exceptions
+
+        try:
+            return await asyncio.wait_for(_awaited(reference), timeout_s)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, Exception):
+                raise error.cause from None
+            raise
+        except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError, TimeoutError) as error:
+            raise WorkerLostError(f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}") from None
+
+
+async def _awaited(reference: Any) -> Any:  # noqa: ANN401 - an ObjectRef's value
+    return await reference
+
+
+async def hold(
+    settings: RolloutSettings, run_dir: RunDir, attempt: Path, coordinator: Coordinator, status: Status
+) -> None:
+    """Start or join Ray and serve the coordinator's slots with actors; what Ray started here is stopped afterwards."""
     scratch = Path(tempfile.mkdtemp(prefix="placid-ray-"))  # node-local, ours alone (0700), short: it holds sockets
     status.scratch(scratch)
-    _lock_down()
+    if settings.ray_address is None:
+        _lock_down()
     import ray
 
+    draining = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            num_cpus=count,
-            include_dashboard=False,
-            log_to_driver=True,
-            logging_level=logging.WARNING,
-            _temp_dir=str(scratch),
-        )
-        return asyncio.run(_watch(settings, run_dir, attempt, split(settings, todo, count), status))
+        if settings.ray_address is None:
+            ray.init(
+                num_cpus=max(len(coordinator.slots), len(os.sched_getaffinity(0))),
+                include_dashboard=False,
+                log_to_driver=True,
+                logging_level=logging.WARNING,
+                _temp_dir=str(scratch),
+            )
+        else:
+            ray.init(address=settings.ray_address, logging_level=logging.WARNING)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, draining)  # Ray's own handler would leave at once
+        coordinator.limit(_engines_that_fit(settings, len(coordinator.slots)))
+        await coordinator.run(_launcher(settings, run_dir, attempt, len(coordinator.slots), status))
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)  # Ray's last processes may still be writing their logs
 
 
-def split(settings: RolloutSettings, todo: list[Conversation], count: int) -> list[list[Conversation]]:
-    """Round robin, longest remaining first, so that all workers end at about the same time."""
-    ordered = sorted(todo, key=lambda c: len(c.turns) - settings.arms[c.key.arm].turns)
-    return [ordered[k::count] for k in range(count)]
+def _gpus(settings: RolloutSettings) -> int:
+    """GPUs of one engine."""
+    import ray
+
+    needs = settings.engine.kind == "vllm" and ray.cluster_resources().get("GPU")
+    return settings.engine.tensor_parallel if needs else 0
+
+
+def _engines_that_fit(settings: RolloutSettings, wanted: int) -> int:
+    """How many of `wanted` engines the cluster can hold now; says what there is and what is taken of it.
+
+    Raises:
+        BadInputError: no node can hold one.
+    """
+    import ray
+
+    gpus = _gpus(settings)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    per_node = [int(has.get("GPU", 0) // gpus if gpus else has.get("CPU", 0)) for has in nodes]
+    chosen = min(wanted, sum(per_node))
+    if not chosen:
+        raise BadInputError(f"no node of the cluster has the {gpus or 1} {'GPU' if gpus else 'core'}s of one engine")
+    log.log(
+        logging.INFO if chosen == wanted else logging.WARNING,
+        "rollout: %d node(s) with %s and %d GPUs in all; %d engine(s) of %d wanted, each with %s",
+        len(nodes), f"{sum(int(has.get('CPU', 0)) for has in nodes)} cores",
+        sum(int(has.get("GPU", 0)) for has in nodes), chosen, wanted, f"{gpus} GPU(s)" if gpus else "one core",
+    )  # fmt: skip
+    return chosen
+
+
+def _launcher(
+    settings: RolloutSettings, run_dir: RunDir, attempt: Path, count: int, status: Status
+) -> Callable[[int], RayHandle]:
+    """Slot number → a new actor."""
+    import ray
+
+    gpus = _gpus(settings)
+    decorate: Any = ray.remote  # its overloads know no keyword form
+    # "SPREAD": engines on all nodes; several methods at a time, because start() and work() take their time
+    make = decorate(num_cpus=1, num_gpus=gpus, max_concurrency=8, max_restarts=0, scheduling_strategy="SPREAD")(Actor)
+    dump, cores = settings.model_dump(mode="json"), cores_for(count) if settings.ray_address is None else [None] * count
+
+    names = writer_names(run_dir, attempt)
+
+    def launch(slot: int) -> RayHandle:
+        writer = next(names)
+        actor = make.remote(dump, str(run_dir.path.absolute()), writer, cores[slot])
+        return RayHandle(actor, run_dir.path / "conversations" / f"{writer}.jsonl", status)
+
+    return launch
 
 
 def cores_for(count: int) -> list[int | None]:
@@ -101,47 +238,3 @@ def _lock_down() -> None:
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_USAGE_STATS_ENABLED="0")
-
-
-async def _watch(
-    settings: RolloutSettings, run_dir: RunDir, attempt: Path, parts: list[list[Conversation]], status: Status
-) -> list[Totals]:
-    """Start the actors and poll them."""
-    import ray
-    import ray.exceptions
-
-    # several methods at a time: progress() must answer while run() is under way
-    decorate: Any = ray.remote  # its overloads know no keyword form
-    make = decorate(num_cpus=1, max_concurrency=8, max_restarts=0)(Actor)
-    dump = settings.model_dump(mode="json")
-    writers, cores = writer_names(run_dir, attempt, len(parts)), cores_for(len(parts))
-    actors = [make.remote(dump, str(run_dir.path.absolute()), w, c) for w, c in zip(writers, cores, strict=True)]
-    pids = list(await asyncio.gather(*(_value(actor.pid.remote()) for actor in actors)))
-    latest: list[tuple[Totals, str, str]] = [(Totals(), "", "")] * len(actors)
-    status.update([t for t, _, _ in latest], "", "", pids)  # pids are on disk before the first turn can be
-    runs = [
-        asyncio.ensure_future(_value(actor.run.remote(msgspec.json.encode(part))))
-        for actor, part in zip(actors, parts, strict=True)
-    ]
-    while True:
-        await asyncio.wait(runs, timeout=status.INTERVAL_S)
-        for k, actor in enumerate(actors):
-            if not runs[k].done():
-                # a busy actor (importing, loading) does not answer in time: its last numbers stand
-                with contextlib.suppress(TimeoutError):
-                    latest[k] = await asyncio.wait_for(_value(actor.progress.remote()), timeout=status.INTERVAL_S)
-        status.update([t for t, _, _ in latest], latest[0][1], latest[0][2], pids)
-        if all(run.done() for run in runs):
-            break
-    results = await asyncio.gather(*runs, return_exceptions=True)
-    for result in results:
-        if isinstance(result, ray.exceptions.RayTaskError) and isinstance(result.cause, Exception):
-            raise result.cause from None
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in results if isinstance(result, Totals)]
-
-
-async def _value(reference: Any) -> Any:  # noqa: ANN401 - an ObjectRef's value
-    """Await one object reference."""
-    return await reference

@@ -10,6 +10,8 @@ from placid.engine.settings import EngineSettings
 from placid.protocol import ACCEPT, condition, form_of, probes
 from placid.records import BadInputError
 
+Schedules = Literal["admission", "free", "lockstep"]
+
 
 class BranchSettings(Settings):
     """Conversations do not begin with a question but with the history of other ones (rollout/branch.py)."""
@@ -111,8 +113,17 @@ class RolloutSettings(Settings):
     """Keep the log-probability of every reply token (about doubles the size of conversations/)."""
     workers: int = Field(default=1, ge=1)
     """Engines, each in its own Ray actor."""
+    schedule: Schedules = "admission"
+    """Which conversations are active: as many as the cache can hold to their ends; or, as baselines, all at once, or
+    all turn by turn."""
     launcher: Literal["ray", "inline"] = "ray"
     """ray: one actor per worker on this machine. inline: one worker inside this process."""
+    ray_address: str | None = None
+    """Join this Ray cluster (host:port, or auto); none: a Ray of our own on this machine."""
+    hang_s: float = Field(default=600, gt=0)
+    """Active conversations without one finished turn for so many seconds: the engine hangs and is replaced."""
+    grace_s: float = Field(default=60, gt=0)
+    """On SIGTERM or SIGUSR1 turns in flight may end within so many seconds; then exit 75."""
     engine: EngineSettings = Field(default_factory=lambda: EngineSettings.model_validate({}))
     """Who answers."""
     arms: dict[str, ArmSettings]

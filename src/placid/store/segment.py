@@ -25,18 +25,31 @@ class Segment(Generic[R]):
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = path.open("xb")  # x: a second writer of the same file is a bug and fails here
+        # x: a second writer of the same file is a bug and fails here. No buffer: what failed must not come later
+        self._file = path.open("xb", buffering=0)
+        self._size = 0
         self._encoder = msgspec.json.Encoder()
 
     def append(self, *records: R) -> None:
-        """Write the records as one group: they are on disk (fsync) when this returns."""
-        if records:
-            self._file.write(b"".join(self._encoder.encode(record) + b"\n" for record in records))
-            self._file.flush()
+        """Write the records as one group: they are on disk (fsync) when this returns, and none is when it raises."""
+        data = memoryview(b"".join(self._encoder.encode(record) + b"\n" for record in records))
+        if not data:
+            return
+        try:
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:])
             os.fsync(self._file.fileno())
+        except OSError:  # a full disk, say
+            os.ftruncate(self._file.fileno(), self._size)
+            self._file.seek(self._size)
+            raise
+        self._size += len(data)
 
     def close(self) -> None:
-        """Close; an empty segment is removed so that idle writers leave no files."""
+        """Close; an empty segment is removed so that idle writers leave no files. Twice is once."""
+        if self._file.closed:
+            return
         self._file.close()
         if not self.path.stat().st_size:
             self.path.unlink()
