@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ANEW = ("report", "judge")
 """What may change of a finished run: it can be drawn anew, and graded by several judges."""
-FREE = (*ANEW, "schedule", "ray_address", "hang_s", "grace_s")
+FREE = (*ANEW, "launcher", "workers", "schedule", "ray_address", "hang_s", "grace_s")
 """Keys outside a run's identity: beside those, when and where its turns are spoken."""
 ADAPTERS = "adapters.json"
 """In the run directory: treatment arm → folder of its adapter."""
