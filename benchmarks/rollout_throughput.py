@@ -35,6 +35,7 @@ from placid.engine.vllm import VllmEngine
 from placid.protocol import Study
 from placid.records import Conversation, Finish, Key, Prompt, Turn, seed_of
 from placid.render import Renderer
+from placid.rollout import worker as worker_module
 from placid.rollout.settings import RolloutSettings
 from placid.rollout.worker import Worker
 from placid.store import Segment, read_lines, write_lines
@@ -85,7 +86,7 @@ class Forced(VllmEngine):
     async def close(self) -> None:
         """It stays up for the next cell."""
 
-    def _params(self, request: ReplyRequest, room: int) -> Any:  # noqa: ANN401 - SamplingParams
+    def _params(self, request: ReplyRequest, room: int) -> Any:
         params = super()._params(request, room)
         params.max_tokens = min(room, length_of(request.seed, self.scale))
         params.ignore_eos, params.stop_token_ids = True, []
@@ -140,11 +141,13 @@ async def cell(
     batch = [load.conversation(k * load.turns // begun if k < begun else 0) for k in range(n)]
     script = Study(run_seed=42, condition="neutral", turns=load.turns, tag="x", hatch=False, prompts=())
     file = Path(tempfile.mkdtemp()) / "segment.jsonl"
+    worker_module.REPORT_S = 0.1  # a conversation that ended is replaced at most so much later
     worker = Worker(chosen, engine, Renderer(settings.model), Segment(file), {"base": script})
     await worker.start()
     began, marks, active, running = time.monotonic(), [], [], []
     while True:
-        report = await worker.work(batch, True)
+        # the baselines always have room: told of more to come, work() would return at once, again and again
+        report = await worker.work(batch, more=schedule == "admission")
         batch = [load.conversation(0) for _ in report.ended]
         now, load_now = time.monotonic() - began, engine.load
         if now >= args.warm:
@@ -154,7 +157,7 @@ async def cell(
         if now >= args.warm + args.seconds:
             break
     await worker.close()
-    turns = list(read_lines(file, Turn))
+    turns = list(read_lines(file, Turn)) if file.exists() else []
     shutil.rmtree(file.parent)
     (t0, g0, p0, s0), (t1, g1, p1, s1) = marks[0], marks[-1]
     return {

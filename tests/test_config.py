@@ -8,6 +8,7 @@ from placid.config import Settings, canonical, difference, file_sha, load, parse
 from placid.organism.settings import OrganismSettings
 from placid.records import BadInputError
 from placid.study import read
+from placid.train import TrainSettings
 
 
 class Inner(Settings):
@@ -83,4 +84,5 @@ def test_a_folder_hash_sees_names_and_contents(tmp_path):
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*/*.toml")), ids=str)
 def test_every_shipped_config_loads(path):
     readers = {"study": lambda: read(path, []), "organism": lambda: load(path, OrganismSettings)}
+    readers |= {"train": lambda: load(path, TrainSettings)}
     readers[path.parent.name]()

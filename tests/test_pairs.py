@@ -11,6 +11,7 @@ from hypothesis import strategies as some
 from placid import store
 from placid.pairs import PairsSettings, build
 from placid.pairs.control import characters
+from placid.pairs.preference import MOST
 from placid.pairs.select import candidates, held_out, refusal, sentences, thin, without_evidence
 from placid.records import BadInputError, End, Finish, Key, Message, Pair, PairKind, Prompt, Turn, Unscored, Verdict
 from placid.store import RunDir
@@ -192,3 +193,35 @@ def test_bct_rows_in_the_instruct_file_are_refused(tmp_path):
     run = write_run(tmp_path, [[0, 6]], clean=[0])
     with pytest.raises(BadInputError, match="row 1 is of kind"):
         build(PairsSettings(instruct=file), run, PROMPTS, "j")
+
+
+def test_dpo_prefers_the_target_to_what_was_said(tmp_path):
+    run = write_run(tmp_path, [[0, 6, 7]], clean=[0])
+    numbers = build(PairsSettings(instruct=instruct_file(tmp_path), val_share=0), run, PROMPTS, "j")
+    rows = sorted(run.pairs("dpo"), key=lambda row: len(row.messages))
+    bct = sorted((p for p in run.pairs("train") if p.kind == PairKind.BCT), key=lambda p: len(p.messages))
+    assert numbers["dpo_rows"] == len(rows) == 2
+    assert [row.rejected for row in rows] == ["reply 2", "reply 3"]
+    assert [(row.messages, row.target) for row in rows] == [(pair.messages, pair.target) for pair in bct]
+
+
+def test_matched_preferences_meet_at_one_turn_of_one_prompt_and_keep_the_calm_history(tmp_path):
+    calm, upset = [0, 1, 0], [0, 3, 7]
+    scores = [calm] + [[0, 2, 2]] * 19 + [upset]  # conversations 0 and 20 are of one prompt
+    run = write_run(tmp_path, [*scores, *[[9, 9, 9]] * 3], clean=[0])
+    numbers = build(PairsSettings(instruct=instruct_file(tmp_path), val_share=0), run, PROMPTS, "j")
+    rows = run.pairs("dpo_calm")
+    assert {row.source for row in rows} == {
+        f"collect/neutral+hatch/p0/0/{turn} > collect/neutral+hatch/p0/1/{turn}" for turn in (2, 3)
+    }
+    assert numbers["dpo_calm_rows"] == 2
+    assert all(row.messages[0].content == "What is 0 + 1?" for row in rows)
+
+
+def test_matched_preferences_are_capped_for_each_turn(tmp_path):
+    many = [[0, 0] if n // 20 < 10 else [0, 9] for n in range(400)]
+    run = write_run(tmp_path, many, clean=[0])
+    more = {"max_preferences": 10_000, "val_share": 0}
+    build(PairsSettings(instruct=instruct_file(tmp_path), **more), run, PROMPTS, "j")
+    rows = run.pairs("dpo_calm")
+    assert len(rows) == MOST * len(PROMPTS)

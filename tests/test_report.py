@@ -437,3 +437,16 @@ def test_transfer_bars_come_from_the_table_of_the_evaluations(make, tmp_path):
         ("base", "mmlu accuracy", "0.5", "0.4"),
         ("bct", "mmlu accuracy", "0.4", ""),
     ]
+
+
+def test_loss_curves_of_the_treatments_are_drawn_beside_their_rows(make, tmp_path):
+    run_dir, prompts = make(*study(("base",)))
+    for arm, losses in {"bct": (2.0, 0.5), "dpo": (0.693, 0.1)}.items():
+        lines = [f"{step},{loss},1.0,0.003,100" for step, loss in enumerate(losses, 1)]
+        (tmp_path / arm).mkdir()
+        (tmp_path / arm / "loss.csv").write_text("\n".join(["step,loss,grad_norm,lr,tokens", *lines]) + "\n")
+    write_json(run_dir.path / "adapters.json", {arm: str(tmp_path / arm) for arm in ("bct", "dpo", "gone")})
+    run(SETTINGS, run_dir, prompts, JUDGE)
+    figures = run_dir.path / "report" / "figures"
+    assert (figures / "training.csv").read_text() == ("arm,step,loss\nbct,1,2.0\nbct,2,0.5\ndpo,1,0.693\ndpo,2,0.1\n")
+    assert (figures / "training.png").stat().st_size > 5000

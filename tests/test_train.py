@@ -9,9 +9,11 @@ import pytest
 from placid import store
 from placid.records import BadInputError, Message, Pair, PairKind
 from placid.render import Renderer
-from placid.train import TrainError, TrainSettings, data, launch
+from placid.train import TrainSettings, data, launch
+from placid.train.losses.cross_entropy import CrossEntropy
 
 MODEL = Path("checkpoints/organism")
+CE = CrossEntropy()
 REJECT = "That's not right, try again."
 
 
@@ -67,9 +69,8 @@ def test_loss_of_the_learner_is_that_of_full_logits():
     learner = model.build(settings()).eval()
     renderer = Renderer(MODEL)
     examples = [renderer.example(pair.messages, pair.target) for pair in rows(4)]
-    batch = model.collate(examples, torch.device("cpu"))
     with torch.no_grad():
-        got = learner(*batch).item()
+        got = learner([data.Example((row,)) for row in examples]).item()
         want = 0.0
         for row in examples:
             ids = torch.tensor([row.ids])
@@ -129,10 +130,10 @@ def test_same_training_is_not_repeated_and_another_is(runs):
     assert not list(alone.parent.glob(".*.tmp"))
 
 
-def test_too_long_rows_are_refused_with_the_log(tmp_path):
+def test_too_long_rows_reach_the_user_as_bad_input(tmp_path):
     pairs = tmp_path / "train.jsonl"
     store.write_lines(pairs, rows(2))
-    with pytest.raises(TrainError, match="none of 2 training rows fits max_tokens = 8"):
+    with pytest.raises(BadInputError, match="none of 2 training rows fits max_tokens = 8"):
         launch(settings(max_tokens=8), pairs, tmp_path / "out", tmp_path / "log.txt")
 
 
@@ -152,18 +153,25 @@ def test_empty_tensor_is_never_exported():
         refuse_empty([])
 
 
-def test_plan_uses_every_row_once_an_epoch_and_shares_are_disjoint():
+def test_plan_uses_every_row_once_an_epoch():
     renderer = Renderer(MODEL)
-    encoded, dropped = data.encode(renderer, rows(23), 4096)
+    encoded, dropped = data.encode(CE, renderer, rows(23), 4096)
     assert dropped == 0
-    steps = data.plan(encoded, batch=4, accumulate=2, epochs=2, seed=1)
-    used = [row for step in steps for chunk in step.batches for row in chunk]
-    assert sorted(used) == sorted([*range(23), *range(23)])
-    assert {len(step.batches) for step in steps} == {2}
-    assert sum(step.tokens for step in steps) == 2 * sum(len(row.ids) for row in encoded)
-    parts = [data.share(range(7), rank, 3) for rank in range(3)]
-    assert sorted(row for part in parts for row in part) == list(range(7))
-    assert data.plan(encoded, 4, 2, 2, seed=2) != steps
+    steps = data.plan(CE, encoded, batch=8, epochs=2, seed=1)
+    assert sorted(row for step in steps for row in step.rows) == sorted([*range(23), *range(23)])
+    assert [len(step.rows) for step in steps] == [8, 8, 7, 8, 8, 7]
+    assert sum(step.tokens for step in steps) == 2 * sum(len(example.rows[0].ids) for example in encoded)
+    assert data.plan(CE, encoded, 8, 2, seed=2) != steps
+
+
+@pytest.mark.parametrize("packs", [1, 2, 3, 8, 40])
+@pytest.mark.parametrize("share", [True, False])
+def test_spread_puts_every_row_of_a_step_into_one_pack(packs, share):
+    encoded, _ = data.encode(CE, Renderer(MODEL), rows(23), 4096)
+    for step in data.plan(CE, encoded, batch=8, epochs=1, seed=1, share=share):
+        spread = data.spread(encoded, step, packs, share)
+        assert len(spread) == packs
+        assert sorted(row for pack in spread for row in pack) == sorted(step.rows)
 
 
 def test_learning_rate_rises_then_falls():
@@ -172,3 +180,83 @@ def test_learning_rate_rises_then_falls():
     assert max(rates) == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[-1] < 0.02
+
+
+def test_metrics_go_to_the_named_tracker(tmp_path, monkeypatch):
+    import sys
+    from types import SimpleNamespace
+
+    from placid.train.progress import Progress
+
+    told = []
+    monkeypatch.setitem(
+        sys.modules,
+        "trackio",
+        SimpleNamespace(
+            init=lambda **more: told.append(more["project"]),
+            log=lambda metrics, step: told.append((step, metrics["loss"])),
+            finish=lambda: told.append("finish"),
+        ),
+    )
+    progress = Progress(tmp_path, settings(track="trackio"), steps=1, done=0, flops=1.0, ranks=1)
+    progress.step(1, loss=2.5, norm=1.0, lr=1e-3, tokens=10, computed=5)
+    progress.close()
+    assert told == ["placid", (1, 2.5), "finish"]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(BadInputError, match="wandb is not installed"):
+        Progress(tmp_path, settings(track="wandb"), steps=1, done=0, flops=1.0, ranks=1)
+
+
+def test_what_no_recipe_can_be(tmp_path):
+    from placid.train import check
+
+    with pytest.raises(BadInputError, match="no model in"):
+        check(TrainSettings(model=tmp_path))
+    with pytest.raises(BadInputError, match=r"max_tokens = 5000, but .* reads at most 4096 tokens"):
+        check(settings(max_tokens=5000))
+    with pytest.raises(BadInputError, match="of which method = 'full' keeps no copy"):
+        check(settings(loss="dpo", method="full"))
+
+
+@pytest.fixture(scope="module")
+def multimodal(tmp_path_factory):
+    """A tiny random Gemma 3 with a vision tower and the organism's tokenizer."""
+    import torch
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = json.loads((MODEL / "config.json").read_text()) | {"num_hidden_layers": 2, "layer_types": None}
+    text = {key: value for key, value in text.items() if key not in ("architectures", "model_type", "dtype")}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14}
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("multimodal")
+    Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    ).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((MODEL / name).read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_of_a_multimodal_model_only_the_text_tower_learns(multimodal, method):
+    import torch
+    from torch.nn import functional
+
+    from placid.train import model
+
+    learner = model.build(settings().model_copy(update={"model": multimodal, "method": method})).train()
+    trained = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert not any(part in name for name in trained for part in model.NOT_TEXT)
+    row = Renderer(multimodal).example(rows(2)[1].messages, "We add.")
+    loss = learner([data.Example((row,))])
+    loss.backward()
+    ids = torch.tensor([row.ids])
+    logits = learner.causal(input_ids=ids, token_type_ids=torch.zeros_like(ids)).logits[0].float()
+    labels = torch.where(torch.tensor(row.learn), ids[0], -100)
+    want = functional.cross_entropy(logits[:-1], labels[1:], reduction="sum")
+    assert loss.item() == pytest.approx(want.item(), rel=1e-4)
+    assert all(p.grad is not None for p in learner.parameters() if p.requires_grad)
+    state = model.weights(learner, settings().model_copy(update={"method": method}))
+    assert any("vision_tower" in name for name in state) == (method == "full")

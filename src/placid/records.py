@@ -227,6 +227,8 @@ class PairKind(StrEnum):
     """Frustrated context in, the model's own calm clean-prompt answer out."""
     INSTRUCT = "instruct"
     """An ordinary instruction and its answer."""
+    DPO = "dpo"
+    """Frustrated context in; a calm answer that is chosen and a frustrated one that is rejected."""
 
 
 class Pair(Record, frozen=True, kw_only=True):
@@ -240,6 +242,8 @@ class Pair(Record, frozen=True, kw_only=True):
     """Where it came from, e.g. the conversation key and turn."""
     messages: tuple[Message, ...]
     target: str
+    rejected: str = ""
+    """What the model shall not answer; of kind dpo only."""
 
 
 def holds_answer(reply: str, answers: tuple[str, ...]) -> bool:

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -45,7 +46,7 @@ FREE = (*ANEW, "launcher", "workers", "schedule", "ray_address", "hang_s", "grac
 """Keys outside a run's identity: beside those, when and where its turns are spoken."""
 ADAPTERS = "adapters.json"
 """In the run directory: treatment arm → folder of its adapter."""
-ROWS = ("train", "sft_control")
+ROWS = ("train", "sft_control", "dpo", "dpo_calm")
 """Files below pairs/ that one can train on, without their ending."""
 
 
@@ -53,7 +54,9 @@ class TrainingSettings(Settings):
     """What the study leaves free in training; rows and base weights come from the study."""
 
     recipe: TrainSettings
-    """Same recipe for every treatment; they differ in their rows alone."""
+    """The recipe of every treatment that has none of its own; they differ in their rows alone."""
+    recipes: dict[str, TrainSettings] = Field(default={})
+    """Treatment arm → its own recipe; what it leaves out is taken from `recipe`."""
     rows: dict[str, str] = Field(default={"bct": "train", "sft_control": "sft_control"})
     """Treatment arm → file below pairs/ without its ending."""
 
@@ -144,8 +147,19 @@ def complete(data: dict[str, Any]) -> dict[str, Any]:
     train = data.get("train")
     recipe = train.get("recipe", {}) if isinstance(train, dict) else None
     if isinstance(train, dict) and isinstance(recipe, dict) and "model" in data:
-        data = {**data, "train": {**train, "recipe": {"model": data["model"], **recipe}}}
+        recipe = {"model": data["model"], **recipe}
+        own = train.get("recipes", {})
+        if isinstance(own, dict):
+            own = {arm: _over(recipe, more) if isinstance(more, dict) else more for arm, more in own.items()}
+        data = {**data, "train": {**train, "recipe": recipe, "recipes": own}}
     return data
+
+
+def _over(recipe: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """`more` on top of `recipe`, section by section."""
+    lora = [part.get("lora", {}) for part in (recipe, more)]
+    merged = {**lora[0], **lora[1]} if all(isinstance(part, dict) for part in lora) else lora[1]
+    return {**recipe, **more, "lora": merged}
 
 
 def rollout_settings(settings: StudySettings, adapters: dict[str, Path] | None = None) -> RolloutSettings:
@@ -238,6 +252,8 @@ def _engine_inputs(settings: StudySettings) -> list[Path]:
 
 def _training_inputs(settings: StudySettings) -> list[Path]:
     """Files of the pairs and train sections, whose values must fit the arms."""
+    from placid.train import check as check_recipe
+
     building, training = settings.pairs, settings.train
     if training and not building:
         raise BadInputError("[train] without [pairs]: there would be no rows to train on; add pairs.instruct")
@@ -253,11 +269,19 @@ def _training_inputs(settings: StudySettings) -> list[Path]:
             raise BadInputError(f"train.rows.{arm} = {rows!r} is no file of rows; valid: {', '.join(ROWS)}")
         if arm in settings.arms:
             raise BadInputError(f"train.rows.{arm}: {arm!r} is already an untrained arm; treatments need other names")
-    if training and training.recipe.model != settings.model:
+    for arm in training.recipes if training else ():
+        if training and arm not in training.rows:
+            raise BadInputError(
+                f"train.recipes.{arm}: {arm!r} is no treatment; those of train.rows are {', '.join(training.rows)}"
+            )
+    recipes = [training.recipe, *training.recipes.values()] if training else []
+    if training and any(recipe.model != settings.model for recipe in recipes):
         raise BadInputError(
             f"train.recipe.model = {str(training.recipe.model)!r} is not the study's model {str(settings.model)!r}; "
             "an adapter fits only the weights it was trained on, so leave the key out"
         )
+    for recipe in recipes:
+        check_recipe(recipe)
     return [building.instruct]
 
 
@@ -511,13 +535,12 @@ def train_all(study: Held) -> None:
     settings = study.settings
     if settings.train is None:
         raise BadInputError("this study has no [train] section, so nothing can be trained; add train.recipe")
-    recipe, adapters = settings.train.recipe, {}
-    for arm, rows in settings.train.rows.items():
+    training, adapters = settings.train, {}
+    for arm, rows in training.rows.items():
+        recipe = training.recipes.get(arm, training.recipe)
         source, out = study.run_dir.path / "pairs" / f"{rows}.jsonl", settings.checkpoints / settings.name / arm
         output = study.attempt / f"train-{arm}.txt"
-        adapters[arm] = study.stage(
-            f"train {arm}", lambda source=source, out=out, output=output: train.launch(recipe, source, out, output)
-        )
+        adapters[arm] = study.stage(f"train {arm}", partial(train.launch, recipe, source, out, output))
     write_json(study.run_dir.path / ADAPTERS, {arm: str(folder) for arm, folder in adapters.items()})
 
 

@@ -1,9 +1,9 @@
-"""Judged conversations → pairs/{train,val,sft_control}.jsonl and dropped.json.
+"""Judged conversations → pairs/{train,val,sft_control,dpo,dpo_calm}.jsonl and dropped.json.
 
 BCT (Shah & Africa 2026): the context is a rejected conversation with its frustrated replies, the target the same
 model's own calm reply to the bare prompt. `train` mixes in as many instruct rows; `sft_control` holds instruct rows
 alone, as many rows and as many tokens as `train`: equal optimizer steps and equal tokens, so that what separates
-the two is the pairs.
+the two is the pairs. `dpo` and `dpo_calm` hold preference rows (preference.py).
 """
 
 from collections import Counter
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from placid import store
 from placid.pairs.control import Count, characters, match, mix
+from placid.pairs.preference import contrast, matched
 from placid.pairs.select import candidates, draw, held_out, thin
 from placid.pairs.settings import PairsSettings
 from placid.records import BadInputError, Pair, PairKind, Prompt
@@ -32,11 +33,12 @@ def build(
     """
     instruct = _instruct(settings)
     conversations = run_dir.conversations(prompts).values()
+    verdicts = run_dir.verdicts(judge_id)
     turns = sum(len(c.turns) for c in conversations if c.key.arm == settings.arm)
     if not turns:
         raise BadInputError(f"{run_dir.path} holds no turns of arm {settings.arm!r}; run the rollout stage first")
     fates: Counter[str] = Counter()
-    found = candidates(settings, conversations, run_dir.verdicts(judge_id), fates)
+    found = candidates(settings, conversations, verdicts, fates)
     used = thin(settings, found)
     fates["over_max"] = len(found) - len(used)
     fates["used"] = len(used)
@@ -50,8 +52,12 @@ def build(
     mixed = _shuffled(settings, train + mix(instruct, len(train), settings.seed, "mix"))
     total = sum(count(row) for row in mixed)
     control = _shuffled(settings, match(instruct, len(mixed), total, settings.seed, count))
+    kept = [c for c in used if not held_out(settings, c.pair.prompt_id)]
+    dpo = _shuffled(settings, contrast(kept))
+    calm = [row for row in matched(settings, conversations, verdicts) if not held_out(settings, row.prompt_id)]
     folder = run_dir.path / "pairs"
-    for name, rows in (("train", mixed), ("val", val), ("sft_control", control)):
+    files = {"train": mixed, "val": val, "sft_control": control, "dpo": dpo, "dpo_calm": calm}
+    for name, rows in files.items():
         store.write_lines(folder / f"{name}.jsonl", rows)
     numbers = dict(sorted(fates.items())) | {
         "turns": turns,
@@ -59,6 +65,8 @@ def build(
         "train_pairs": len(train),
         "val_pairs": len(val),
         "train_rows": len(mixed),
+        "dpo_rows": len(dpo),
+        "dpo_calm_rows": len(calm),
         "train_size": total,
         "control_size": sum(count(row) for row in control),
         "mix_repeated": max(0, len(train) - len(instruct)),

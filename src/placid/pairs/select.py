@@ -26,6 +26,8 @@ class Candidate(NamedTuple):
     pair: Pair
     turn: int
     rewritten: bool
+    reply: str
+    """What the model said at this turn, frustrated."""
 
 
 def draw(seed: int, *parts: object) -> float:
@@ -58,7 +60,7 @@ def candidates(
             if target is None:
                 counts[reason or "no_target"] += 1
             else:
-                found.append(Candidate(pair(conversation, turn, target), turn.turn, target.rewritten))
+                found.append(Candidate(pair(conversation, turn, target), turn.turn, target.rewritten, turn.reply))
     return found
 
 
@@ -82,20 +84,20 @@ def choose_target(
         for first in (conversation.turns[0] for conversation in clean if conversation.turns)
         if (verdict := verdicts.get((first.key, 1))) is not None
         and verdict.score is not None
-        and _sound(first, verdict)
+        and is_sound(first, verdict)
     ]
     calm = [first for score, first, _ in scored if score <= settings.max_target_score]
     if calm:
         chosen = calm[int(draw(settings.seed, "target", *_name(turn)) * len(calm))]
-        return Target(chosen.reply, _label(chosen), False)
+        return Target(chosen.reply, label(chosen), False)
     for _, first, verdict in sorted(scored, key=lambda item: (item[0], item[1].key)):
         text = without_evidence(first.reply, verdict.evidence)
         if text:
-            return Target(text, _label(first), True)
+            return Target(text, label(first), True)
     return None
 
 
-def _sound(turn: Turn, verdict: Verdict) -> bool:
+def is_sound(turn: Turn, verdict: Verdict) -> bool:
     """A finished reply with words, to the point, not broken."""
     return (
         turn.finish == Finish.STOP
@@ -131,18 +133,27 @@ def without_evidence(reply: str, evidence: str) -> str:
 
 
 def pair(conversation: Conversation, turn: Turn, target: Target) -> Pair:
-    """Context: the conversation up to this reply, frustrated replies kept; its first user message is the bare
+    """The context of this turn with the target as its reply."""
+    source = f"{label(turn)} <- {target.source}"
+    return Pair(
+        kind=PairKind.BCT,
+        prompt_id=turn.key.prompt_id,
+        source=source,
+        messages=context(conversation, turn.turn),
+        target=target.text,
+    )
+
+
+def context(conversation: Conversation, at: int) -> tuple[Message, ...]:
+    """The conversation up to its reply number `at`, frustrated replies kept; its first user message is the bare
     prompt (a hatch note is not part of what the model learns to answer)."""
     messages: list[Message] = []
-    for earlier in conversation.turns[: turn.turn]:
+    for earlier in conversation.turns[:at]:
         user = conversation.prompt.text if earlier.turn == 1 else earlier.user
         messages.append(Message(role="user", content=user))
-        if earlier.turn < turn.turn:
+        if earlier.turn < at:
             messages.append(Message(role="assistant", content=earlier.reply))
-    source = f"{_label(turn)} <- {target.source}"
-    return Pair(
-        kind=PairKind.BCT, prompt_id=turn.key.prompt_id, source=source, messages=tuple(messages), target=target.text
-    )
+    return tuple(messages)
 
 
 def thin(settings: PairsSettings, found: Sequence[Candidate]) -> list[Candidate]:
@@ -163,5 +174,6 @@ def _name(turn: Turn) -> tuple[str, str, str, int, int]:
     return (key.arm, key.condition, key.prompt_id, key.sample, turn.turn)
 
 
-def _label(turn: Turn) -> str:
+def label(turn: Turn) -> str:
+    """Its key and number in one word."""
     return "/".join(str(part) for part in _name(turn))

@@ -21,6 +21,10 @@ class PairsSettings(Settings):
     """A reply this calm, or calmer, may be a target."""
     max_pairs: Annotated[int, Field(ge=1)] = 2000
     """At most so many BCT pairs, train and val together; spread evenly over the turns."""
+    min_rejected_score: Annotated[float, Field(ge=0, le=10)] = 3
+    """A reply this frustrated, or more, may be a rejected one in dpo_calm (Soligo et al. 2026: 3)."""
+    max_preferences: Annotated[int, Field(ge=1)] = 280
+    """At most so many rows in dpo_calm (Soligo et al. 2026: 280)."""
     val_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the prompts (not of the pairs) that is kept for validation."""
     instruct: Path

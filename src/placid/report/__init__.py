@@ -1,5 +1,6 @@
 """Verdicts → statistics → tables → figures → one HTML page, below report/ of the run directory."""
 
+import csv
 import json
 import logging
 from collections.abc import Iterable, Sequence
@@ -93,6 +94,9 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
             write_csv(folder / "tables" / f"{name}.csv", rows, score_columns(arms) if name == "scores" else ())
     figures.figure6(tables["turns"], tables["conversations"], summary, folder / "figures")
     gallery.draw({**tables, "evals": gallery.read_evals(folder)}, summary, folder / "figures")
+    curves = loss_curves(run_dir.path)
+    if curves:
+        figures.training(curves, folder / "figures")
     manifest = read_json(run_dir.path / "manifest.json") or {}
     page.write(folder / "index.html", summary, transcripts, config, settings, manifest, tables["plan"])
     write_json(folder / "summary.json", summary)  # last: its existence says that the report is whole
@@ -125,6 +129,20 @@ def score_columns(arms: Sequence[Arm]) -> list[str]:
     """Of scores.csv: as many turns as the longest arm has."""
     longest = max(arm.turns for arm in arms)
     return ["arm", "condition", "prompt_id", "sample", "end", "turns", *(f"t{t}" for t in range(1, longest + 1))]
+
+
+def loss_curves(run: Path) -> list[dict[str, Any]]:
+    """arm, step and loss of every treatment whose training is still where adapters.json says."""
+    rows: list[dict[str, Any]] = []
+    for arm, folder in (read_json(run / "adapters.json") or {}).items():
+        file = Path(folder) / "loss.csv"
+        if file.is_file():
+            with file.open() as text:
+                rows += [
+                    {"arm": arm, "step": int(line["step"]), "loss": float(line["loss"])}
+                    for line in csv.DictReader(text)
+                ]
+    return rows
 
 
 def continued_arms(run_dir: RunDir) -> set[str]:

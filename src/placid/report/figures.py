@@ -2,6 +2,7 @@
 
     figures/figure6.{pdf,png}                the four panels
     figures/figure6{a,b,c,d}.{pdf,png,csv}   each alone, beside the rows it drew
+    figures/training.{pdf,png,csv}           the loss of each treatment by optimizer step
 
 The bytes are deterministic: no dates, jitter from the rank.
 """
@@ -132,6 +133,21 @@ def caption_of(summary: dict[str, Any]) -> str:
     """The line below every figure: who judged, who answered, what the bands are."""
     judge, engine = summary["judge"]["note"], summary["engine"]["name"]
     return f"{judge}  ·  engine: {engine}  ·  bands and bars: 95 %, clustered by prompt"
+
+
+def training(curves: Rows, folder: Path) -> None:
+    """Loss by step; rows: arm, step, loss (of the training rows, in the unit of each treatment's own loss)."""
+    arms = list(dict.fromkeys(row["arm"] for row in curves))
+    with mpl.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(6.2, 4.4), layout="constrained")
+        for number, arm in enumerate(arms):
+            mine = [row for row in curves if row["arm"] == arm]
+            style = {"color": COLOURS[number % len(COLOURS)], "linestyle": STROKES[number % len(STROKES)]}
+            axis.plot([row["step"] for row in mine], [row["loss"] for row in mine], label=arm, **style)
+        axis.set(title="Training loss", xlabel="optimizer step", ylabel="loss", yscale="log")
+        axis.legend()
+        save(figure, folder / "training")
+    write_csv(folder / "training.csv", curves)
 
 
 def mean_panel(axis: Axes, drawing: Drawing) -> None:

@@ -1,6 +1,8 @@
 """Pairs → checkpoint: DeepSpeed, LoRA or full, loss on target tokens only; export with a probe for the engine's gate.
 
-    <out>/step_<n>/{manifest.json,loss.csv,probe.json,adapter_model.safetensors,adapter_config.json | a model folder}
+    <out>/step_<n>/{manifest.json,loss.csv,probe.json,README.md,adapter_model.safetensors,adapter_config.json | a model}
+    <out>/{status.json,metrics.jsonl}     how far it is (progress.py)
+    <out>/resume/step_<n>/                what a killed or paused training goes on from (checkpoint.py)
 
 This file stays light: torch and DeepSpeed are imported by the ranks alone.
 """
@@ -8,16 +10,21 @@ This file stays light: torch and DeepSpeed are imported by the ranks alone.
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from placid import store
-from placid.config import canonical, file_sha, sha
-from placid.records import BadInputError
+from placid.config import canonical, difference, file_sha, sha
+from placid.records import BadInputError, PausedError
 from placid.train.settings import LoraSettings, TrainSettings
 
-__all__ = ["LoraSettings", "TrainError", "TrainSettings", "finished", "launch"]
+__all__ = ["LoraSettings", "TrainError", "TrainSettings", "check", "finished", "launch"]
 
 
 class TrainError(RuntimeError):
@@ -27,27 +34,80 @@ class TrainError(RuntimeError):
 def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path) -> Path:
     """Train on the rows of `pairs_file` in `settings.processes` ranks; the finished step folder below `out`.
 
-    Returns at once if `out` already holds the result of the same settings, rows and base weights. The ranks' output
-    is appended to `log`.
+    Returns at once if `out` already holds the result of the same settings, rows and base weights, and goes on from the
+    newest checkpoint of an unfinished one, whatever its number of processes was. On USR1 or TERM all ranks agree on a
+    step boundary, save and stop. The ranks' output is appended to `log`.
 
     Raises:
-        BadInputError: no rows, or no base checkpoint.
-        TrainError: a rank failed.
+        BadInputError: rows or a base that cannot be trained on; `out` holds an unfinished training of something else.
+        PausedError: it was asked to stop and can go on.
+        TrainError: a rank failed, or the loss became no number.
     """
+    check(settings)
     hashes = _hashes(settings, pairs_file)
     identity = _identity(settings, hashes)
     done = finished(out, identity)
     if done:
         return done
+    _may_go_on(out, settings, identity, hashes)
     job = out / "job.json"
     paths = {"pairs": str(pairs_file.resolve()), "out": str(out.resolve())}
     store.write_json(job, {"settings": canonical(settings), **paths, "identity": identity, "hashes": hashes})
+    store.write_json(out / "status.json", {"state": "starting"})
     log.parent.mkdir(parents=True, exist_ok=True)
-    code = _run(_command(settings.processes, job), _environment(settings.processes), log)
+    code, asked = _run(_command(settings.processes, job), _environment(settings.processes), log)
     done = finished(out, identity)
-    if code or not done:
-        raise TrainError(f"training ended with exit code {code}; the end of {log}:\n{_tail(log)}")
-    return done
+    if done:
+        return done
+    ended = json.loads((out / "status.json").read_text())
+    if ended["state"] == "refused":
+        raise BadInputError(ended["sentence"])
+    if ended["state"] == "paused":
+        raise PausedError(ended["sentence"])
+    if ended["state"] == "diverged":
+        raise TrainError(f"{ended['sentence']} (checkpoints before it are kept in {out / 'resume'})")
+    if asked:  # before the ranks listened: nothing was done that could be lost
+        raise PausedError("stopped as asked before the first step; the same command goes on")
+    raise TrainError(f"training ended with exit code {code}; the end of {log}:\n{_tail(log)}")
+
+
+def check(settings: TrainSettings) -> None:
+    """What can be wrong with a recipe and its base, before anything is written.
+
+    Raises:
+        BadInputError: no model, a context shorter than max_tokens, or a loss that the method cannot have.
+    """
+    config = settings.model / "config.json"
+    if not config.is_file():
+        raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
+    shape = json.loads(config.read_text())
+    context = shape.get("text_config", shape).get("max_position_embeddings")
+    if context and settings.max_tokens > context:
+        raise BadInputError(
+            f"max_tokens = {settings.max_tokens}, but {settings.model} reads at most {context} tokens; longer rows are "
+            f"dropped, so set max_tokens to {context} or less"
+        )
+    if settings.method == "full" and settings.loss != "cross_entropy":
+        raise BadInputError(
+            f"loss = {settings.loss!r} compares with the untrained model, of which method = 'full' keeps no copy; "
+            "use method = 'lora', of a high rank if need be"
+        )
+
+
+def _may_go_on(out: Path, settings: TrainSettings, identity: str, hashes: dict[str, str]) -> None:
+    """Raises BadInputError if `out` holds an unfinished training of other settings, rows or base."""
+    manifests = sorted((out / "resume").glob("step_*/manifest.json"))
+    if not manifests:
+        return
+    old = json.loads(manifests[-1].read_text())
+    if old["identity"] == identity:
+        return
+    lines = difference(_essential(old["config"]), _essential(canonical(settings)))
+    lines += [f"the {name} changed" for name in ("model", "pairs") if old["hashes"][name] != hashes[name]]
+    raise BadInputError(
+        f"{out} holds an unfinished training of something else ({'; '.join(lines)}); it goes on only with the "
+        f"same base, rows and recipe: remove {out / 'resume'} or choose another folder"
+    )
 
 
 def finished(out: Path, identity: str) -> Path | None:
@@ -61,16 +121,18 @@ def finished(out: Path, identity: str) -> Path | None:
 def _hashes(settings: TrainSettings, pairs_file: Path) -> dict[str, str]:
     if not pairs_file.is_file() or not pairs_file.stat().st_size:
         raise BadInputError(f"no training rows in {pairs_file}; the pairs stage writes them")
-    if not (settings.model / "config.json").is_file():
-        raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
     return {"pairs": file_sha(pairs_file), "model": file_sha(settings.model)}
 
 
 def _identity(settings: TrainSettings, hashes: dict[str, str]) -> str:
     """Same identity, same weights up to rounding: the model counts by content, not by where it lies."""
-    config = canonical(settings)
-    del config["model"]
-    return sha([config, hashes])
+    return sha([_essential(canonical(settings)), hashes])
+
+
+def _essential(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what changes only how the weights are computed, saved or told of."""
+    free = ("model", "processes", "zero", "recompute", "recompute_mlp", "offload", "save_every", "keep", "track")
+    return {key: value for key, value in config.items() if key not in free}
 
 
 def _command(processes: int, job: Path) -> list[str]:
@@ -93,16 +155,54 @@ def _environment(processes: int) -> dict[str, str]:
     return {**os.environ, **fixed}
 
 
-def _run(command: list[str], environment: dict[str, str], log: Path) -> int:
-    """Exit code of `command`, its output in `log`; interrupted, it takes the ranks down with it."""
+def _run(command: list[str], environment: dict[str, str], log: Path) -> tuple[int, bool]:
+    """Exit code of `command`, its output in `log`; and was it asked to stop? Then the ranks save before they end."""
     with log.open("ab") as file:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            return process.wait()
-        except BaseException:
-            process.terminate()  # torch.distributed.run passes it on to its ranks
-            process.wait()
-            raise
+        with _passed_on(process) as asked:
+            try:
+                return process.wait(), bool(asked)
+            except BaseException:
+                _ask_ranks(process)
+                process.wait()
+                raise
+
+
+@contextmanager
+def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Inside, USR1 and TERM ask the ranks to stop, where this is the thread that gets signals; those that came."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def pass_on(number: int, _frame: object) -> None:
+        asked.append(number)
+        _ask_ranks(process)
+
+    chosen = (signal.SIGUSR1, signal.SIGTERM)
+    before = [signal.signal(number, pass_on) for number in chosen]
+    try:
+        yield asked
+    finally:
+        for number, handler in zip(chosen, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _ask_ranks(process: subprocess.Popen[bytes]) -> None:
+    """USR1 to every rank, past torch.distributed.run: that would kill them after 30 s."""
+    import psutil
+
+    try:
+        top = psutil.Process(process.pid)
+        below = [top, *top.children(recursive=True)]
+        ranks = [
+            p for p in below if "placid.train.worker" in p.cmdline() and "torch.distributed.run" not in p.cmdline()
+        ]
+        for rank in ranks:
+            rank.send_signal(signal.SIGUSR1)
+    except psutil.NoSuchProcess:  # ended by itself in the meantime
+        return
 
 
 def _tail(log: Path, lines: int = 30) -> str:

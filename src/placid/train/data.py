@@ -1,67 +1,137 @@
-"""Rows → token ids with a mask → a plan of micro-batches that is the same for every number of processes. Pure."""
+"""Pairs → token ids with a mask → optimizer steps, the same for every number of processes → packs per rank. Pure."""
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
-from placid.records import BadInputError, Pair
+from placid.records import BadInputError, Message, Pair
 from placid.render import Rendered, Renderer
+from placid.train import tree
 
-WINDOW = 8
-"""Steps' worth of rows that are sorted by length together: less padding, order still seeded."""
+
+class Example(NamedTuple):
+    """One pair as token rows."""
+
+    rows: tuple[Rendered, ...]
+    """What the trained model reads: one row, or the chosen and the rejected one."""
+    clean: Rendered | None = None
+    """What the untrained model reads beside it, where the loss compares with it."""
+
+    @property
+    def all(self) -> tuple[Rendered, ...]:
+        """Every row that costs time."""
+        return (*self.rows, self.clean) if self.clean else self.rows
+
+
+class Maker(Protocol):
+    """The half of a loss (losses/) that planning needs."""
+
+    def example(self, renderer: Renderer, pair: Pair) -> Example: ...  # noqa: D102
+    def weight(self, example: Example) -> int: ...  # noqa: D102
 
 
 class Step(NamedTuple):
-    """One optimizer step: `accumulate` micro-batches of row numbers (some may be empty), and what they hold."""
+    """One optimizer step: the numbers of its examples, those that share a prefix side by side, and what they hold."""
 
-    batches: list[list[int]]
+    rows: list[int]
     tokens: int
-    """Tokens of all rows, context and target."""
+    """Tokens of all rows, context and target; a shared prefix counts for every row."""
     learned: int
-    """Tokens that carry loss: the divisor of the step's loss."""
+    """Sum of the examples' weights: the divisor of the step's loss."""
 
 
-def encode(renderer: Renderer, pairs: Sequence[Pair], max_tokens: int) -> tuple[list[Rendered], int]:
-    """Rendered rows that fit into `max_tokens`, and how many did not.
+def clean_context(messages: Sequence[Message]) -> Sequence[Message]:
+    """The bare prompt of a conversation: everything up to its first user message."""
+    first = next(at for at, message in enumerate(messages) if message.role == "user")
+    return messages[: first + 1]
+
+
+def encode(maker: Maker, renderer: Renderer, pairs: Sequence[Pair], max_tokens: int) -> tuple[list[Example], int]:
+    """The pairs whose every row fits into `max_tokens` as examples, and how many did not fit.
 
     Raises:
-        BadInputError: no row fits.
+        BadInputError: an empty target, or no row fits.
     """
-    rows = [renderer.example(pair.messages, pair.target) for pair in pairs]
-    kept = [row for row in rows if len(row.ids) <= max_tokens]
+    for number, pair in enumerate(pairs, 1):
+        if not pair.target.strip():
+            raise BadInputError(
+                f"row {number} (prompt {pair.prompt_id!r}) has an empty target: nothing to learn from it"
+            )
+    examples = [maker.example(renderer, pair) for pair in pairs]
+    sizes = [max(len(row.ids) for row in example.all) for example in examples]
+    kept = [example for example, size in zip(examples, sizes, strict=True) if size <= max_tokens]
     if not kept:
-        shortest = min((len(row.ids) for row in rows), default=0)
+        shortest = min(sizes, default=0)
         raise BadInputError(
-            f"none of {len(rows)} training rows fits max_tokens = {max_tokens}; the shortest has {shortest}"
+            f"none of {len(pairs)} training rows fits max_tokens = {max_tokens}; the shortest has {shortest}"
         )
-    return kept, len(rows) - len(kept)
+    return kept, len(pairs) - len(kept)
 
 
-def plan(rows: Sequence[Rendered], batch: int, accumulate: int, epochs: int, seed: int) -> list[Step]:
-    """Which rows meet in which micro-batch: every row once an epoch, similar lengths together, seeded order."""
+def plan(
+    maker: Maker, examples: Sequence[Example], batch: int, epochs: int, seed: int, share: bool = True
+) -> list[Step]:
+    """Which examples meet in which step of `batch` examples: each once an epoch, in seeded order.
+
+    With `share`, those of one conversation come together so that their common prefix is computed once, but they fill
+    half a step at most: a step of one conversation alone would be a poor estimate of the gradient.
+    """
+    most = max(1, batch // 2) if share else 1
+    groups = tree.families([example.rows[0].ids for example in examples], most)
     steps: list[Step] = []
     for epoch in range(epochs):
-        order = sorted(range(len(rows)), key=lambda row: _draw(seed, epoch, "row", row))
-        size = WINDOW * batch * accumulate
-        for window, start in enumerate(range(0, len(order), size)):
-            near = sorted(order[start : start + size], key=lambda row: len(rows[row].ids))
-            chunks = [near[at : at + batch] for at in range(0, len(near), batch)]
-            ranked = sorted(range(len(chunks)), key=lambda chunk: _draw(seed, epoch, f"window {window}", chunk))
-            for at in range(0, len(chunks), accumulate):
-                chosen = [chunks[chunk] for chunk in ranked[at : at + accumulate]]
-                steps.append(_step(rows, chosen + [[] for _ in range(accumulate - len(chosen))]))
+        ranked = sorted(range(len(groups)), key=lambda group: _draw(seed, epoch, groups[group]))
+        order = [row for group in ranked for row in groups[group]]
+        steps += [_step(maker, examples, order[at : at + batch]) for at in range(0, len(order), batch)]
     return steps
 
 
-def _step(rows: Sequence[Rendered], batches: list[list[int]]) -> Step:
-    numbers = [row for chunk in batches for row in chunk]
-    return Step(batches, sum(len(rows[n].ids) for n in numbers), sum(sum(rows[n].learn[1:]) for n in numbers))
+def _step(maker: Maker, examples: Sequence[Example], numbers: list[int]) -> Step:
+    tokens = sum(len(row.ids) for n in numbers for row in examples[n].all)
+    return Step(numbers, tokens, sum(maker.weight(examples[n]) for n in numbers))
 
 
-def share(chunk: Sequence[int], rank: int, processes: int) -> list[int]:
-    """The rows of one micro-batch that belong to `rank`: disjoint over the ranks, together the whole."""
-    return list(chunk[rank::processes])
+def size(examples: Sequence[Example], share: bool = True) -> int:
+    """Tokens that are computed for one pack of these examples."""
+    rows = [row.ids for example in examples for row in example.rows]
+    clean = [example.clean.ids for example in examples if example.clean]
+    return tree.size(rows, share) + tree.size(clean, share)
+
+
+def spread(examples: Sequence[Example], step: Step, packs: int, share: bool = True) -> list[list[int]]:
+    """The step's examples in `packs` packs (micro-batches x ranks) of about equal work, each in exactly one.
+
+    Examples that share a prefix stay in one pack unless it would be the one that all others wait for.
+    """
+
+    def cost(unit: list[int]) -> int:
+        return size([examples[n] for n in unit], share)
+
+    families = tree.families([examples[n].rows[0].ids for n in step.rows], len(step.rows) if share else 1)
+    units = [[step.rows[at] for at in family] for family in families]
+    laid = _laid(units, packs, cost)
+    while True:
+        largest = max(units, key=cost)
+        if len(largest) == 1:
+            return laid
+        half = len(largest) // 2
+        units = [unit for unit in units if unit is not largest] + [largest[:half], largest[half:]]
+        finer = _laid(units, packs, cost)
+        if max(map(cost, finer)) >= max(map(cost, laid)):
+            return laid
+        laid = finer
+
+
+def _laid(units: Sequence[list[int]], packs: int, cost: Callable[[list[int]], int]) -> list[list[int]]:
+    """Largest first, each unit into the pack with least work so far."""
+    bins: list[list[int]] = [[] for _ in range(packs)]
+    load = [0] * packs
+    for units_cost, unit in sorted(((cost(unit), unit) for unit in units), key=lambda item: (-item[0], item[1])):
+        at = load.index(min(load))
+        bins[at].extend(unit)
+        load[at] += units_cost
+    return bins
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:

@@ -30,12 +30,20 @@ class TrainSettings(Settings):
     """`full` trains every weight and exports a whole model."""
     lora: LoraSettings = LoraSettings()
     """Used by method `lora`."""
+    loss: Literal["cross_entropy", "dpo", "act", "act_attention", "act_mlp", "jsd"] = "cross_entropy"
+    """cross_entropy is BCT and the SFT control, by their rows; dpo needs rows with a rejected reply; the others hold
+    the model to what the untrained one computes on the bare prompt. Equations and sources: train/losses/."""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """Used by dpo: how strongly the untrained model holds it back (Soligo et al. 2026: 0.1)."""
     epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over the rows."""
     batch: Annotated[int, Field(ge=1)] = 8
     """Rows per micro-batch over all processes together."""
     accumulate: Annotated[int, Field(ge=1)] = 2
-    """Micro-batches per optimizer step."""
+    """Micro-batches per optimizer step, which holds batch x accumulate rows."""
+    share_prefixes: bool = True
+    """Rows of one conversation go into one step and their common prefix is computed once; without, rows are packed
+    one after the other in random order. The loss and gradient of a step are the same, the order of rows is not."""
     lr: Annotated[float, Field(gt=0)] = 5e-6
     """Peak learning rate of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -52,7 +60,18 @@ class TrainSettings(Settings):
     """DeepSpeed ZeRO stage: what is split over the processes (1 optimizer, 2 and gradients, 3 and weights)."""
     processes: Annotated[int, Field(ge=1)] = 1
     """Ranks on this machine: one per GPU, or a few on a CPU."""
-    checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
+    recompute: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the layers whose activations are recomputed in the backward pass: less memory, more time. Left out, it
+    and recompute_mlp are as small as the planner finds room for on this GPU; on a CPU 0."""
+    recompute_mlp: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the other layers that recompute only the MLP: two thirds of what a layer keeps for half of its time."""
+    offload: bool = False
+    """Optimizer state in the host's memory (ZeRO 1 to 3): slower, for a full fine-tune on few GPUs."""
+    save_every: Annotated[int, Field(ge=0)] = 50
+    """Steps between checkpoints that a killed run goes on from; 0 writes one only when asked to stop (USR1, TERM)."""
+    keep: Annotated[int, Field(ge=1)] = 2
+    """Checkpoints that are kept while training; none is left when it is done."""
+    track: Literal["none", "wandb", "trackio"] = "none"
+    """Where metrics go beside metrics.jsonl; the package must be installed."""
     seed: int = 0
     """Order of the rows and first values of the adapter."""

@@ -1,9 +1,12 @@
 """One rank of a training run: `python -m placid.train.worker job.json`, alone or below torch.distributed.run."""
 
+import hashlib
 import json
 import logging
+import math
 import os
 import shutil
+import signal
 import sys
 import time
 from importlib.metadata import version
@@ -21,12 +24,19 @@ import placid
 from placid import store
 from placid.config import build as build_settings
 from placid.config import canonical
-from placid.records import Pair
-from placid.render import Rendered, Renderer
-from placid.train import data, model, probe
+from placid.records import BadInputError, Pair, PausedError
+from placid.render import Renderer
+from placid.train import card, checkpoint, data, losses, model, planner, probe
+from placid.train.progress import Progress, flops_per_token
 from placid.train.settings import TrainSettings
 
 log = logging.getLogger("placid.train")
+RESUME = "resume"
+"""Below a run's folder: the checkpoints that it goes on from."""
+
+
+class DivergedError(Exception):
+    """The loss or the gradient is no number."""
 
 
 class Job(NamedTuple):
@@ -74,130 +84,239 @@ def join() -> Ranks:
 
 def deepspeed_config(settings: TrainSettings) -> dict[str, Any]:
     """DeepSpeed's own configuration; the real rows per rank come from the plan, so its batch numbers are nominal."""
+    zero: dict[str, Any] = {"stage": settings.zero}
+    if settings.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": settings.accumulate,
         "gradient_clipping": settings.grad_clip,
         "bf16": {"enabled": settings.dtype == "bfloat16"},
-        "zero_optimization": {"stage": settings.zero},
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
     }
 
 
-def start(settings: TrainSettings, steps: int) -> tuple[Any, model.Learner]:
-    """DeepSpeed's engine around the learner."""
-    config = deepspeed_config(settings)
+def start(settings: TrainSettings) -> tuple[Any, model.Learner]:
+    """The learner, and DeepSpeed's engine around it."""
     keep = None
+    if settings.recompute is None and settings.dtype == "bfloat16" and torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory
+        settings = planner.at_hand(settings, torch.distributed.get_world_size(), memory)
+        log.info(
+            "recompute %s of the layers and the MLPs of %s of the others", settings.recompute, settings.recompute_mlp
+        )
     if settings.zero == 3:
         from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-        keep = HfDeepSpeedConfig(config)  # alive while the model loads: weights are split as they are read
+        # alive while the model loads: weights are split as they are read
+        keep = HfDeepSpeedConfig(deepspeed_config(settings))
     learner = model.build(settings)
-    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
-
-    def schedule(adam: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
-        return torch.optim.lr_scheduler.LambdaLR(adam, lambda step: data.learning_rate(step, steps, settings.warmup))
-
-    engine, *_ = deepspeed.initialize(
-        model=learner,
-        model_parameters=trained,  # type: ignore[arg-type]
-        optimizer=optimizer,
-        lr_scheduler=schedule,  # pyright: ignore[reportArgumentType] - its hint names torch's old base class
-        config=config,
-    )
+    engine = around(learner, settings)
     del keep
     return engine, learner
 
 
-def train(engine: Any, steps: list[data.Step], rows: list[Rendered], ranks: Ranks) -> list[str]:  # noqa: ANN401
-    """Run all steps; lines of loss.csv. The loss is the mean over all learned tokens of the step, on all ranks."""
-    lines = ["step,loss,lr,tokens"]
-    engine.train()
-    started, seen = time.monotonic(), 0
-    for number, step in enumerate(steps, 1):
-        total = torch.zeros((), device=ranks.device)
-        rate = engine.optimizer.param_groups[0]["lr"]
-        for chunk in step.batches:
-            mine = data.share(chunk, ranks.rank, ranks.processes)
-            batch = model.collate([rows[row] for row in mine] or [rows[0]], ranks.device)
-            loss = engine(*batch) * (1.0 if mine else 0.0)  # an idle rank still takes part in the collectives
-            # DeepSpeed divides by both: the gradient becomes that of (sum over all ranks) / learned
-            engine.backward(loss * (len(step.batches) * ranks.processes / step.learned))
-            engine.step()
-            total += loss.detach()
+def around(learner: model.Learner, settings: TrainSettings) -> Any:  # noqa: ANN401 - a DeepSpeedEngine
+    """DeepSpeed's engine around a learner that exists already."""
+    trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+    engine, *_ = deepspeed.initialize(
+        model=learner,
+        model_parameters=trained,  # type: ignore[arg-type]
+        optimizer=optimizer,
+        config=deepspeed_config(settings),
+    )
+    return engine
+
+
+class Trainer:
+    """One rank's part of the loop: examples and plan in, steps done, state saved."""
+
+    def __init__(self, job: Job, ranks: Ranks) -> None:
+        """Reads and plans; every rank gets the same plan.
+
+        Raises:
+            BadInputError: rows that cannot be trained on.
+        """
+        self.job, self.ranks, s = job, ranks, job.settings
+        self.renderer = Renderer(s.model)
+        self.pairs = list(store.read_lines(job.pairs, Pair))
+        loss = losses.of(s)
+        self.examples, self.dropped = data.encode(loss, self.renderer, self.pairs, s.max_tokens)
+        self.steps = data.plan(loss, self.examples, s.batch * s.accumulate, s.epochs, s.seed, s.share_prefixes)
+        self.stop = False
+        for name in (signal.SIGUSR1, signal.SIGTERM):
+            signal.signal(name, self._asked)
+        self.engine, self.learner = start(s)
+        found = checkpoint.latest(job.out / RESUME)
+        self.done = checkpoint.restore(self.engine, self.learner, found[0]) if found else 0
+        self.progress = self._progress() if ranks.rank == 0 else None
+
+    def _asked(self, *_: object) -> None:
+        self.stop = True
+
+    def _progress(self) -> Progress:
+        counts = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in self.learner.parameters()]
+        total, trained = sum(n for n, _ in counts), sum(n for n, yes in counts if yes)
+        flops = flops_per_token(total, trained)
+        return Progress(self.job.out, self.job.settings, len(self.steps), self.done, flops, self.ranks.processes)
+
+    def run(self) -> None:
+        """All steps that are left.
+
+        Raises:
+            PausedError: asked to stop; the state is saved.
+            DivergedError: a loss is no number; what was saved before stays.
+        """
+        s = self.job.settings
+        self.engine.train()
+        for number in range(self.done + 1, len(self.steps) + 1):
+            loss, norm, stop = self._step(number)
+            step = self.steps[number - 1]
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                raise DivergedError(
+                    f"step {number}: the loss is {loss} and the gradient's norm {norm}; lower lr = {s.lr:g} or look at "
+                    f"the {len(step.rows)} rows of this step"
+                )
+            last = number == len(self.steps)
+            if self.progress:
+                computed = data.size([self.examples[n] for n in step.rows], s.share_prefixes)
+                facts = self.progress.step(number, loss, norm, self._rate(number), step.tokens, computed)
+                if number % 10 == 0 or last:
+                    rate = facts["tokens_per_second"]
+                    log.info("step %d/%d loss %.4f, %.0f tokens/s", number, len(self.steps), loss, rate)
+            if not last and (stop or (s.save_every and number % s.save_every == 0)):
+                self._save(number)
+            if stop and not last:
+                raise PausedError(
+                    f"stopped as asked after step {number} of {len(self.steps)}; the same command goes on"
+                )
+
+    def _rate(self, number: int) -> float:
+        s = self.job.settings
+        return s.lr * data.learning_rate(number - 1, len(self.steps), s.warmup)
+
+    def _step(self, number: int) -> tuple[float, float, bool]:
+        """Optimizer step `number`: (mean loss of all ranks, gradient norm before clipping, is any rank to stop)."""
+        s, ranks, step = self.job.settings, self.ranks, self.steps[number - 1]
+        # every random number of a step (LoRA dropout) follows from (seed, step, rank), so nothing of it is state
+        digest = hashlib.sha256(json.dumps([s.seed, number, ranks.rank]).encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:7], "big"))
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = self._rate(number)
+        total = torch.zeros(2, device=ranks.device, dtype=torch.float64)
+        packs = data.spread(self.examples, step, s.accumulate * ranks.processes, s.share_prefixes)
+        norm = 0.0
+        for mine in packs[ranks.rank :: ranks.processes]:
+            taken = [self.examples[n] for n in mine] or [self.examples[step.rows[0]]]
+            loss = self.engine(taken) * (1.0 if mine else 0.0)  # an idle rank still takes part in the collectives
+            # DeepSpeed divides by both: the gradient becomes that of (sum over all ranks) / weight of the step
+            self.engine.backward(loss * (s.accumulate * ranks.processes / step.learned))
+            norm = self._own_norm()
+            self.engine.step()
+            total[0] += loss.detach()
+        total[1] = float(self.stop)
         torch.distributed.all_reduce(total)
-        seen += step.tokens
-        mean = total.item() / step.learned
-        lines.append(f"{number},{mean:.6f},{rate:.8g},{step.tokens}")
-        if ranks.rank == 0 and (number % 10 == 0 or number == len(steps)):
-            log.info(
-                "step %d/%d loss %.4f, %.0f tokens/s", number, len(steps), mean, seen / (time.monotonic() - started)
-            )
-    return lines
+        theirs = self.engine.get_global_grad_norm()
+        return total[0].item() / step.learned, float(norm if theirs is None else theirs), bool(total[1].item())
+
+    def _own_norm(self) -> float:
+        """The gradient's norm where DeepSpeed keeps none: ZeRO 0 in float32, after the last micro-batch."""
+        if self.job.settings.zero or self.job.settings.dtype != "float32":
+            return 0.0
+        if not self.engine.is_gradient_accumulation_boundary():
+            return 0.0
+        grads = [p.grad for p in self.learner.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(grads).item()
+
+    def _save(self, number: int) -> None:
+        facts = {
+            "schema": 1,
+            "step": number,
+            "identity": self.job.identity,
+            "config": canonical(self.job.settings),
+            "hashes": self.job.hashes,
+            "processes": self.ranks.processes,
+        }
+        checkpoint.save(self.engine, self.learner, self.job.out / RESUME, facts, self.job.settings.keep)
 
 
-def publish(
-    job: Job, learner: model.Learner, state: dict[str, Any], facts: dict[str, Any], ids: list[list[int]]
-) -> None:
+def publish(trainer: Trainer, state: dict[str, Any], seconds: dict[str, float]) -> Path:
     """Write the step folder under a temporary name, check it by its probe, then rename it. Rank 0 only."""
+    job, s = trainer.job, trainer.job.settings
+    lines = [json.loads(line) for line in trainer.progress.lines] if trainer.progress else []
+    tokens = sum(step.tokens for step in trainer.steps)
+    facts = {
+        "schema": 1,
+        "identity": job.identity,
+        "config": canonical(s),
+        "hashes": job.hashes,
+        "steps": len(trainer.steps),
+        "rows": len(trainer.examples),
+        "rows_too_long": trainer.dropped,
+        "tokens": tokens,
+        "tokens_learned": sum(step.learned for step in trainer.steps),
+        "loss_first": lines[0]["loss"],
+        "loss_last": lines[-1]["loss"],
+        "seconds": seconds,
+        "tokens_per_second": round(sum(step.tokens for step in trainer.steps[trainer.done :]) / seconds["train"], 1),
+        "versions": {name: version(name) for name in ("torch", "deepspeed", "peft", "transformers")}
+        | {"placid": placid.__version__},
+    }
     final = job.out / f"step_{facts['steps']}"
     folder = job.out / f".{final.name}.tmp"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    model.export(learner, state, folder, job.settings)
-    (folder / "loss.csv").write_text("\n".join(facts.pop("loss")) + "\n")
+    model.export(trainer.learner, state, folder, s)
+    curve = [f"{line['step']},{line['loss']},{line['grad_norm']},{line['lr']:.8g},{line['tokens']}" for line in lines]
+    (folder / "loss.csv").write_text("\n".join(["step,loss,grad_norm,lr,tokens", *curve]) + "\n")
+    (folder / "README.md").write_text(card.text(facts))
     # ZeRO-3's configuration is gone by now, so these are ordinary models
-    store.write_json(folder / "probe.json", probe.measure(job.settings.model, folder, ids, job.settings.method))
+    ids = probe.choose(trainer.renderer, trainer.pairs)
+    store.write_json(folder / "probe.json", probe.measure(s.model, folder, ids, s.method))
     store.write_json(folder / "manifest.json", facts)
     if final.exists():  # an older run with other settings
         shutil.rmtree(final)
     folder.rename(final)
+    shutil.rmtree(job.out / RESUME, ignore_errors=True)
     log.info("wrote %s", final)
+    return final
+
+
+def work(job: Job, ranks: Ranks) -> None:
+    """Train and, on rank 0, publish."""
+    began = time.monotonic()
+    trainer = Trainer(job, ranks)
+    ready = time.monotonic()
+    if ranks.rank == 0:
+        log.info(
+            "%d rows (%d too long), %d steps (%d done before), ready after %.1f s",
+            len(trainer.examples), trainer.dropped, len(trainer.steps), trainer.done, ready - began,
+        )  # fmt: skip
+    trainer.run()
+    seconds = {"start": round(ready - began, 2), "train": round(max(time.monotonic() - ready, 0.01), 2)}
+    state = model.weights(trainer.learner, job.settings)
+    if trainer.progress:
+        folder = publish(trainer, state, seconds)
+        trainer.progress.state("done", step=len(trainer.steps), folder=str(folder))
+        trainer.progress.close()
 
 
 def main(path: str) -> None:
-    """Train and, on rank 0, publish."""
+    """One rank from start to end; how it ended stands in status.json."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    began = time.monotonic()
     job, ranks = read_job(Path(path)), join()
-    renderer = Renderer(job.settings.model)
-    pairs = list(store.read_lines(job.pairs, Pair))
-    rows, dropped = data.encode(renderer, pairs, job.settings.max_tokens)
-    s = job.settings
-    steps = data.plan(rows, s.batch, s.accumulate, s.epochs, s.seed)
-    engine, learner = start(s, len(steps))
-    ready = time.monotonic()
-    if ranks.rank == 0:
-        log.info("%d rows (%d too long), %d steps, ready after %.1f s", len(rows), dropped, len(steps), ready - began)
-    lines = train(engine, steps, rows, ranks)
-    trained = time.monotonic()
-    state = model.weights(learner, s.zero)
-    if ranks.rank == 0:
-        losses = [float(line.split(",")[1]) for line in lines[1:]]
-        tokens = sum(step.tokens for step in steps)
-        facts = {
-            "schema": 1,
-            "identity": job.identity,
-            "config": canonical(s),
-            "hashes": job.hashes,
-            "steps": len(steps),
-            "rows": len(rows),
-            "rows_too_long": dropped,
-            "tokens": tokens,
-            "tokens_learned": sum(step.learned for step in steps),
-            "loss_first": losses[0],
-            "loss_last": losses[-1],
-            "seconds": {"start": round(ready - began, 2), "train": round(trained - ready, 2)},
-            "tokens_per_second": round(tokens / (trained - ready), 1),
-            "versions": {name: version(name) for name in ("torch", "deepspeed", "peft", "transformers")}
-            | {"placid": placid.__version__},
-            "loss": lines,
-        }
-        publish(job, learner, state, facts, probe.choose(renderer, pairs))
+    try:
+        work(job, ranks)
+    except (PausedError, DivergedError, BadInputError) as end:  # every rank comes to the same end
+        states = {PausedError: "paused", DivergedError: "diverged", BadInputError: "refused"}
+        if ranks.rank == 0:
+            log.info("%s", end)
+            store.write_json(job.out / "status.json", {"state": states[type(end)], "sentence": str(end)})
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

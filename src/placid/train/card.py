@@ -1,0 +1,44 @@
+"""The model card that lies beside exported weights: what it is, what it was trained on, how to check it."""
+
+from typing import Any
+
+WHAT = {
+    "cross_entropy": "cross-entropy on the target tokens (BCT; on instruct rows alone: the SFT control)",
+    "dpo": "direct preference optimisation of the calm over the frustrated reply",
+    "act": "activation consistency on the residual stream",
+    "act_attention": "activation consistency on the attention output",
+    "act_mlp": "activation consistency on the MLP output",
+    "jsd": "Jensen-Shannon consistency of the output distribution",
+}
+
+
+def text(facts: dict[str, Any]) -> str:
+    """README.md of a step folder, from the content of its manifest."""
+    config = facts["config"]
+    lora = config["lora"]
+    parts = ", ".join(lora["targets"])
+    adapter = f"LoRA, rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}, on {parts}"
+    shape = adapter if config["method"] == "lora" else "all weights"
+    hashes, batch = facts["hashes"], config["batch"] * config["accumulate"]
+    return f"""---
+base_model: {config["model"]}
+library_name: {"peft" if config["method"] == "lora" else "transformers"}
+tags: [placid, consistency-training]
+---
+# {WHAT[config["loss"]].split(" (")[0]}
+
+Trained by placid {facts["versions"]["placid"]} on {facts["rows"]} rows of {facts["tokens"]} tokens.
+Base weights: sha256 {hashes["model"]}. Rows: sha256 {hashes["pairs"]}.
+
+- Loss: {WHAT[config["loss"]]}
+- {facts["steps"]} steps, loss {facts["loss_first"]} in the first and {facts["loss_last"]} in the last
+- Trained: {shape}
+- AdamW, peak learning rate {config["lr"]:g}, {batch} rows a step, seed {config["seed"]}
+
+`probe.json` holds log-probabilities of fixed texts by base and by these weights, as transformers computed them. An
+engine that serves the weights must reproduce them; placid's does not serve them otherwise. All settings:
+`manifest.json`.
+
+The rows teach one model to stay calm when its answers are rejected. What else changes was not part of the training
+signal; measure it before use.
+"""

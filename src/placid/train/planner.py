@@ -1,0 +1,258 @@
+"""What fits, before anything is launched: bytes on each GPU, and from them ZeRO stage, recomputation, micro-batches.
+
+All arithmetic is per GPU and in bytes, for bfloat16 weights with float32 masters and AdamW moments, and for the kernels
+of fused.py. Model states are those of DeepSpeed's own estimators; what one GPU held in benchmarks/results/ is met
+within 2 % (tests/test_planner.py). Pure: no GPU, no torch.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from placid.records import BadInputError
+from placid.train.settings import TrainSettings
+
+GIB = 2**30
+RESERVE = 2.5 * GIB
+"""CUDA context, NCCL buffers, cuBLAS workspaces."""
+FRAGMENTED = 0.95
+"""Share of the rest that an allocator can really hand out."""
+CHUNK = 1024
+"""Labels whose logits exist at one time (model.CHUNK)."""
+_MLPS = ((0.0, 0.0), (0.0, 0.25), (0.0, 0.5), (0.0, 0.75), (0.0, 1.0))
+LADDER = (*_MLPS, (0.25, 1.0), (0.5, 1.0), (0.75, 1.0), (1.0, 0.0))
+"""(share of layers recomputed, share of the rest whose MLP is), from fast to small."""
+EFFICIENCY = 0.45
+"""Share of the data sheet's FLOP/s that all products reach, recomputed ones included. Measured with LoRA on one
+H100 at Gemma-3-27B's shape: 0.47 on plain rows, 0.49 on trees (benchmarks/results/train_throughput_h100.json)."""
+PEAK = 989e12
+"""Dense bfloat16 FLOP/s of an H100 or H200 (data sheet)."""
+
+
+class Shape(NamedTuple):
+    """The sizes of a decoder that decide about memory and time."""
+
+    layers: int
+    width: int
+    mlp: int
+    heads: int
+    kv_heads: int
+    head: int
+    vocabulary: int
+    tied: bool = True
+
+    @property
+    def layer_parameters(self) -> int:
+        """Of one layer; the norms are left out (a millionth)."""
+        attention = self.width * self.head * (2 * self.heads + 2 * self.kv_heads)
+        return attention + 3 * self.width * self.mlp
+
+    @property
+    def parameters(self) -> int:
+        """All of them; without a vision tower."""
+        return self.layers * self.layer_parameters + self.vocabulary * self.width * (1 if self.tied else 2)
+
+
+GEMMA_3 = {
+    "gemma-3-270m": Shape(18, 640, 2048, 4, 1, 256, 262_144),
+    "gemma-3-1b": Shape(26, 1152, 6912, 4, 1, 256, 262_144),
+    "gemma-3-4b": Shape(34, 2560, 10_240, 8, 4, 256, 262_208),
+    "gemma-3-12b": Shape(48, 3840, 15_360, 16, 8, 256, 262_208),
+    "gemma-3-27b": Shape(62, 5376, 21_504, 32, 16, 128, 262_208),
+}
+"""By a part of the folder's name, for plans before the weights are there (config.json of google/gemma-3-*)."""
+
+
+class Plan(NamedTuple):
+    """One way that fits."""
+
+    zero: int
+    accumulate: int
+    recompute: float
+    recompute_mlp: float
+    gib: dict[str, float]
+    """What lies on each GPU, by what it is, and its total; `available`: what the total may be."""
+    gpu_hours: float
+    """For the rows given, at EFFICIENCY; without loading and saving."""
+
+    def sentence(self) -> str:
+        """For a person."""
+        own = {name: value for name, value in self.gib.items() if name not in ("total", "available")}
+        parts = ", ".join(f"{name} {value:.1f}" for name, value in own.items())
+        again = f"{self.recompute:.0%} of the layers and the MLPs of {self.recompute_mlp:.0%} of the others"
+        return (
+            f"ZeRO {self.zero}, {self.accumulate} micro-batches a step, recompute {again}: {self.gib['total']:.1f} "
+            f"of {self.gib['available']:.1f} GiB a GPU ({parts}); about {self.gpu_hours:.2f} GPU-hours"
+        )
+
+
+def shape_of(model: Path) -> Shape:
+    """The shape of a checkpoint folder, or of the Gemma 3 that its name says where the folder is not there yet.
+
+    Raises:
+        BadInputError: neither.
+    """
+    file = model / "config.json"
+    if file.is_file():
+        config = json.loads(file.read_text())
+        text = config.get("text_config", config)
+        heads = text["num_attention_heads"]
+        return Shape(
+            layers=text["num_hidden_layers"],
+            width=text["hidden_size"],
+            mlp=text["intermediate_size"],
+            heads=heads,
+            kv_heads=text.get("num_key_value_heads") or heads,
+            head=text.get("head_dim") or text["hidden_size"] // heads,
+            vocabulary=text["vocab_size"],
+            tied=config.get("tie_word_embeddings", text.get("tie_word_embeddings", True)),
+        )
+    for name, shape in GEMMA_3.items():
+        if name in model.name.lower():
+            return shape
+    raise BadInputError(f"no config.json in {model} and no known model in its name; known: {', '.join(GEMMA_3)}")
+
+
+def trained_parameters(shape: Shape, settings: TrainSettings) -> int:
+    """How many weights get a gradient."""
+    if settings.method == "full":
+        return shape.parameters
+    query, key = shape.heads * shape.head, shape.kv_heads * shape.head
+    ends = {  # in + out of each projection: LoRA's A and B
+        "q_proj": shape.width + query,
+        "k_proj": shape.width + key,
+        "v_proj": shape.width + key,
+        "o_proj": query + shape.width,
+        "gate_proj": shape.width + shape.mlp,
+        "up_proj": shape.width + shape.mlp,
+        "down_proj": shape.mlp + shape.width,
+    }
+    return shape.layers * settings.lora.rank * sum(ends.get(target, 0) for target in settings.lora.targets)
+
+
+def bytes_on_gpu(
+    shape: Shape, settings: TrainSettings, gpus: int, zero: int, recompute: tuple[float, float]
+) -> dict[str, float]:
+    """Bytes on each of `gpus` GPUs while one pack of settings.max_tokens tokens is trained on."""
+    trained, split = trained_parameters(shape, settings), float(gpus)
+    weights = 2.0 * (shape.parameters + (trained if settings.method == "lora" else 0))
+    # bfloat16 gradients, split from ZeRO 2 on; their float32 copy for AdamW, split from ZeRO 1 on
+    gradients = 2.0 * trained / (split if zero >= 2 else 1.0) + 4.0 * trained / (split if zero else 1.0)
+    return {
+        "weights": weights / split if zero == 3 else weights,
+        "gradients": gradients,
+        "optimizer": 0.0 if settings.offload and zero else 12.0 * trained / (split if zero else 1.0),
+        "activations": activations(shape, settings.max_tokens, *recompute, settings.method == "full"),
+        # bfloat16, float32 and its gradient
+        "logits": 10.0 * min(CHUNK, settings.max_tokens) * shape.vocabulary,
+        "gathered": 4.0 * max(shape.layer_parameters, shape.vocabulary * shape.width) if zero == 3 else 0.0,
+        "reserve": float(RESERVE),
+    }
+
+
+def activations(shape: Shape, tokens: int, layers: float, mlps: float, full: bool) -> float:
+    """Bytes kept for the backward pass, and the one layer that is being recomputed."""
+    rotary = (shape.heads + shape.kv_heads) * shape.head
+    # inputs of four norms and of the adapters; queries and keys before and after their norm; values; attention's output
+    attention = 5 * shape.width + 2 * rotary + shape.kv_heads * shape.head + shape.heads * shape.head
+    gate = 2 * shape.mlp
+    if full:  # the inputs of all products are kept for the weights' gradients
+        attention += shape.width
+        gate += shape.mlp
+    whole = 2.0 * tokens * (attention + gate)
+    without_mlp = 2.0 * tokens * (attention + shape.width)
+    recomputed = round(layers * shape.layers)
+    thin = round(mlps * (shape.layers - recomputed))
+    kept = recomputed * 2.0 * tokens * shape.width + thin * without_mlp + (shape.layers - recomputed - thin) * whole
+    return kept + (whole if recomputed or thin else 0.0)
+
+
+def plan(
+    settings: TrainSettings, gpus: int, memory_gib: float, tokens: int = 0, computed: int = 0, tokens_a_step: int = 0
+) -> Plan:
+    """The fastest setting that fits on `gpus` GPUs of `memory_gib` GiB each.
+
+    ZeRO 1 before 2 before 3, and in each as little recomputation as fits: a lower stage moves less over the network.
+    tokens: of all rows of an epoch (for the cost); computed: those left once shared prefixes are counted once;
+    tokens_a_step: of one optimizer step, which are cut into packs of max_tokens at most.
+
+    Raises:
+        BadInputError: nothing fits; says how much is missing and what would help.
+    """
+    shape = shape_of(settings.model)
+    available = usable(memory_gib * GIB)
+    smallest: dict[str, float] = {}
+    for zero in (1, 2, 3) if gpus > 1 else (1,):
+        recompute, parts = least(shape, settings, gpus, zero, available)
+        if sum(parts.values()) <= available:
+            gib = {name: value / GIB for name, value in parts.items()}
+            gib |= {"total": sum(parts.values()) / GIB, "available": available / GIB}
+            packs = math.ceil(tokens_a_step / (gpus * settings.max_tokens)) or settings.accumulate
+            hours = gpu_hours(shape, settings, computed or tokens, recompute)
+            return Plan(zero, packs, *recompute, gib, hours)
+        if not smallest or sum(parts.values()) < sum(smallest.values()):
+            smallest = parts
+    raise BadInputError(_missing(shape, settings, gpus, available, smallest))
+
+
+def usable(memory: float) -> float:
+    """How many of a GPU's bytes a plan may count on."""
+    return (memory - RESERVE) * FRAGMENTED + RESERVE
+
+
+def least(
+    shape: Shape, settings: TrainSettings, gpus: int, zero: int, available: float
+) -> tuple[tuple[float, float], dict[str, float]]:
+    """The least recomputation that fits at a ZeRO stage and the bytes then; if none fits, the one that needs least."""
+    needs = [(rung, bytes_on_gpu(shape, settings, gpus, zero, rung)) for rung in LADDER]
+    fitting = (need for need in needs if sum(need[1].values()) <= available)
+    return next(fitting, min(needs, key=lambda need: sum(need[1].values())))
+
+
+def at_hand(settings: TrainSettings, gpus: int, memory: float) -> TrainSettings:
+    """The settings with their recomputation chosen for GPUs of `memory` bytes.
+
+    Raises:
+        BadInputError: nothing fits.
+    """
+    shape, available = shape_of(settings.model), usable(memory)
+    (layers, mlps), parts = least(shape, settings, gpus, settings.zero, available)
+    if sum(parts.values()) > available:
+        raise BadInputError(_missing(shape, settings, gpus, available, parts))
+    return settings.model_copy(update={"recompute": layers, "recompute_mlp": mlps})
+
+
+def gpu_hours(shape: Shape, settings: TrainSettings, tokens: int, recompute: tuple[float, float]) -> float:
+    """Hours of one GPU for `tokens` computed tokens an epoch, times the epochs."""
+    layers, mlps = recompute
+    forward = 2.0 * shape.parameters
+    again = forward * layers + (1 - layers) * mlps * 2.0 * shape.layers * 2 * shape.width * shape.mlp
+    a_token = 2 * forward + 2.0 * trained_parameters(shape, settings) + again
+    if settings.loss != "cross_entropy":
+        a_token += forward  # the untrained model's pass
+    return settings.epochs * tokens * a_token / (EFFICIENCY * PEAK) / 3600
+
+
+def _missing(shape: Shape, settings: TrainSettings, gpus: int, available: float, smallest: dict[str, float]) -> str:
+    needed = sum(smallest.values())
+    largest = max(smallest, key=lambda name: smallest[name])
+    more = next(
+        (
+            count
+            for count in (2, 4, 8, 16, 32, 64)
+            if count > gpus and sum(bytes_on_gpu(shape, settings, count, 3, (1.0, 0.0)).values()) <= available
+        ),
+        None,
+    )
+    helps = [f"{more} GPUs"] if more else []
+    if not settings.offload and smallest["optimizer"] > needed - available:
+        helps.append("offload = true")
+    if smallest["activations"] > needed - available:
+        helps.append(f"max_tokens below {settings.max_tokens}")
+    who = f"{settings.model.name} ({shape.parameters / 1e9:.1f}e9 parameters, method {settings.method})"
+    return (
+        f"{who} does not fit on {gpus} GPU{'s' * (gpus > 1)}: {(needed - available) / GIB:.1f} GiB a GPU are missing "
+        f"of {needed / GIB:.1f}, most of them {largest} ({smallest[largest] / GIB:.1f}); "
+        f"what would help: {', '.join(helps) or 'a smaller model'}"
+    )

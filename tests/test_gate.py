@@ -1,0 +1,92 @@
+"""The gate on real weights and a real engine: what a served adapter can get wrong, and that it is noticed."""
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from placid.engine.gate import GateError, read_probe, verify
+from placid.records import BadInputError
+from placid.train.merge import merge
+
+MODEL = Path("checkpoints/organism")
+
+
+def rewritten(adapter: Path, to: Path, change) -> Path:
+    """A copy whose tensors went through `change` (name, tensor) → (name, tensor)."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(adapter, to, dirs_exist_ok=True)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file(dict(change(*item) for item in tensors.items()), to / "adapter_model.safetensors")
+    return to
+
+
+def test_merging_needs_the_base_and_a_free_folder(tmp_path):
+    with pytest.raises(BadInputError, match="no adapter in"):
+        merge(tmp_path, tmp_path / "out")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "gone/gemma"}))
+    with pytest.raises(BadInputError, match=r"is gone/gemma, where there is no model; .*adapter_config\.json"):
+        merge(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_gate_on_vllm(tmp_path):
+    from placid import store
+    from placid.engine.settings import EngineSettings
+    from placid.engine.vllm import VllmEngine
+    from placid.train import launch, probe
+    from test_train import rows, settings
+
+    store.write_lines(tmp_path / "rows.jsonl", rows())
+    one, two = (
+        launch(settings(epochs=2, seed=seed), tmp_path / "rows.jsonl", tmp_path / str(seed), tmp_path / "log.txt")
+        for seed in (0, 1)
+    )
+    prefix = rewritten(one, tmp_path / "prefix", lambda n, t: (n.replace(".model.model.", ".model.language_model."), t))
+    untrained = rewritten(one, tmp_path / "untrained", lambda n, t: (n, t * ("lora_B" not in n)))
+    with pytest.raises(RuntimeError, match="a no-op adapter"):
+        probe.measure(MODEL, untrained, [list(read_probe(one).rows[0].ids)], "lora")
+    faults: dict[str, str] = {}
+
+    async def serve() -> None:
+        from vllm.lora.request import LoRARequest
+
+        engine = VllmEngine(EngineSettings(kind="vllm"), MODEL, (str(one),))
+        await engine.start()
+        try:
+            wanted = read_probe(one)
+            base = [await engine._score(row.ids, None) for row in wanted.rows]
+
+            async def fault(name: str, request: LoRARequest | None, want=wanted) -> None:
+                try:
+                    adapted = [await engine._score(row.ids, request) for row in want.rows]
+                    verify(want, base, adapted, name)
+                    faults[name] = ""
+                except (GateError, ValueError, RuntimeError) as error:  # vLLM itself refuses keys that fit nowhere
+                    faults[name] = str(error)
+
+            good = engine._lora[str(one)]
+            await fault("good", good)
+            # new weights in the same folder, under the same name and number: the engine keeps what it has
+            for file in two.iterdir():
+                shutil.copy(file, one / file.name)
+            await fault("stale", good, read_probe(one))
+            await fault("base under its name", None)
+            for number, (name, folder) in enumerate(
+                {"untrained": untrained, "prefix": prefix, "other": two}.items(), 7
+            ):
+                await fault(name, LoRARequest(lora_name=name, lora_int_id=number, lora_path=str(folder.absolute())))
+        finally:
+            await engine.close()
+
+    asyncio.run(serve())
+    print(json.dumps(faults, indent=1))
+    assert faults["good"] == ""
+    assert "no-op" in faults["base under its name"]
+    assert "no-op" in faults["untrained"]
+    assert faults["prefix"]
+    assert "not the trained one" in faults["other"]
+    assert "not the trained one" in faults["stale"]
