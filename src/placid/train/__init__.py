@@ -9,6 +9,7 @@ This file stays light: torch and DeepSpeed are imported by the ranks alone.
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -135,7 +136,9 @@ def _essential(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _command(processes: int, job: Path) -> list[str]:
-    """One rank needs no launcher, whose own start costs seconds."""
+    """One rank needs no launcher, whose own start costs seconds; in a cluster job PLACID_RANKS starts each rank."""
+    if "PLACID_RANKS" in os.environ:
+        return [*shlex.split(os.environ["PLACID_RANKS"]), sys.executable, "-m", "placid.train.worker", str(job)]
     many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     return [sys.executable, *many, "-m", "placid.train.worker", str(job)]
 

@@ -1,0 +1,38 @@
+"""One training rank under srun: `srun ... python -m placid.cluster.rank [--interface IB0] COMMAND...` becomes COMMAND.
+
+torch.distributed and DeepSpeed meet by these variables alone; neither ssh nor mpi4py is asked.
+"""
+
+import os
+import sys
+
+from placid.cluster import ports
+
+
+def environment(given: dict[str, str], interface: str) -> dict[str, str]:
+    """`given` with this rank's place. Slurm's and PMI's own variables go, since libraries would believe them first."""
+    place = {
+        "RANK": given["SLURM_PROCID"],
+        "LOCAL_RANK": given["SLURM_LOCALID"],
+        "WORLD_SIZE": given["SLURM_NTASKS"],
+        "LOCAL_WORLD_SIZE": str(int(given["SLURM_NTASKS"]) // int(given["SLURM_STEP_NUM_NODES"])),
+        "OMP_NUM_THREADS": given.get("SLURM_CPUS_PER_TASK", "1"),
+    }
+    if interface:
+        place |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+    kept = {name: value for name, value in given.items() if not name.startswith(("PMI_", "PMIX_", "OMPI_"))}
+    return kept | place
+
+
+def main(words: list[str]) -> None:
+    """Become the command that follows."""
+    interface = ""
+    if words[:1] == ["--interface"]:
+        interface, words = words[1], words[2:]
+        ports.address(interface)  # a name that is wrong on this node is said here, not by a hang in NCCL
+    os.makedirs(os.environ.get("TMPDIR", "/tmp"), mode=0o700, exist_ok=True)  # noqa: PTH103
+    os.execvpe(words[0], words, environment(dict(os.environ), interface))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

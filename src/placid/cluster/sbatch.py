@@ -1,0 +1,146 @@
+"""Profile + stage → the exact sbatch text. Pure: no file, clock or environment is read but the template beside it."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jinja2
+
+from placid.cluster.site import SiteSettings
+
+TEMPLATE = Path(__file__).with_name("job.sbatch.jinja")
+
+Kind = Literal["engines", "ranks", "light"]
+"""engines: rollouts over nodes. ranks: training over nodes. light: no GPU, one node."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of a study, as a job."""
+
+    name: str
+    """Name of the job and of its file; a command may come twice (rollout, rollout-trained)."""
+    command: str
+    """placid's command."""
+    kind: Kind
+    """What it needs."""
+    follow: bool = False
+    """Grade beside it while it runs."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a submission keeps its things, relative to the folder that it is submitted from."""
+
+    run: str
+    """Run directory, for `placid status`."""
+    config: str
+    """The snapshot of the config."""
+    code: str
+    """Folder that holds the package placid: the snapshot of the code."""
+    logs: str
+    """Folder of the jobs' output."""
+    sweep: str = ""
+    """File with one line of overrides a task; empty: no array."""
+
+
+def script(stage: Stage, site: SiteSettings, place: Place, overrides: list[str], tasks: int = 0) -> str:
+    """The sbatch text of one stage.
+
+    Args:
+        stage: what is run.
+        site: where.
+        place: files and folders.
+        overrides: words after the config, the same for every task.
+        tasks: tasks of the array that the points of a sweep make; 0: no array.
+    """
+    nodes = nodes_of(stage, site)
+    cpus = site.light.cpus if stage.kind == "light" else site.cpus_per_node
+    ranks = nodes * site.ranks() if stage.kind == "ranks" else 0
+    offline = site.offline if stage.kind != "light" or site.light.offline is None else site.light.offline
+    gpus = 0 if stage.kind == "light" else site.gpus_per_node
+    ray_words = ["--nodes", str(nodes), "--cpus", str(cpus), "--gpus", str(gpus)]
+    if site.scratch_gb:
+        ray_words += ["--scratch-gb", str(site.scratch_gb)]
+    if site.interface:
+        ray_words += ["--interface", site.interface]
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True, autoescape=False
+    )
+    return environment.from_string(TEMPLATE.read_text()).render(
+        title=f"placid {stage.command} of {place.config}, {_nodes(nodes)}",
+        options=options(stage, site, place, tasks),
+        setup=site.setup,
+        python=site.python,
+        code=_here(place.code),
+        config=place.config,
+        run=place.run,
+        logs=_here(place.logs),
+        sweep=place.sweep,
+        scratch=site.scratch,
+        offline=offline,
+        words=shlex.join([place.config, *overrides]),
+        kind=stage.kind,
+        stage=stage.command,
+        follow=stage.follow,
+        nodes=nodes,
+        cpus=cpus,
+        ranks=ranks,
+        interface=site.interface,
+        ray_words=shlex.join(ray_words),
+        grace=site.grace_s,
+        requeues=site.requeues,
+    )
+
+
+def nodes_of(stage: Stage, site: SiteSettings) -> int:
+    """Nodes of that stage's job."""
+    return {"engines": site.nodes, "ranks": site.train_nodes, "light": 1}[stage.kind]
+
+
+def options(stage: Stage, site: SiteSettings, place: Place, tasks: int = 0) -> list[str]:
+    """The sbatch options of one stage, in the order in which they are written."""
+    light = stage.kind == "light"
+    nodes = nodes_of(stage, site)
+    chosen = {
+        "job-name": f"placid-{stage.name}",
+        "partition": (light and site.light.partition) or site.partition,
+        "account": site.account,
+        "qos": site.qos,
+        "constraint": "" if light else site.constraint,
+        "nodes": str(nodes),
+        "ntasks-per-node": "1",
+        "cpus-per-task": str(site.light.cpus if light else site.cpus_per_node),
+        "mem": _memory(site.light.memory_gb if light else site.memory_gb),
+        "tmp": f"{site.scratch_gb}G" if site.scratch_gb and not light else "",
+        "time": site.light.time if light else site.time,
+        "signal": f"B:USR1@{site.grace_s}",
+        "array": f"0-{tasks - 1}" if tasks else "",
+        "output": f"{place.logs}/%x-{'%A_%a' if tasks else '%j'}.out",
+        "open-mode": "append",
+    }
+    lines = [f"--{name}={value}" for name, value in chosen.items() if value]
+    if site.gpus_per_node and not light:
+        kind = f"{site.gpu_type}:" if site.gpu_type else ""
+        form = "gpus-per-node=" if site.gpu_request == "gpus-per-node" else "gres=gpu:"
+        lines.append(f"--{form}{kind}{site.gpus_per_node}")
+    lines += ["--exclusive"] if site.exclusive and not light else []
+    # A job whose predecessor failed would else wait for ever.
+    lines += ["--requeue", "--kill-on-invalid-dep=yes"]
+    lines += ["--no-kill"] if stage.kind == "engines" and nodes > 1 else []
+    return [*lines, *site.extra]
+
+
+def _here(path: str) -> str:
+    """For the shell, absolute: steps and Ray's workers may have another working directory."""
+    return path if path.startswith("/") else f"$PWD/{path}"
+
+
+def _memory(gigabytes: float) -> str:
+    """In MiB, because Slurm takes whole numbers; 0 is Slurm's word for all of a node's."""
+    return f"{round(gigabytes * 1024)}M" if gigabytes else "0"
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"

@@ -1,0 +1,179 @@
+"""From a study to queued jobs.
+
+    runs/<name>/submissions/<n>/
+      submission.json      site, overrides, jobs with their ids; written again after every job that was queued
+      config.toml          the config as it was given
+      site.json            the profile, resolved
+      code/placid/         the package as it was: later edits of a working copy do not reach queued jobs
+      <stage>.sbatch       what was sent
+      <stage>-<job>.out    what the jobs said; job-<id>.<restart>/ holds the logs of their steps
+
+Jobs are sent through submitit's Slurm executor, whose text is ours.
+"""
+
+import itertools
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import submitit
+from submitit.core.utils import UncompletedJobError
+
+import placid
+from placid.cluster import slurm
+from placid.cluster.sbatch import Place, Stage, script
+from placid.cluster.site import SiteSettings
+from placid.config import canonical
+from placid.records import BadInputError
+from placid.store import write_json
+from placid.store.lease import Lease, describe
+
+
+class Sender(submitit.SlurmExecutor):
+    """submitit's executor for a text that is already written."""
+
+    def __init__(self, folder: Path, text: str, options: list[str]) -> None:
+        super().__init__(folder)
+        self._text, self._options = text, options
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:  # noqa: ARG002 - submitit's signature
+        return self._text
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        return ["sbatch", *self._options, str(submission_file_path)]
+
+    def send(self) -> str:
+        """Queue it; the job's id."""
+        job = self._submit_command("")
+        job.paths.submission_file.unlink()  # <stage>.sbatch is the same
+        for link in self.folder.glob(".submission_file_*"):
+            link.unlink()
+        return job.job_id
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is about to be queued."""
+
+    stages: list[Stage]
+    site: SiteSettings
+    config: Path
+    overrides: list[str]
+    runs: list[Path]
+    """Run directories: one, or one a point of the sweep."""
+    points: list[list[str]]
+    """Overrides of each point; empty without a sweep."""
+    folder: Path
+    """runs/<name>/submissions/<n>, not made yet."""
+
+    def texts(self) -> dict[str, str]:
+        """Name of a stage → its sbatch text."""
+        place = Place(
+            run=str(self.runs[0]) if not self.points else str(self.folder.parent.parent),
+            config=str(self.folder / "config.toml"),
+            code=str(self.folder / "code"),
+            logs=str(self.folder),
+            sweep=str(self.folder / "sweep.txt") if self.points else "",
+        )
+        return {s.name: script(s, self.site, place, self.overrides, len(self.points)) for s in self.stages}
+
+
+def new_folder(home: Path) -> Path:
+    """The next submissions/<n> below `home`; nothing is made."""
+    taken = [int(path.name) for path in (home / "submissions").glob("*") if path.name.isdigit()]
+    return home / "submissions" / str(1 + max(taken, default=0))
+
+
+def points_of(sweep: list[str], name: str) -> list[list[str]]:
+    """Overrides of every point of `key=a,b,c` words, all combinations, each with a name of its own.
+
+    Raises:
+        BadInputError: a word without values.
+    """
+    axes: list[list[tuple[str, str]]] = []
+    for word in sweep:
+        key, equals, values = word.removeprefix("--").partition("=")
+        if not equals or not values or not key:
+            raise BadInputError(f"--sweep {word!r} names no values; write --sweep seed=1,2,3")
+        axes.append([(key, value) for value in values.split(",")])
+    points = []
+    for chosen in itertools.product(*axes) if axes else ():
+        suffix = "".join(f".{key.split('.')[-1]}-{re.sub(r'[^A-Za-z0-9._-]', '_', value)}" for key, value in chosen)
+        points.append(["--name", name + suffix, *(word for key, value in chosen for word in (f"--{key}", value))])
+    if any(" " in word or not word for point in points for word in point):
+        raise BadInputError(f"--sweep {' '.join(sweep)}: a value is empty or holds a space")
+    return points
+
+
+def check_free(runs: Iterable[Path]) -> None:
+    """Nobody works on these run directories, neither a queued job nor a process anywhere.
+
+    Raises:
+        BadInputError: somebody does, and who.
+    """
+    for run in runs:
+        files = sorted(run.glob("submissions/*/submission.json"))
+        jobs = {job["id"]: job["name"] for file in files for job in json.loads(file.read_text())["jobs"]}
+        alive = slurm.queued(list(jobs))
+        if alive:
+            shown = ", ".join(f"{job} ({jobs[job]}, {state})" for job, state in alive.items())
+            raise BadInputError(f"{run} is being worked on by job(s) {shown}; wait for them or scancel them")
+        holder = Lease(run).holder()
+        if holder and (not holder["job"] or slurm.queued([holder["job"]])):  # a job that is gone cannot beat
+            raise BadInputError(f"{run} is being worked on by {describe(holder)}; wait for it or stop it")
+
+
+def snapshot(submission: Submission, texts: dict[str, str]) -> None:
+    """Write the submission's folder."""
+    folder = submission.folder
+    folder.mkdir(parents=True)
+    shutil.copyfile(submission.config, folder / "config.toml")
+    write_json(folder / "site.json", canonical(submission.site))
+    source = Path(placid.__file__).parent
+    shutil.copytree(source, folder / "code" / "placid", ignore=shutil.ignore_patterns("__pycache__"))
+    if submission.points:
+        lines = [" ".join([str(run), *point]) for run, point in zip(submission.runs, submission.points, strict=True)]
+        (folder / "sweep.txt").write_text("\n".join(lines) + "\n")
+    for name, text in texts.items():
+        (folder / f"{name}.sbatch").write_text(text)
+
+
+def send(submission: Submission, texts: dict[str, str]) -> list[tuple[str, str]]:
+    """Queue every stage after the one before it; (stage, job id). If one is refused, those before it are cancelled.
+
+    Raises:
+        BadInputError: Slurm refused one.
+    """
+    jobs: list[tuple[str, str]] = []
+    kind = "aftercorr" if submission.points else "afterok"  # a task of an array waits for the same task only
+    for name, text in texts.items():
+        options = [f"--dependency={kind}:{jobs[-1][1]}"] if jobs else []
+        try:
+            jobs.append((name, Sender(submission.folder, text, options).send()))
+        except UncompletedJobError as error:
+            for _, job in jobs:
+                slurm.call("scancel", job)
+            raise BadInputError(f"Slurm refuses {name}: {_last_line(error)}; nothing is queued") from None
+        record(submission, jobs)
+    return jobs
+
+
+def record(submission: Submission, jobs: list[tuple[str, str]]) -> None:
+    """submission.json, in the submission's own folder and in that of every run of a sweep."""
+    told = {
+        "submitted": time.time(),
+        "overrides": submission.overrides,
+        "points": submission.points,
+        "jobs": [{"name": name, "id": job} for name, job in jobs],
+    }
+    write_json(submission.folder / "submission.json", told)
+    for run in submission.runs if submission.points else ():
+        write_json(run / "submissions" / submission.folder.name / "submission.json", told)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].removeprefix("sbatch: error: ")

@@ -1,0 +1,157 @@
+"""A study as Slurm jobs: which stages it has, what they need, and how they are queued."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from placid import study
+from placid.cluster import preflight, slurm
+from placid.cluster.preflight import Needs
+from placid.cluster.sbatch import Stage
+from placid.cluster.site import SiteSettings
+from placid.cluster.site import read as read_site
+from placid.config import parse_overrides
+from placid.records import BadInputError
+from placid.study import StudySettings
+
+WHOLE = "study"
+"""What one submits: this, or the name of a stage."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The words of one `placid submit`."""
+
+    what: str
+    config: Path
+    site: Path
+    overrides: list[str]
+    """Of the study."""
+    site_overrides: list[str]
+    """Of the profile: --site.nodes 8 comes as --nodes 8."""
+    sweep: list[str]
+    """key=a,b,c words."""
+    dry_run: bool
+
+
+def stages(settings: StudySettings) -> list[Stage]:
+    """The study in jobs, each after the one before it."""
+    follow = settings.judge.kind != "gemini"  # a judge on the internet does not hold GPUs, and may not be reachable
+    rollout = Stage("rollout", "rollout", "engines", follow)
+    if settings.interventions:
+        raise BadInputError(
+            "[interventions] cannot be submitted yet: their conversations are continued within `placid study`; submit "
+            "a config without them, or run `placid study` inside one job"
+        )
+    if settings.train is None:
+        return [rollout, Stage("report", "report", "light")]
+    return [
+        rollout,
+        Stage("pairs", "pairs", "light"),
+        Stage("train", "train", "ranks"),
+        Stage("rollout-trained", "rollout", "engines", follow),
+        Stage("report", "report", "light"),
+    ]
+
+
+def chosen(what: str, settings: StudySettings) -> list[Stage]:
+    """The stages that are asked for.
+
+    Raises:
+        BadInputError: no such stage in this study.
+    """
+    found = stages(settings)
+    if what == WHOLE:
+        return found
+    one = [stage for stage in found if stage.name == what]
+    if not one:
+        raise BadInputError(
+            f"{what!r} is no stage of this study; submit {WHOLE}, {', '.join(stage.name for stage in found)}"
+        )
+    return one
+
+
+def needs(settings: StudySettings) -> Needs:
+    """What the study asks of a cluster."""
+    inputs = {arm.prompts for arm in settings.arms.values()} | {settings.prompts}
+    if settings.pairs:
+        inputs.add(settings.pairs.instruct)
+    return Needs(
+        model=settings.model,
+        loads_model=settings.engine.kind == "vllm",
+        tensor_parallel=getattr(settings.engine, "tensor_parallel", 1),
+        network=settings.judge.kind == "gemini",
+        shared=(settings.root, settings.checkpoints, *sorted(inputs)),
+    )
+
+
+def placed(config: Path, overrides: list[str], site: SiteSettings) -> list[str]:
+    """The overrides with those that follow from the profile: engines, launcher, ranks. What the user said stands.
+
+    Raises:
+        BadInputError: the config is wrong.
+    """
+    settings, said = study.read(config, overrides), {key for key, _ in parse_overrides(overrides)}
+    engines = site.nodes * site.engines(getattr(settings.engine, "tensor_parallel", 1))
+    derived = {"workers": engines} if settings.launcher == "ray" or site.nodes > 1 else {}
+    if site.nodes > 1:
+        derived |= {"launcher": "ray"}
+    if settings.train:
+        derived |= {"train.recipe.processes": site.train_nodes * site.ranks()}
+    return [
+        *overrides,
+        *(word for key, value in derived.items() if key not in said for word in (f"--{key}", str(value))),
+    ]
+
+
+def submit(asked: Asked, say: Callable[[str], None]) -> None:
+    """Check everything, then queue the jobs (or with dry_run only print their scripts).
+
+    Raises:
+        BadInputError: anything wrong, before anything is queued or written.
+    """
+    from placid.cluster import submit as sending  # submitit
+
+    site = read_site(asked.site, asked.site_overrides)
+    if not site.engines(getattr(study.read(asked.config, asked.overrides).engine, "tensor_parallel", 1)):
+        raise BadInputError(f"gpus_per_node = {site.gpus_per_node} cannot hold one engine of this config")
+    overrides = placed(asked.config, asked.overrides, site)
+    settings = study.read(asked.config, overrides)
+    points = sending.points_of(asked.sweep, settings.name)
+    every = [study.read(asked.config, [*overrides, *point]) for point in points] or [settings]
+    found = chosen(asked.what, settings)
+    for one in every:
+        preflight.check_profile(site, found, needs(one))
+    runs = [one.root / one.name for one in every]
+    home = settings.root / f"{settings.name}.sweep" if points else runs[0]
+    submission = sending.Submission(found, site, asked.config, overrides, runs, points, sending.new_folder(home))
+    texts = submission.texts()
+    if slurm.here():
+        preflight.check_cluster(site, found)
+        preflight.check_scripts(texts)
+    elif not asked.dry_run:
+        raise BadInputError("no sbatch on this machine; run this on a login node, or look at it with --dry-run")
+    if asked.dry_run:
+        for name, text in texts.items():
+            say(f"# ---- {submission.folder / name}.sbatch\n{text}")
+        return
+    sending.check_free(runs)
+    for one in every:
+        study.claim(one)
+    sending.snapshot(submission, texts)
+    for name, job in sending.send(submission, texts):
+        say(f"{name:<16} job {job}")
+    say(f"submission       {submission.folder}")
+    say(f"placid status {runs[0]} shows how far it is; the same placid submit goes on after a failure")
+
+
+def asked_of(what: str, config: Path, site: Path, sweep: list[str], dry_run: bool, words: list[str]) -> Asked:
+    """Sort the free words of the command line: --site.key belongs to the profile, the rest to the study."""
+    mine, theirs, rest = list[str](), list[str](), list(words)
+    while rest:
+        word = rest.pop(0)
+        target = theirs if word.startswith("--site.") else mine
+        target.append(word.replace("--site.", "--", 1) if target is theirs else word)
+        if "=" not in word and rest:
+            target.append(rest.pop(0))
+    return Asked(what, config, site, mine, theirs, sweep, dry_run)

@@ -1,0 +1,274 @@
+"""placid on a real Slurm: submission, several nodes, and what happens when they are taken away.
+
+The simulate engine answers unless a test says otherwise; reply_s makes a reply take a while, so that there is a middle to
+break into. Each test prints its times (-s).
+"""
+
+import collections
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from placid.cluster import end
+from placid.store import RunDir
+
+ROOT = Path(__file__).parent.parent.parent
+SITE = "slurm/cpu-lab.toml"
+STUDY = """
+name = "run"
+root = "{work}/runs"
+checkpoints = "{work}/checkpoints"
+model = "checkpoints/organism"
+prompts = "{work}/prompts.jsonl"
+samples = 2
+turns = 8
+[engine]
+kind = "simulate"
+[arms.base]
+[arms.accept]
+condition = "accept"
+"""
+
+
+@pytest.fixture
+def study(work):
+    """Words of a small simulated study."""
+    rows = (ROOT / "configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:12]
+    (work / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+    (work / "study.toml").write_text(STUDY.format(work=work))
+    return str(work / "study.toml")
+
+
+def placid(*words, code=0):
+    """Run the command as a user does; its output."""
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-m", "placid.cli", *words], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def submit(what, *words, code=0):
+    """placid submit; stage → job id."""
+    out = placid("submit", what, words[0], "--site", SITE, *words[1:], code=code)
+    if code:
+        return out
+    return {row.split()[0]: row.split()[2] for row in out.splitlines() if " job " in row}
+
+
+def turns_of(run):
+    """Every finished turn's (key, number), and that none is there twice."""
+    found = [(turn.key, turn.turn) for turn in RunDir(run).turns()]
+    twice = [key for key, count in collections.Counter(found).items() if count > 1]
+    assert not twice, f"spoken twice: {twice[:3]}"
+    return set(found)
+
+
+def arms_of(run):
+    return json.loads((run / "report/summary.json").read_text())["arms"]
+
+
+def ends_of(run):
+    """(job, restart) → how that start of that job ended."""
+    found = [json.loads(file.read_text())["slurm"] for file in sorted(run.glob("attempts/*/status.json"))]
+    return {(row["job"], row["restart"]): (row["state"], row["why"]) for row in found}
+
+
+def logs(work):
+    """What the jobs said, for a failed assertion."""
+    return "\n".join(f"== {f}\n{f.read_text()[-3000:]}" for f in sorted(work.glob("runs/*/submissions/*/*.out")))
+
+
+def done(lab, jobs, work, seconds):
+    """Wait for the last of these jobs; all must have completed."""
+    lab.until(lambda: all(lab.ended(job) for job in jobs.values()), seconds)
+    states = {name: lab.ended(job) for name, job in jobs.items()}
+    assert set(states.values()) == {"COMPLETED"}, f"{states}\n{logs(work)}"
+
+
+def begun(lab, run, count, seconds=120):
+    """Wait until so many turns are on disk."""
+    lab.until(
+        lambda: run.is_dir() and sum(1 for _ in (run / "conversations").glob("*.jsonl")) and _lines(run) >= count,
+        seconds,
+    )
+
+
+def _lines(run):
+    return sum(file.read_bytes().count(b"\n") for file in (run / "conversations").glob("*.jsonl"))
+
+
+REFUSED = [
+    (("--site.partition", "gpuu"), "partition = 'gpuu' is no partition of this cluster; it has high, main"),
+    (("--site.account", "nobody"), "account = 'nobody' is not yours; yours: lab"),
+    (("--site.gpus_per_node", "8"), "gpus_per_node = 8 on 3 node(s) (rollout), but partition 'main' has 3 node(s)"),
+    (("--site.nodes", "5"), "on 5 node(s)"),
+    (("--site.scratch_gb", "50"), "scratch_gb = 50"),
+    (("--site.time", "9-00:00:00"), "time = '9-00:00:00', but the longest job in 'main' is 1-00:00:00"),
+    (("--model", "checkpoints/none"), "no model in checkpoints/none"),
+    (("--model", "/tmp/model"), "/tmp/model lies below /tmp"),
+]
+
+
+def test_what_is_wrong_is_said_before_anything_is_queued(lab, study, work):
+    before = sorted(work.rglob("*"))
+    for words, says in REFUSED:
+        told = submit("study", study, *words, code=2)
+        assert says in told, told
+        assert told.count("\n") == 1, told
+    assert lab.queue() == {}
+    assert sorted(work.rglob("*")) == before
+
+
+def test_a_study_on_three_nodes_is_the_laptops(lab, study, work):
+    began = time.time()
+    jobs = submit("study", study)
+    run = work / "runs/run"
+    begun(lab, run, 1)
+    first = time.time()
+    print(f"\nsubmission to first turn: {first - began:.1f} s")
+    done(lab, jobs, work, 240)
+    print(f"whole study: {time.time() - began:.1f} s")
+    placid("study", study, "--name", "laptop", "--launcher", "inline")
+    assert arms_of(run) == arms_of(work / "runs/laptop")
+    hosts = {log.name for log in run.glob("submissions/1/job-*/ray-n*.log")}
+    assert hosts == {"ray-n1.log", "ray-n2.log", "ray-n3.log"}
+    assert turns_of(run) == turns_of(work / "runs/laptop")
+    assert {state for state, _ in ends_of(run).values()} == {"done"}
+    assert (run / "submissions/1/code/placid/cli.py").is_file()
+    assert not list(run.glob("submissions/1/job-*/token")), "the token outlived its job"
+
+
+SLOW = ("--engine.reply_s", "6", "--hang_s", "60")
+"""Eight turns then take 48 s, so that something can happen in the middle."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The arms of the same study held in one process, and the turns that there must be."""
+    work = tmp_path_factory.mktemp("laptop")
+    rows = (ROOT / "configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:12]
+    (work / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+    (work / "study.toml").write_text(STUDY.format(work=work))
+    placid("study", str(work / "study.toml"), "--launcher", "inline")
+    return arms_of(work / "runs/run"), turns_of(work / "runs/run")
+
+
+def same(run, undisturbed):
+    """No turn is missing, none was spoken twice, and the tables are those of an undisturbed run."""
+    arms, turns = undisturbed
+    assert turns_of(run) == turns
+    assert arms_of(run) == arms
+
+
+def broken(lab, study, work, undisturbed, break_, *words, seconds=420):
+    """Submit, wait until the run is in its middle, call break_(jobs), wait for the end; what the attempts say."""
+    jobs, run = submit("study", study, *SLOW, *words), work / "runs/run"
+    begun(lab, run, 48)
+    before, began = turns_of(run), time.time()
+    break_(jobs)
+    done(lab, jobs, work, seconds)
+    print(f"\nbroken at {len(before)} turns, whole after {time.time() - began:.0f} s: {ends_of(run)}")
+    assert before <= turns_of(run)
+    same(run, undisturbed)
+    return ends_of(run), jobs
+
+
+def test_a_cut_off_node_costs_its_engine_only(lab, study, work, undisturbed):
+    broken(lab, study, work, undisturbed, lambda _: lab("cut", "n3"))
+
+
+def test_a_node_whose_slurmd_dies(lab, study, work, undisturbed):
+    broken(lab, study, work, undisturbed, lambda _: lab("kill-slurmd", "n2"))
+
+
+def test_the_first_node_loses_power(lab, study, work, undisturbed):
+    """It holds the driver, so the job starts again, with the node that came back or with another one."""
+
+    def power(jobs):
+        lab("off", "n1")
+        lab.until(lambda: lab.queue().get(jobs["rollout"]) != "RUNNING", 60)
+        lab("on", "n1")
+
+    ends, jobs = broken(lab, study, work, undisturbed, power)
+    assert (jobs["rollout"], 1) in ends
+
+
+def test_preemption_brings_the_job_back(lab, study, work, undisturbed):
+    def preempt(_):
+        lab.slurm(
+            "sbatch",
+            "-p",
+            "high",
+            "-A",
+            "lab",
+            "-N3",
+            "-c4",
+            "--mem=2500",
+            "-o",
+            f"{work}/high.out",
+            "--wrap",
+            "sleep 5",
+        )
+
+    ends, jobs = broken(lab, study, work, undisturbed, preempt)
+    assert ends[jobs["rollout"], 0] == ("requeued", "preempted, or told to stop")
+    assert ends[jobs["rollout"], 1] == ("done", "")
+
+
+def test_the_time_limit_brings_the_job_back(lab, study, work, undisturbed):
+    words = ("--site.time", "00:02:00", "--engine.reply_s", "14")
+    ends, jobs = broken(lab, study, work, undisturbed, lambda _: None, *words)
+    assert ends[jobs["rollout"], 0] == ("requeued", "time limit")
+
+
+def test_a_bounded_number_of_comings_back(lab, study, work):
+    jobs = submit("rollout", study, *SLOW, "--site.requeues", "0")
+    begun(lab, work / "runs/run", 48)
+    lab.slurm("scancel", "--batch", "--signal=USR1", jobs["rollout"])
+    lab.until(lambda: lab.ended(jobs["rollout"]), 60)
+    state, why = ends_of(work / "runs/run")[jobs["rollout"], 0]
+    assert state == "stopped"
+    assert "requeues = 0" in why
+
+
+def test_a_cancelled_study_goes_on_when_it_is_submitted_again(lab, study, work, undisturbed):
+    jobs, run = submit("study", study, *SLOW), work / "runs/run"
+    begun(lab, run, 48)
+    told = submit("study", study, *SLOW, code=2)
+    assert f"is being worked on by job(s) {jobs['rollout']} (rollout, RUNNING)" in told
+    lab.slurm("scancel", *jobs.values())
+    lab.until(lambda: not lab.queue(), 60)
+    before = turns_of(run)
+    end.settle(run)
+    assert ends_of(run)[jobs["rollout"], 0] == ("stopped", "cancelled")
+    again = submit("study", study, *SLOW)
+    done(lab, again, work, 240)
+    assert before <= turns_of(run)
+    same(run, undisturbed)
+    assert {path.name for path in (run / "submissions").iterdir()} == {"1", "2"}
+
+
+def test_two_studies_on_the_same_nodes(lab, study, work, undisturbed):
+    half = ("--site.cpus_per_node", "2", "--site.memory_gb", "1.2", *SLOW)
+    first, second = submit("study", study, *half), submit("study", study, "--name", "other", *half)
+    lab.until(lambda: all(lab.queue().get(jobs["rollout"]) == "RUNNING" for jobs in (first, second)), 60)
+    for jobs, name in ((first, "run"), (second, "other")):
+        done(lab, jobs, work, 240)
+        same(work / "runs" / name, undisturbed)
+    heads = {path.read_text() for path in work.glob("runs/*/submissions/1/job-*/head")}
+    assert len(heads) == 2, f"one Ray for both: {heads}"
+
+
+def test_a_sweep_is_an_array_whose_tasks_wait_for_their_own(lab, study, work):
+    jobs = submit("study", study, "--sweep", "seed=1,2,3", "--site.nodes", "1", "--launcher", "inline")
+    lab.until(lambda: all(not any(job.startswith(own) for job in lab.queue()) for own in jobs.values()), 240)
+    arms = [arms_of(work / f"runs/run.seed-{seed}") for seed in (1, 2, 3)]
+    assert arms[0] != arms[1] != arms[2]
+    assert (work / "runs/run.sweep/submissions/1/sweep.txt").read_text().count("\n") == 3
