@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -163,3 +164,12 @@ def test_launch_names_the_stages_in_order(capsys):
 def test_no_such_config():
     with pytest.raises(BadInputError, match="configs/"):
         read(Path("none.toml"), [])
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure():
+    said = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{sys.executable} -m placid.cli conditions | head -1"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in said.stderr
+    assert "BrokenPipe" not in said.stderr

@@ -520,6 +520,8 @@ def main(words: list[str] | None = None) -> None:
     except PausedError as error:
         print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:  # the reader has seen enough: placid conditions | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's own flush fails
     except KeyboardInterrupt:
         print("placid: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
