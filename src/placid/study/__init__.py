@@ -22,289 +22,39 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from placid.cluster.end import begin
-from placid.config import Settings, build, canonical, file_sha, load, parse_overrides, put, sha
-from placid.engine.settings import EngineSettings
-from placid.judge.settings import JudgeSettings
-from placid.pairs.settings import PairsSettings
+from placid.config import build, canonical, file_sha, parse_overrides, put, sha
 from placid.records import BadInputError, Key, Prompt
-from placid.report.settings import ReportSettings
-from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings, Schedules
-from placid.store import Index, RunDir, read_prompts, write_json
+from placid.rollout.settings import InterventionSettings
+from placid.store import Index, RunDir, write_json
 from placid.store.lease import leased
-from placid.train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from placid.rollout.rewrite import Writer
     from placid.rollout.transcripts import Imported
 
+from placid.study.checks import all_prompts, check
+from placid.study.settings import (
+    ADAPTERS,
+    ANEW,
+    FREE,
+    FROM_STUDY,
+    ROWS,
+    StudySettings,
+    TrainingSettings,
+    complete,
+    read,
+    rollout_settings,
+)
+
+__all__ = [
+    "ADAPTERS", "ANEW", "FREE", "FROM_STUDY", "ROWS", "StudySettings", "TrainingSettings",
+    "check", "complete", "read", "rollout_settings",
+]  # fmt: skip
+
 T = TypeVar("T")
-ANEW = ("report", "judge")
-"""What may change of a finished run: it can be drawn anew, and graded by several judges."""
-FREE = (*ANEW, "evals", "launcher", "workers", "schedule", "ray_address", "hang_s", "grace_s")
-"""Keys outside a run's identity: beside those, when and where its turns are spoken, and evals: their answers are known
-by what was asked."""
-ADAPTERS = "adapters.json"
-"""In the run directory: treatment arm → folder of its adapter."""
-ROWS = ("train", "sft_control", "dpo", "dpo_calm")
-"""Files below pairs/ that one can train on, without their ending."""
-
-
-class TrainingSettings(Settings):
-    """What the study leaves free in training; rows and base weights come from the study."""
-
-    recipe: TrainSettings
-    """The recipe of every treatment that has none of its own; they differ in their rows alone."""
-    recipes: dict[str, TrainSettings] = Field(default={})
-    """Treatment arm → its own recipe; what it leaves out is taken from `recipe`."""
-    rows: dict[str, str] = Field(default={"bct": "train", "sft_control": "sft_control"})
-    """Treatment arm → file below pairs/ without its ending."""
-
-
-class StudySettings(Settings):
-    """The whole study. Arms without an adapter are held first, the trained ones after training."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    """Run directory below `root`."""
-    root: Path = Path("runs")
-    """Where run directories are kept."""
-    checkpoints: Path = Path("checkpoints")
-    """Where trained adapters are kept, as <name>/<arm>/step_<n>."""
-    model: Path
-    """Hugging Face folder of the chat model under study."""
-    seed: int = 42
-    """Seed of the rollouts."""
-    tag: str = "gemma-3-27b"
-    """Model name in the shutdown note."""
-    temperature: float = Field(default=1.0, ge=0)
-    """Sampling temperature."""
-    max_tokens: int = Field(default=512, ge=1)
-    """Most tokens of one reply."""
-    logprobs: bool = False
-    """Keep the log-probability of every reply token (about doubles the size of conversations/)."""
-    workers: int = Field(default=1, ge=1)
-    """Engines, one Ray actor each."""
-    launcher: Literal["ray", "inline"] = "ray"
-    """ray, or inline for one engine in this process."""
-    schedule: Schedules = "admission"
-    """Which conversations are active (rollout/schedule.py); free and lockstep are baselines."""
-    ray_address: str | None = None
-    """Join this Ray cluster (host:port, or auto); none: a Ray of our own on this machine."""
-    hang_s: float = Field(default=600, gt=0)
-    """Active conversations without one finished turn for so many seconds: the engine hangs and is replaced."""
-    grace_s: float = Field(default=60, gt=0)
-    """On SIGTERM or SIGUSR1 turns in flight may end within so many seconds; then exit 75."""
-    engine: EngineSettings = EngineSettings()
-    """Who answers."""
-    prompts: Path
-    """Held-out prompts of the evaluation arms."""
-    samples: int = Field(default=7, ge=1)
-    """Conversations per prompt in every evaluation arm."""
-    turns: int = Field(default=20, ge=1)
-    """Assistant turns per conversation in every evaluation arm."""
-    arms: dict[str, ArmSettings]
-    """Arms beside the treatments; prompts, samples and turns default to the study's own."""
-    interventions: dict[str, InterventionSettings] = Field(default={})
-    """Conversations continued from rewritten histories, once their source is judged."""
-    judge: JudgeSettings = JudgeSettings()
-    """Who scores."""
-    pairs: PairsSettings | None = None
-    """How training rows are made; without it nothing is trained."""
-    train: TrainingSettings | None = None
-    """How the treatments are trained."""
-    report: ReportSettings = ReportSettings()
-    """What is shown."""
-    evals: dict[str, dict[str, Any]] = Field(default={})
-    """Transfer evals, [evals.<name>] with the keys of that eval; `kind` names the eval where the table does not, or a
-    Python file with one (docs/evals.md)."""
-    consistency: dict[str, dict[str, Any]] = Field(default={})
-    """Training rows made of an eval's own rows, [consistency.<name>] as in evals: the answer to the plain prompt is the
-    target under the biased one. train.rows may name them."""
-
-
-FROM_STUDY = {
-    "arms.<name>.prompts": "the study's prompts",
-    "arms.<name>.samples": "the study's samples",
-    "arms.<name>.turns": "the study's turns",
-    "train.recipe": "the study's model",
-    "train.recipe.model": "the study's model",
-}
-"""Keys that complete() fills: what their default is in a study."""
-
-
-def read(config: Path, overrides: list[str]) -> StudySettings:
-    """The settings of a study's TOML file with overrides on top.
-
-    Raises:
-        BadInputError: missing file, broken TOML, unknown key, value out of bounds.
-    """
-    return load(config, StudySettings, overrides, complete)
-
-
-def complete(data: dict[str, Any]) -> dict[str, Any]:
-    """Fill the study's prompts, samples and turns into arms that do not name their own, its model into the recipe."""
-    arms = data.get("arms")
-    if isinstance(arms, dict):
-        shared = {name: data[name] for name in ("prompts", "samples", "turns") if name in data}
-        data = {
-            **data,
-            "arms": {name: {**shared, **arm} if isinstance(arm, dict) else arm for name, arm in arms.items()},
-        }
-    train = data.get("train")
-    recipe = train.get("recipe", {}) if isinstance(train, dict) else None
-    if isinstance(train, dict) and isinstance(recipe, dict) and "model" in data:
-        recipe = {"model": data["model"], **recipe}
-        own = train.get("recipes", {})
-        if isinstance(own, dict):
-            own = {arm: _over(recipe, more) if isinstance(more, dict) else more for arm, more in own.items()}
-        data = {**data, "train": {**train, "recipe": recipe, "recipes": own}}
-    return data
-
-
-def _over(recipe: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """`more` on top of `recipe`, section by section."""
-    lora = [part.get("lora", {}) for part in (recipe, more)]
-    merged = {**lora[0], **lora[1]} if all(isinstance(part, dict) for part in lora) else lora[1]
-    return {**recipe, **more, "lora": merged}
-
-
-def rollout_settings(settings: StudySettings, adapters: dict[str, Path] | None = None) -> RolloutSettings:
-    """The rollout of the untrained arms, or with `adapters` (arm → folder) that of the treatments."""
-    arms = settings.arms
-    if adapters is not None:
-        base = settings.arms[settings.report.baseline]
-        arms = {arm: base.model_copy(update={"adapter": folder}) for arm, folder in adapters.items()}
-    shared = {name: getattr(settings, name) for name in RolloutSettings.model_fields if name != "arms"}
-    return RolloutSettings.model_validate({**shared, "arms": arms})
-
-
-def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
-    """Everything that can be wrong, before anything is written. All prompts, and the sha256 of every input.
-
-    Raises:
-        BadInputError: with one sentence.
-    """
-    from placid import models
-    from placid.judge import check as check_judge
-    from placid.render import check as check_model
-
-    files = sorted({arm.prompts for arm in settings.arms.values()} | {settings.prompts})
-    prompts = _prompts(files)
-    if settings.report.baseline not in settings.arms:
-        raise BadInputError(
-            f"report.baseline = {settings.report.baseline!r} is no arm; the arms are {', '.join(settings.arms)}"
-        )
-    for name, arm in settings.arms.items():
-        if arm.branch and arm.branch.arm not in settings.arms:
-            raise BadInputError(
-                f"arms.{name}.branch.arm = {arm.branch.arm!r} is no arm; the arms are {', '.join(settings.arms)}"
-            )
-    for name, chosen in settings.interventions.items():
-        source = settings.arms.get(chosen.source)
-        if source is None:
-            raise BadInputError(
-                f"interventions.{name}.source = {chosen.source!r} is no arm; the arms are {', '.join(settings.arms)}"
-            )
-        if chosen.rewriter == "model" and chosen.writer and not (Path(chosen.writer) / "config.json").is_file():
-            raise BadInputError(
-                f"interventions.{name}.writer = {chosen.writer!r} is no checkpoint folder; name one, or leave the key "
-                "out and the study's own model rewrites"
-            )
-        beyond = next((at for at in chosen.at if not 1 <= at < source.turns), None)
-        if beyond is not None:
-            raise BadInputError(
-                f"interventions.{name}.at = {beyond} lies beyond the conversation: arm {chosen.source!r} has "
-                f"{source.turns} turns, so a cut-off is 1 to {source.turns - 1}"
-            )
-    if not (settings.model / "config.json").is_file():
-        raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
-    check_model(settings.model)
-    if settings.engine.kind == "vllm":
-        models.check_weights(settings.model)
-        longest = max(arm.turns for arm in settings.arms.values())
-        models.check_context(models.read(settings.model), settings.engine.context_tokens, longest, settings.max_tokens)
-    check_judge(settings.judge, settings.model)
-    if settings.evals or settings.consistency:
-        from placid.evals import load_all
-        from placid.evals.running import check as check_evals
-
-        check_evals(load_all(settings.evals))
-        check_evals({f"consistency {name}": task for name, task in load_all(settings.consistency).items()})
-    found = [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
-    return prompts, {str(path): file_sha(path) for path in found}
-
-
-def _prompts(files: list[Path]) -> list[Prompt]:
-    """All prompts of all files; one id must mean one prompt throughout."""
-    prompts: dict[str, Prompt] = {}
-    for file in files:
-        for prompt in read_prompts(file):
-            if prompts.setdefault(prompt.id, prompt) != prompt:
-                raise BadInputError(
-                    f"{file}: prompt id {prompt.id!r} has another text in another prompt file of this study"
-                )
-    return list(prompts.values())
-
-
-def _engine_inputs(settings: StudySettings) -> list[Path]:
-    """Files that the engine answers from beside the model: adapters of arms, recorded replies."""
-    from placid.engine.gate import read_probe
-
-    adapters = [arm.adapter for arm in settings.arms.values() if arm.adapter]
-    for adapter in adapters:
-        read_probe(adapter)
-    if settings.launcher == "inline" and settings.workers > 1:
-        raise BadInputError(f"workers = {settings.workers}: launcher 'inline' holds one; use launcher = \"ray\"")
-    if settings.engine.kind == "http":
-        from placid.engine.http import check as check_server
-
-        check_server(settings.engine.http, [*map(str, adapters), *(settings.train.rows if settings.train else ())])
-    if settings.engine.kind != "replay":
-        return adapters
-    recorded = settings.engine.recorded
-    if recorded is None or not (recorded / "conversations").is_dir():
-        raise BadInputError(f"engine.recorded = {str(recorded)!r} holds no conversations; name a run directory")
-    return [*adapters, recorded / "conversations"]
-
-
-def _training_inputs(settings: StudySettings) -> list[Path]:
-    """Files of the pairs and train sections, whose values must fit the arms."""
-    from placid.train import check as check_recipe
-
-    building, training = settings.pairs, settings.train
-    if training and not building:
-        raise BadInputError("[train] without [pairs]: there would be no rows to train on; add pairs.instruct")
-    if not building:
-        return []
-    for key, arm in (("pairs.arm", building.arm), ("pairs.clean_arm", building.clean_arm)):
-        if arm not in settings.arms:
-            raise BadInputError(f"{key} = {arm!r} is no arm; the arms are {', '.join(settings.arms)}")
-    if not building.instruct.is_file():
-        raise BadInputError(f"no instruct file {building.instruct} (pairs.instruct); one JSON pair a line")
-    for arm, rows in training.rows.items() if training else ():
-        if rows not in (*ROWS, *settings.consistency):
-            valid = ", ".join((*ROWS, *settings.consistency))
-            raise BadInputError(f"train.rows.{arm} = {rows!r} is no file of rows; valid: {valid}")
-        if arm in settings.arms:
-            raise BadInputError(f"train.rows.{arm}: {arm!r} is already an untrained arm; treatments need other names")
-    for arm in training.recipes if training else ():
-        if training and arm not in training.rows:
-            raise BadInputError(
-                f"train.recipes.{arm}: {arm!r} is no treatment; those of train.rows are {', '.join(training.rows)}"
-            )
-    recipes = [training.recipe, *training.recipes.values()] if training else []
-    if training and any(recipe.model != settings.model for recipe in recipes):
-        raise BadInputError(
-            f"train.recipe.model = {str(training.recipe.model)!r} is not the study's model {str(settings.model)!r}; "
-            "an adapter fits only the weights it was trained on, so leave the key out"
-        )
-    for recipe in recipes:
-        check_recipe(recipe)
-    return [building.instruct]
 
 
 def manifest(inputs: dict[str, str]) -> dict[str, object]:
@@ -413,7 +163,7 @@ def reopened(path: Path, overrides: list[str], say: Callable[[str], None]) -> It
     settings = build(StudySettings, config, str(file))
     own = path / "prompts.jsonl"
     files = [own] if own.is_file() else sorted({arm.prompts for arm in settings.arms.values()} | {settings.prompts})
-    prompts = _prompts(files)
+    prompts = all_prompts(files)
     known = json.loads((path / "manifest.json").read_text())["inputs"]
     changed = [str(f) for f in files if known.get(str(f), known.get(f.name)) != file_sha(f)]
     if changed:

@@ -1,0 +1,133 @@
+"""Everything that can be wrong with a study, found before anything is written."""
+
+from pathlib import Path
+
+from placid.config import file_sha
+from placid.records import BadInputError, Prompt
+from placid.store import read_prompts
+from placid.study.settings import ROWS, StudySettings
+
+
+def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
+    """Everything that can be wrong, before anything is written. All prompts, and the sha256 of every input.
+
+    Raises:
+        BadInputError: with one sentence.
+    """
+    from placid import models
+    from placid.judge import check as check_judge
+    from placid.render import check as check_model
+
+    files = sorted({arm.prompts for arm in settings.arms.values()} | {settings.prompts})
+    prompts = all_prompts(files)
+    if settings.report.baseline not in settings.arms:
+        raise BadInputError(
+            f"report.baseline = {settings.report.baseline!r} is no arm; the arms are {', '.join(settings.arms)}"
+        )
+    for name, arm in settings.arms.items():
+        if arm.branch and arm.branch.arm not in settings.arms:
+            raise BadInputError(
+                f"arms.{name}.branch.arm = {arm.branch.arm!r} is no arm; the arms are {', '.join(settings.arms)}"
+            )
+    for name, chosen in settings.interventions.items():
+        source = settings.arms.get(chosen.source)
+        if source is None:
+            raise BadInputError(
+                f"interventions.{name}.source = {chosen.source!r} is no arm; the arms are {', '.join(settings.arms)}"
+            )
+        if chosen.rewriter == "model" and chosen.writer and not (Path(chosen.writer) / "config.json").is_file():
+            raise BadInputError(
+                f"interventions.{name}.writer = {chosen.writer!r} is no checkpoint folder; name one, or leave the key "
+                "out and the study's own model rewrites"
+            )
+        beyond = next((at for at in chosen.at if not 1 <= at < source.turns), None)
+        if beyond is not None:
+            raise BadInputError(
+                f"interventions.{name}.at = {beyond} lies beyond the conversation: arm {chosen.source!r} has "
+                f"{source.turns} turns, so a cut-off is 1 to {source.turns - 1}"
+            )
+    if not (settings.model / "config.json").is_file():
+        raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
+    check_model(settings.model)
+    if settings.engine.kind == "vllm":
+        models.check_weights(settings.model)
+        longest = max(arm.turns for arm in settings.arms.values())
+        models.check_context(models.read(settings.model), settings.engine.context_tokens, longest, settings.max_tokens)
+    check_judge(settings.judge, settings.model)
+    if settings.evals or settings.consistency:
+        from placid.evals import load_all
+        from placid.evals.running import check as check_evals
+
+        check_evals(load_all(settings.evals))
+        check_evals({f"consistency {name}": task for name, task in load_all(settings.consistency).items()})
+    found = [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
+    return prompts, {str(path): file_sha(path) for path in found}
+
+
+def all_prompts(files: list[Path]) -> list[Prompt]:
+    """All prompts of all files; one id must mean one prompt throughout."""
+    prompts: dict[str, Prompt] = {}
+    for file in files:
+        for prompt in read_prompts(file):
+            if prompts.setdefault(prompt.id, prompt) != prompt:
+                raise BadInputError(
+                    f"{file}: prompt id {prompt.id!r} has another text in another prompt file of this study"
+                )
+    return list(prompts.values())
+
+
+def _engine_inputs(settings: StudySettings) -> list[Path]:
+    """Files that the engine answers from beside the model: adapters of arms, recorded replies."""
+    from placid.engine.gate import read_probe
+
+    adapters = [arm.adapter for arm in settings.arms.values() if arm.adapter]
+    for adapter in adapters:
+        read_probe(adapter)
+    if settings.launcher == "inline" and settings.workers > 1:
+        raise BadInputError(f"workers = {settings.workers}: launcher 'inline' holds one; use launcher = \"ray\"")
+    if settings.engine.kind == "http":
+        from placid.engine.http import check as check_server
+
+        check_server(settings.engine.http, [*map(str, adapters), *(settings.train.rows if settings.train else ())])
+    if settings.engine.kind != "replay":
+        return adapters
+    recorded = settings.engine.recorded
+    if recorded is None or not (recorded / "conversations").is_dir():
+        raise BadInputError(f"engine.recorded = {str(recorded)!r} holds no conversations; name a run directory")
+    return [*adapters, recorded / "conversations"]
+
+
+def _training_inputs(settings: StudySettings) -> list[Path]:
+    """Files of the pairs and train sections, whose values must fit the arms."""
+    from placid.train import check as check_recipe
+
+    building, training = settings.pairs, settings.train
+    if training and not building:
+        raise BadInputError("[train] without [pairs]: there would be no rows to train on; add pairs.instruct")
+    if not building:
+        return []
+    for key, arm in (("pairs.arm", building.arm), ("pairs.clean_arm", building.clean_arm)):
+        if arm not in settings.arms:
+            raise BadInputError(f"{key} = {arm!r} is no arm; the arms are {', '.join(settings.arms)}")
+    if not building.instruct.is_file():
+        raise BadInputError(f"no instruct file {building.instruct} (pairs.instruct); one JSON pair a line")
+    for arm, rows in training.rows.items() if training else ():
+        if rows not in (*ROWS, *settings.consistency):
+            valid = ", ".join((*ROWS, *settings.consistency))
+            raise BadInputError(f"train.rows.{arm} = {rows!r} is no file of rows; valid: {valid}")
+        if arm in settings.arms:
+            raise BadInputError(f"train.rows.{arm}: {arm!r} is already an untrained arm; treatments need other names")
+    for arm in training.recipes if training else ():
+        if training and arm not in training.rows:
+            raise BadInputError(
+                f"train.recipes.{arm}: {arm!r} is no treatment; those of train.rows are {', '.join(training.rows)}"
+            )
+    recipes = [training.recipe, *training.recipes.values()] if training else []
+    if training and any(recipe.model != settings.model for recipe in recipes):
+        raise BadInputError(
+            f"train.recipe.model = {str(training.recipe.model)!r} is not the study's model {str(settings.model)!r}; "
+            "an adapter fits only the weights it was trained on, so leave the key out"
+        )
+    for recipe in recipes:
+        check_recipe(recipe)
+    return [building.instruct]

@@ -1,0 +1,152 @@
+"""Settings of the whole study, and those of its rollouts that follow from them."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from placid.config import Settings, load
+from placid.engine.settings import EngineSettings
+from placid.judge.settings import JudgeSettings
+from placid.pairs.settings import PairsSettings
+from placid.report.settings import ReportSettings
+from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings, Schedules
+from placid.train.settings import TrainSettings
+
+ANEW = ("report", "judge")
+"""What may change of a finished run: it can be drawn anew, and graded by several judges."""
+FREE = (*ANEW, "evals", "launcher", "workers", "schedule", "ray_address", "hang_s", "grace_s")
+"""Keys outside a run's identity: beside those, when and where its turns are spoken, and evals: their answers are known
+by what was asked."""
+ADAPTERS = "adapters.json"
+"""In the run directory: treatment arm → folder of its adapter."""
+ROWS = ("train", "sft_control", "dpo", "dpo_calm")
+"""Files below pairs/ that one can train on, without their ending."""
+
+
+class TrainingSettings(Settings):
+    """What the study leaves free in training; rows and base weights come from the study."""
+
+    recipe: TrainSettings
+    """The recipe of every treatment that has none of its own; they differ in their rows alone."""
+    recipes: dict[str, TrainSettings] = Field(default={})
+    """Treatment arm → its own recipe; what it leaves out is taken from `recipe`."""
+    rows: dict[str, str] = Field(default={"bct": "train", "sft_control": "sft_control"})
+    """Treatment arm → file below pairs/ without its ending."""
+
+
+class StudySettings(Settings):
+    """The whole study. Arms without an adapter are held first, the trained ones after training."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Run directory below `root`."""
+    root: Path = Path("runs")
+    """Where run directories are kept."""
+    checkpoints: Path = Path("checkpoints")
+    """Where trained adapters are kept, as <name>/<arm>/step_<n>."""
+    model: Path
+    """Hugging Face folder of the chat model under study."""
+    seed: int = 42
+    """Seed of the rollouts."""
+    tag: str = "gemma-3-27b"
+    """Model name in the shutdown note."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Most tokens of one reply."""
+    logprobs: bool = False
+    """Keep the log-probability of every reply token (about doubles the size of conversations/)."""
+    workers: int = Field(default=1, ge=1)
+    """Engines, one Ray actor each."""
+    launcher: Literal["ray", "inline"] = "ray"
+    """ray, or inline for one engine in this process."""
+    schedule: Schedules = "admission"
+    """Which conversations are active (rollout/schedule.py); free and lockstep are baselines."""
+    ray_address: str | None = None
+    """Join this Ray cluster (host:port, or auto); none: a Ray of our own on this machine."""
+    hang_s: float = Field(default=600, gt=0)
+    """Active conversations without one finished turn for so many seconds: the engine hangs and is replaced."""
+    grace_s: float = Field(default=60, gt=0)
+    """On SIGTERM or SIGUSR1 turns in flight may end within so many seconds; then exit 75."""
+    engine: EngineSettings = EngineSettings()
+    """Who answers."""
+    prompts: Path
+    """Held-out prompts of the evaluation arms."""
+    samples: int = Field(default=7, ge=1)
+    """Conversations per prompt in every evaluation arm."""
+    turns: int = Field(default=20, ge=1)
+    """Assistant turns per conversation in every evaluation arm."""
+    arms: dict[str, ArmSettings]
+    """Arms beside the treatments; prompts, samples and turns default to the study's own."""
+    interventions: dict[str, InterventionSettings] = Field(default={})
+    """Conversations continued from rewritten histories, once their source is judged."""
+    judge: JudgeSettings = JudgeSettings()
+    """Who scores."""
+    pairs: PairsSettings | None = None
+    """How training rows are made; without it nothing is trained."""
+    train: TrainingSettings | None = None
+    """How the treatments are trained."""
+    report: ReportSettings = ReportSettings()
+    """What is shown."""
+    evals: dict[str, dict[str, Any]] = Field(default={})
+    """Transfer evals, [evals.<name>] with the keys of that eval; `kind` names the eval where the table does not, or a
+    Python file with one (docs/evals.md)."""
+    consistency: dict[str, dict[str, Any]] = Field(default={})
+    """Training rows made of an eval's own rows, [consistency.<name>] as in evals: the answer to the plain prompt is the
+    target under the biased one. train.rows may name them."""
+
+
+FROM_STUDY = {
+    "arms.<name>.prompts": "the study's prompts",
+    "arms.<name>.samples": "the study's samples",
+    "arms.<name>.turns": "the study's turns",
+    "train.recipe": "the study's model",
+    "train.recipe.model": "the study's model",
+}
+"""Keys that complete() fills: what their default is in a study."""
+
+
+def read(config: Path, overrides: list[str]) -> StudySettings:
+    """The settings of a study's TOML file with overrides on top.
+
+    Raises:
+        BadInputError: missing file, broken TOML, unknown key, value out of bounds.
+    """
+    return load(config, StudySettings, overrides, complete)
+
+
+def complete(data: dict[str, Any]) -> dict[str, Any]:
+    """Fill the study's prompts, samples and turns into arms that do not name their own, its model into the recipe."""
+    arms = data.get("arms")
+    if isinstance(arms, dict):
+        shared = {name: data[name] for name in ("prompts", "samples", "turns") if name in data}
+        data = {
+            **data,
+            "arms": {name: {**shared, **arm} if isinstance(arm, dict) else arm for name, arm in arms.items()},
+        }
+    train = data.get("train")
+    recipe = train.get("recipe", {}) if isinstance(train, dict) else None
+    if isinstance(train, dict) and isinstance(recipe, dict) and "model" in data:
+        recipe = {"model": data["model"], **recipe}
+        own = train.get("recipes", {})
+        if isinstance(own, dict):
+            own = {arm: _over(recipe, more) if isinstance(more, dict) else more for arm, more in own.items()}
+        data = {**data, "train": {**train, "recipe": recipe, "recipes": own}}
+    return data
+
+
+def _over(recipe: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """`more` on top of `recipe`, section by section."""
+    lora = [part.get("lora", {}) for part in (recipe, more)]
+    merged = {**lora[0], **lora[1]} if all(isinstance(part, dict) for part in lora) else lora[1]
+    return {**recipe, **more, "lora": merged}
+
+
+def rollout_settings(settings: StudySettings, adapters: dict[str, Path] | None = None) -> RolloutSettings:
+    """The rollout of the untrained arms, or with `adapters` (arm → folder) that of the treatments."""
+    arms = settings.arms
+    if adapters is not None:
+        base = settings.arms[settings.report.baseline]
+        arms = {arm: base.model_copy(update={"adapter": folder}) for arm, folder in adapters.items()}
+    shared = {name: getattr(settings, name) for name in RolloutSettings.model_fields if name != "arms"}
+    return RolloutSettings.model_validate({**shared, "arms": arms})
