@@ -85,12 +85,12 @@ def test_organism_holds_what_its_architecture_needs():
     assert models.read(ORGANISM).parameters == sum(
         rows * columns for rows, *rest in models.shapes(ORGANISM).values() for columns in [rest[0] if rest else 1]
     )
-    models.check_weights(ORGANISM)
+    models.check_weights(models.read(ORGANISM))
 
 
 def refused(folder):
     with pytest.raises(BadInputError) as caught:
-        models.check_weights(folder)
+        models.check_weights(models.read(folder))
     return str(caught.value)
 
 
@@ -114,7 +114,7 @@ def test_the_prefix_of_a_multimodal_checkpoint_is_no_rename(checkpoint):
     rewrite(
         checkpoint, lambda header: {name.replace("model.", "language_model.model."): at for name, at in header.items()}
     )
-    models.check_weights(checkpoint)
+    models.check_weights(models.read(checkpoint))
 
 
 def test_a_shape_that_config_does_not_ask_for(checkpoint):

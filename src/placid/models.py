@@ -39,21 +39,13 @@ class Model:
     architecture: str
     parameters: int
     """All of them, tied weights once."""
-    text_parameters: int
-    """Without vision and audio towers and their projectors."""
-    embedding_parameters: int
-    hidden: int
-    vocabulary: int
     context_tokens: int
     """Longest context the positions allow."""
     layers: tuple[Layer, ...]
     projections: tuple[str, ...]
     """Names of the text layers' linear maps: what LoRA can target."""
-
-    @property
-    def weight_bytes(self) -> int:
-        """In bfloat16."""
-        return 2 * self.parameters
+    weights: dict[str, tuple[int, ...]]
+    """Shape by name of every weight of the text model, prefixes left out that differ between kinds of checkpoint."""
 
     def kv_bytes(self, tokens: int, itemsize: int = 2) -> int:
         """Bytes of key-value cache that `tokens` tokens of one conversation need; sliding layers keep their window."""
@@ -75,7 +67,6 @@ def read(folder: Path) -> Model:
 
     config, model = _skeleton(folder)
     text = config.get_text_config()
-    sizes = {name: weight.numel() for name, weight in model.named_parameters()}
     decoder = model.get_decoder()
     maps = {
         name.rpartition(".")[2]
@@ -85,14 +76,11 @@ def read(folder: Path) -> Model:
     return Model(
         folder=folder,
         architecture=config.architectures[0],
-        parameters=sum(sizes.values()),
-        text_parameters=sum(n for name, n in sizes.items() if not _NOT_TEXT.search(name)),
-        embedding_parameters=model.get_input_embeddings().weight.numel(),
-        hidden=text.hidden_size,
-        vocabulary=text.vocab_size,
+        parameters=sum(weight.numel() for weight in model.parameters()),
         context_tokens=text.max_position_embeddings,
         layers=tuple(_layer(text, i, layer.self_attn) for i, layer in enumerate(decoder.layers)),
         projections=tuple(sorted(maps)),
+        weights={_plain(n): tuple(w.shape) for n, w in model.named_parameters() if not _NOT_TEXT.search(n)},
     )
 
 
@@ -143,21 +131,18 @@ def _layer(text: Any, index: int, attention: Any) -> Layer:  # noqa: ANN401 - tr
     return Layer(window=text.sliding_window if sliding else None, kv_values=width)
 
 
-def check_weights(folder: Path) -> None:
+def check_weights(model: Model) -> None:
     """Compare names and shapes in the safetensors headers with what the architecture needs.
 
     Raises:
         BadInputError: no safetensors, a weight that is missing, or one whose shape differs, with its name.
     """
-    config, model = _skeleton(folder)
-    wanted = {
-        _plain(name): tuple(weight.shape) for name, weight in model.named_parameters() if not _NOT_TEXT.search(name)
-    }
+    folder, wanted = model.folder, model.weights
     found = {_plain(name): shape for name, shape in shapes(folder).items() if not _NOT_TEXT.search(name)}
     missing, strange = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing:
         held = f"; it holds {strange[0]} instead" if strange else ""
-        count = f"{len(missing)} of {len(wanted)} weights of {config.architectures[0]}"
+        count = f"{len(missing)} of {len(wanted)} weights of {model.architecture}"
         raise BadInputError(f"{folder}: {count} are missing, e.g. {missing[0]}{held}")
     for name, shape in wanted.items():
         if name in found and found[name] != shape:

@@ -50,9 +50,10 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
     check_model(settings.model)
     if settings.engine.kind == "vllm":
-        models.check_weights(settings.model)
+        model = models.read(settings.model)
+        models.check_weights(model)
         longest = max(arm.turns for arm in settings.arms.values())
-        models.check_context(models.read(settings.model), settings.engine.context_tokens, longest, settings.max_tokens)
+        models.check_context(model, settings.engine.context_tokens, longest, settings.max_tokens)
     check_judge(settings.judge, settings.model)
     if settings.evals or settings.consistency:
         from placid.evals import load_all
