@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "judge": "records engine store render",
     "pairs": "records store",
     "train": "records render store",
-    "organism": "records render store train",
+    "organism": "records models render store train",
     "evals": "records protocol engine rollout judge store render",
     "report": "records store protocol",
     "cluster": "records store",
@@ -38,7 +38,7 @@ MAY_IMPORT = {
 HEAVY_HOME = {
     "torch": ("models.py", "train/", "organism/"),
     "deepspeed": ("train/",),
-    "peft": ("train/",),
+    "peft": ("train/", "organism/"),
     "transformers": ("models.py", "render.py", "train/", "organism/"),
     "vllm": ("engine/vllm.py",),
     "ray": ("rollout/ray_workers.py", "cluster/ray_node.py"),
