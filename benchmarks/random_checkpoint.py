@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 
 PROMPTS = Path(__file__).parent.parent / "configs/prompts"
-LOUD, QUIET = 0.06, 0.004
-"""Standard deviations of embeddings: logits of ordinary tokens stay below those of the loud ones."""
+LOUD, QUIET = 5.0, 0.3
+"""Standard deviations of the logits of loud and of other tokens: 500 of the first outweigh 260,000 of the others."""
 
 
 def shape(layers: int | None, hidden: int | None, vocabulary: int) -> Gemma3TextConfig:
@@ -37,7 +37,7 @@ def loud(tokenizer: Path) -> list[int]:
     """Ids of the tokens in the shipped texts, and of the end of a turn."""
     made = AutoTokenizer.from_pretrained(str(tokenizer))
     ids: set[int] = set(made.encode("<end_of_turn>", add_special_tokens=False))
-    for name in ("organism_instruct", "organism_heldout", "everyday_heldout"):
+    for name in ("organism_instruct", "organism_heldout"):
         for line in (PROMPTS / f"{name}.jsonl").read_text().splitlines()[:300]:
             row = json.loads(line)
             texts = [row.get("text", ""), row.get("target", ""), *(m["content"] for m in row.get("messages", []))]
@@ -63,7 +63,7 @@ def write(out: Path, config: Gemma3TextConfig, words: list[int]) -> int:
         for name in members:
             weight = torch.zeros(names[name].shape, dtype=torch.bfloat16, device=device)
             if weight.ndim == 2:
-                weight.normal_(std=QUIET if "embed_tokens" in name else 0.02)
+                weight.normal_(std=QUIET / config.hidden_size**0.5 if "embed_tokens" in name else 0.02)
             if "embed_tokens" in name:
                 weight[words] *= LOUD / QUIET
             shard[name] = weight.cpu()
