@@ -61,7 +61,7 @@ def paused(out: Path, pairs: Path, at: int, whom, **more) -> None:
     while process.poll() is None and not list(out.glob(f"resume/step_{at}/manifest.json")):
         time.sleep(0.02)
     os.kill(whom(process), signal.SIGUSR1)
-    said, _ = process.communicate(timeout=600)
+    said, _ = process.communicate(timeout=1800)
     assert process.returncode == 75, said
     assert "the same command goes on" in said
 
@@ -131,7 +131,7 @@ def test_killed_at_any_moment_it_loses_at_most_what_followed_the_last_checkpoint
             one.kill()
         if number != 1:
             process.kill()
-        process.communicate(timeout=600)
+        process.communicate(timeout=1800)
         done, found = len(lines(out)), checkpoint.latest(out / "resume")
         step = checkpoint.read(*found) and found[1]["step"] if found else 0
         print(f"killed after {done} of 18 steps; goes on from {step}")

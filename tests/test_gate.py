@@ -68,17 +68,16 @@ def test_the_gate_on_vllm(tmp_path):
         try:
             good = engine._lora[str(one)]
             await fault("base under its name", None)
-            for number, (name, folder) in enumerate(
-                {"untrained": untrained, "prefix": prefix, "other": two}.items(), 7
-            ):
-                await fault(name, LoRARequest(lora_name=name, lora_int_id=number, lora_path=str(folder.absolute())))
             # new weights in the same folder, under the same name and number: the engine keeps what it has
             for file in two.iterdir():
                 shutil.copy(file, one / file.name)
             await fault("kept weights", good, read_probe(one))
-            # it loads them, but what it cached under that name stays
-            again = LoRARequest(good.lora_name, good.lora_int_id, good.lora_path, load_inplace=True)
-            await fault("stale prefix", again, read_probe(one))
+            for number, (name, folder) in enumerate(
+                {"untrained": untrained, "prefix": prefix, "other": two}.items(), 7
+            ):
+                await fault(name, LoRARequest(lora_name=name, lora_int_id=number, lora_path=str(folder.absolute())))
+            # the others took its place, so it is loaded anew; but what the engine cached under that name stays
+            await fault("stale prefix", good, read_probe(one))
             fresh = LoRARequest("fresh", 11, good.lora_path)
             await fault("under a new name", fresh, read_probe(one))
         finally:
