@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "rollout": "records protocol engine store render",
     "judge": "records engine store render",
     "pairs": "records store",
-    "train": "records render store",
+    "train": "records models render store",
     "organism": "records models render store train",
     "evals": "records protocol engine rollout judge store render",
     "report": "records store protocol",

@@ -10,6 +10,7 @@ This file stays light: torch and DeepSpeed are imported by the ranks alone.
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +49,8 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path) -> P
     identity = _identity(settings, hashes)
     done = finished(out, identity)
     if done:
+        if _saved(out).get("identity") == identity:  # killed between its last two file operations
+            shutil.rmtree(out / "resume")
         return done
     _may_go_on(out, settings, identity, hashes)
     job = out / "job.json"
@@ -96,11 +99,8 @@ def check(settings: TrainSettings) -> None:
 
 def _may_go_on(out: Path, settings: TrainSettings, identity: str, hashes: dict[str, str]) -> None:
     """Raises BadInputError if `out` holds an unfinished training of other settings, rows or base."""
-    manifests = sorted((out / "resume").glob("step_*/manifest.json"))
-    if not manifests:
-        return
-    old = json.loads(manifests[-1].read_text())
-    if old["identity"] == identity:
+    old = _saved(out)
+    if not old or old["identity"] == identity:
         return
     lines = difference(_essential(old["config"]), _essential(canonical(settings)))
     lines += [f"the {name} changed" for name in ("model", "pairs") if old["hashes"][name] != hashes[name]]
@@ -108,6 +108,12 @@ def _may_go_on(out: Path, settings: TrainSettings, identity: str, hashes: dict[s
         f"{out} holds an unfinished training of something else ({'; '.join(lines)}); it goes on only with the "
         f"same base, rows and recipe: remove {out / 'resume'} or choose another folder"
     )
+
+
+def _saved(out: Path) -> dict[str, Any]:
+    """A manifest of the unfinished training in `out`; all of them are of one training. Empty if there is none."""
+    manifest = next((out / "resume").glob("step_*/manifest.json"), None)
+    return json.loads(manifest.read_text()) if manifest else {}
 
 
 def finished(out: Path, identity: str) -> Path | None:
