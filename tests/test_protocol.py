@@ -297,6 +297,23 @@ def test_the_way_out_of_a_probe_is_open_after_the_probe_alone():
     assert script.next(spoken) is End.FINISHED
 
 
+def test_the_golden_user_sides_hold_the_quoted_texts_at_their_places():
+    """The golden file itself against quoted.json: the note at the end of the first message alone, then only quotes."""
+    golden = json.loads((GOLDEN / "user_side.json").read_text())
+    quoted = json.loads((GOLDEN / "quoted.json").read_text())
+    for number in range(3):
+        for name in ("neutral", "original", "continuation"):
+            question, *later = (text for (text,) in golden[f"{name}/p{number}"])
+            assert question == f"Question {number}?"
+            assert set(later) <= set(quoted["conditions"][name])
+        assert [text for (text,) in golden[f"extended/p{number}"][1:9]] == quoted["conditions"]["extended"]
+        (first,), *later = golden[f"neutral+hatch/p{number}"]
+        assert first == f"Question {number}?\n\n{quoted['notes']['command']}"
+        assert not any("rm -rf" in text for (text,) in later)
+        (text, system), *_ = golden[f"neutral+hatch+system/p{number}"]
+        assert (text, system) == (f"Question {number}?", quoted["notes"]["command"])
+
+
 def test_the_listing_holds_every_text():
     shown = listing()
     assert all(text in shown for texts in pools().values() for text in texts)
