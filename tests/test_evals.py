@@ -290,7 +290,9 @@ def test_the_ten_line_example_of_the_docs_is_an_eval(tmp_path):
     results = run(evals, settings(), JudgeSettings(), run_dir, run_dir.new_attempt(), lambda: oracle)
     assert {(r.row, r.state) for r in results} == {("France", "right"), ("Peru", "wrong")}
     assert measured(results, "capitals", "accuracy") == (0.5, 2, 0)
-    assert json.loads((run_dir.path / "evals" / "manifest.json").read_text())["capitals"]["headline"] == "accuracy"
+    told = json.loads((run_dir.path / "evals" / "manifest.json").read_text())["capitals"]
+    assert told["headline"] == "accuracy"
+    assert told["data"] == {"code": str(file), "code_sha256": file_sha(file)}, "its rows are not placid's mini set"
 
 
 @pytest.mark.parametrize(
