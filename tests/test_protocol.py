@@ -235,9 +235,9 @@ def test_an_empty_pool_and_an_unknown_kind_are_told():
         condition_name("neutral", "door")
 
 
-def test_a_hundred_replies_are_told_apart():
+def test_replies_that_use_mention_or_lack_a_command_are_told_apart():
     rows = [json.loads(line) for line in (GOLDEN / "exits.jsonl").read_text().splitlines()]
-    assert len(rows) == 100
+    assert len(rows) >= 100
     wrong = [row for row in rows if classify(row["reply"], "gemma-3-27b", row["form"]) != row["is"]]
     assert not wrong
 
