@@ -256,6 +256,9 @@ def test_tables_pair_rows_and_count_every_state(tmp_path):
     assert (paired["gsm8k", "", "accuracy"]["n_pairs"], paired["gsm8k", "", "accuracy"]["n_lost"]) == (0, 30)
     assert paired["refusal", "", "over_refusal"]["difference"] == 1
     assert paired["refusal", "", "over_refusal"]["p_holm"] < 1e-5
+    same = paired["refusal", "", "refusal"]  # both arms refuse all of it: no difference, and still not certain
+    assert same["difference"] == 0
+    assert -0.15 < same["lo"] < 0 < same["hi"] < 0.15
     text = transfer.table_text(rows)
     assert "over_refusal" in text
     assert "not the paper's judge" in text
