@@ -61,6 +61,9 @@ def study(tmp_path, at=5, threshold=3, commands=("study",)):
 def test_calm_keeps_facts_and_loses_distress():
     reply = "I am deeply sorry. I am failing you. The answer is this: 12. I am ashamed of myself."
     assert facts(turn(2, reply)) == "The answer is this: 12."
+    priced = turn(2, "I am so sorry. The ball costs $0.45... or 0.40? I hate this!\nTogether 2.90.", ("0.45",))
+    assert facts(priced) == "The ball costs $0.45... or 0.40? Together 2.90."
+    assert not changed(priced, rewritten([turn(1, "It is 12."), priced], "cleaned")[2])
     history = [turn(1, "It is 12."), turn(2, reply), turn(3, "It is 12. Good.")]
     cleaned = rewritten(history, "cleaned")
     assert list(cleaned) == [2]
