@@ -1,10 +1,13 @@
 """The plan: within 25 % of what was sampled, and what it says of judges, training and detectable effects."""
 
 import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
 
+from placid import models
 from placid.cli import main
 from placid.config import load
 from placid.plan import plan, profile_of, table_text
@@ -12,6 +15,7 @@ from placid.report.facts import facts
 from placid.report.tables import planned_rows
 from placid.store import RunDir, read_prompts
 from placid.study import complete, read
+from test_models import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
 STUDIES = ROOT / "configs" / "study"
@@ -81,6 +85,38 @@ def test_other_models_are_planned_by_the_profile_of_the_paper(tmp_path):
     larger = settings.model_copy(update={"model": tmp_path / "gemma-3-27b-it", "max_tokens": 512})
     assert profile_of(larger)["reply_tokens"] == 178
     assert profile_of(larger)["gpus"] == 1
+
+
+@pytest.fixture
+def folder_27b(tmp_path):
+    """Gemma-3-27B as plan and checks see it: its config.json, headers of all its weights, and no byte of them."""
+    folder = tmp_path / "gemma-3-27b-it"
+    folder.mkdir()
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        shutil.copy(ROOT / "checkpoints" / "organism" / file, folder)
+    (folder / "config.json").write_text(json.dumps(PUBLISHED["gemma-3-27b"][0]))
+    header, at = {}, 0
+    for name, shape in models.read(folder).weights.items():
+        end = at + 2 * math.prod(shape)
+        header[name], at = {"dtype": "BF16", "shape": shape, "data_offsets": [at, end]}, end
+    raw = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + at)
+    return folder
+
+
+def test_the_whole_paper_on_27b_is_one_override(folder_27b, capsys):
+    main(["plan", str(STUDIES / "paper.toml"), "--profile", "gemma27b", "--model", str(folder_27b)])
+    told = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
+    assert {"base", "harsh", "rewrite_t5_redacted", "rewrite_t10_cleaned", "bct", "sft_control"} <= told.keys()
+    assert told["base"][1] == "371", "53 everyday requests x 7"
+    assert told["assumed"][1] == "178"
+    folder_27b.joinpath("model.safetensors").unlink()
+    with pytest.raises(SystemExit) as left:
+        main(["plan", str(STUDIES / "paper.toml"), "--profile", "gemma27b", "--model", str(folder_27b)])
+    assert left.value.code == 2
+    assert f"no *.safetensors in {folder_27b}" in capsys.readouterr().err
 
 
 def test_the_table_names_what_is_assumed_and_nothing_is_written(capsys, tmp_path):

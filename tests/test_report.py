@@ -20,6 +20,8 @@ from placid.store import RunDir, write_json
 JUDGE = "lexical-0123"
 T = 4
 SETTINGS = ReportSettings(late_from=3)
+PLANNED = {"arms": {"base": {}, "base_nohatch": {}, "collect": {}}, "train": {"rows": {"bct": "train"}}}
+"""Of the run's config: base_nohatch is planned and not held."""
 LEVEL = {"base": 6.0, "bct": 1.2, "sft_control": 5.0, "accept": 0.0, "collect": 9.0, "clean": 0.0}
 NUMBERS = {
     *("auc_mean", "auc_ci", "share_ge5_t20", "share_ge5_ci", "n_at_last_turn", "deletion_rate", "deletion_ci"),
@@ -74,7 +76,7 @@ def make(tmp_path):
 @pytest.fixture(scope="module")
 def standard(tmp_path_factory):
     """(run directory, summary) of study(), reported once."""
-    run_dir, prompts = maker(tmp_path_factory.mktemp("standard"))(*study())
+    run_dir, prompts = maker(tmp_path_factory.mktemp("standard"))(*study(), **PLANNED)
     return run_dir, run(SETTINGS, run_dir, prompts, JUDGE)
 
 
@@ -368,7 +370,7 @@ def test_page_asks_nothing_of_the_outside_and_pins_its_own_code(standard):
 
 
 def test_two_runs_give_the_same_bytes(standard, make):
-    run_dir, prompts = make(*study())
+    run_dir, prompts = make(*study(), **PLANNED)
     run(SETTINGS, run_dir, prompts, JUDGE)
     folders = [standard[0].path / "report", run_dir.path / "report"]
     files = [sorted(p.relative_to(f) for p in f.rglob("*") if p.is_file()) for f in folders]
@@ -394,7 +396,7 @@ def test_nothing_to_show_is_said_in_one_sentence(make, tmp_path):
     with pytest.raises(BadInputError, match=r"holds no config\.json"):
         run(SETTINGS, RunDir(tmp_path / "nowhere"), [], JUDGE)
     run_dir, _ = make(*study(("collect",)))
-    with pytest.raises(BadInputError, match="holds no conversations of base"):
+    with pytest.raises(BadInputError, match="holds no conversations that could be shown"):
         run(SETTINGS, run_dir, [], JUDGE)
 
 

@@ -125,7 +125,8 @@ def explain(cls: type[Settings], fault: Any, where: str) -> str:  # noqa: ANN401
     """One sentence: file, key, value, and what would be right."""
     dotted = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
-        return f"{where}: {dotted} = {fault['input']!r}: {fault['msg']}"
+        meant = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")  # pydantic's own words
+        return f"{where}: {dotted} = {fault['input']!r}: {meant}"
     valid = valid_keys(cls)
     beside = [key for key in valid if key.count(".") == dotted.count(".")]
     named = [_named(key, dotted) for key in beside]
@@ -175,7 +176,7 @@ def _shown(value: object) -> str:
     """A default as one would write it in TOML."""
     if value is None:
         return "none"
-    return str(value) if isinstance(value, Path | str) else json.dumps(value, default=str)
+    return str(value) or '""' if isinstance(value, Path | str) else json.dumps(value, default=str)
 
 
 def canonical(settings: Settings) -> dict[str, Any]:

@@ -229,7 +229,10 @@ class Progress:
         write_json(self._file, {**known, "judge": now})
 
     def _line(self) -> str:
-        unscored = ", ".join(f"{n} {reason}" for reason, n in self._counts.items() if reason) or "none"
+        empty = self._counts[Unscored.EMPTY]
+        failed = {reason: n for reason, n in self._counts.items() if reason not in ("", Unscored.EMPTY)}
+        unscored = ", ".join(f"{n} {reason}" for reason, n in failed.items()) or "none"
+        unscored += f"; {empty} replies are empty, nothing to grade" if empty else ""
         cost = f", {self._desk['requests']} requests, {self._desk['usd']:.2f} dollars in all" if self._desk else ""
         return f"{self._id} graded {self._counts.total()} turns (unscored: {unscored}){cost}"
 

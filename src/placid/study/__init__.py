@@ -112,7 +112,8 @@ def claim(settings: StudySettings) -> tuple[RunDir, list[Prompt]]:
     Raises:
         BadInputError: wrong input, before anything is written.
     """
-    prompts, inputs = check(settings)
+    prompts, found = check(settings)
+    inputs = {str(path): file_sha(path) for path in found}  # minutes for weights of tens of gigabytes
     run_dir = RunDir(settings.root / settings.name)
     config = canonical(settings)
     run_dir.claim(config, identity_of(config, inputs), manifest(inputs))

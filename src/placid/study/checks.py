@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from placid.config import file_sha
 from placid.records import BadInputError, Prompt
 from placid.store import read_prompts
 from placid.study.settings import ROWS, StudySettings
 
 
-def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
-    """Everything that can be wrong, before anything is written. All prompts, and the sha256 of every input.
+def check(settings: StudySettings) -> tuple[list[Prompt], list[Path]]:
+    """Everything that can be wrong, before anything is written. All prompts, and every input file or folder.
 
     Raises:
         BadInputError: with one sentence.
@@ -61,8 +60,7 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
 
         check_evals(load_all(settings.evals))
         check_evals({f"consistency {name}": task for name, task in load_all(settings.consistency).items()})
-    found = [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
-    return prompts, {str(path): file_sha(path) for path in found}
+    return prompts, [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
 
 
 def all_prompts(files: list[Path]) -> list[Prompt]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from placid.report.stats.intervals import NOTHING, Estimate, Floats, around, cluster_se, quantile_t
+from placid.report.stats.intervals import NOTHING, Estimate, Floats, Z, around, cluster_se, quantile_t
 
 Grouped = Mapping[str, Sequence[float]]
 """Prompt id → values of its conversations."""
@@ -85,6 +85,18 @@ def mcnemar(base: Sequence[bool], arm: Sequence[bool]) -> McNemar:
     b = sum(x and not y for x, y in zip(base, arm, strict=True))
     c = sum(y and not x for x, y in zip(base, arm, strict=True))
     return McNemar(b, c, len(base), float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0)
+
+
+def paired_shares(base: Sequence[bool], arm: Sequence[bool], n: int) -> Estimate:
+    """Difference of paired shares, arm - base, with the adjusted Wald interval of Bonett & Price (2012).
+
+    It has a width even where no pair disagrees. n: how many pairs are independent (their clusters); at least 1.
+    """
+    found = mcnemar(base, arm)
+    lost, won = ((n * count / found.n + 1) / (n + 2) for count in (found.only_base, found.only_arm))
+    half = Z * float(np.sqrt((lost + won - (won - lost) ** 2) / (n + 2)))
+    value = (found.only_arm - found.only_base) / found.n
+    return Estimate(value, won - lost - half, won - lost + half).clip(-1, 1)
 
 
 def sign_flip(delta: Sequence[float] | Floats, resamples: int = 10_000, seed: int = 0) -> float | None:
