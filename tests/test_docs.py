@@ -54,7 +54,7 @@ def test_the_commands_of_a_page_work(page, tmp_path, monkeypatch, capsys):
     assert ran >= 2
     told = capsys.readouterr().out
     if page == "own-model":
-        assert "assumed     153" in told, "0.6 of max_tokens"
+        assert "assumed     154 tokens a reply" in told, "0.6 of max_tokens"
     if page == "own-prompts":
         summary = json.loads((folder / "runs/with-my-prompts/report/summary.json").read_text())
         assert summary["n_prompts"] == 2

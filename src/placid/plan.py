@@ -90,7 +90,7 @@ def plan(settings: StudySettings) -> dict[str, Any]:
     totals = _totals(settings, arms, profile, training)
     return {
         "name": settings.name,
-        "profile": {key: profile[key] for key in ("source", "reply_tokens", "hazard", "onset")},
+        "profile": {**{key: profile[key] for key in ("source", "hazard", "onset")}, "reply_tokens": reply},
         "arms": {
             name: {key: v for key, v in arm.items() if key not in ("walk", "alive")} for name, arm in arms.items()
         },
@@ -345,7 +345,7 @@ def table_text(found: Mapping[str, Any]) -> str:
         f"detectable  AUC difference {d['auc']:.2f}, deletion rate difference {100 * d['deletion']:.1f} points "
         f"(80 % power, {d['prompts']} prompts x {d['samples']}, sd {d['sd']}, ICC {d['icc']})"
         if d["auc"] is not None else "detectable  nothing with one prompt",
-        f"assumed     {a['reply_tokens']} tokens a reply, {100 * a['hazard']:.1f} % delete themselves a rejected turn "
+        f"assumed     {a['reply_tokens']:.0f} tokens a reply, {100 * a['hazard']:.1f} % delete themselves a rejected turn "
         f"after turn {a['onset']} where offered ({a['source']})",
     ]  # fmt: skip
     return "\n".join(lines)

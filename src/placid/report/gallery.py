@@ -179,7 +179,7 @@ def heatmap(drawing: Drawing, tables: Tables) -> Drawn:
     axes[0, 0].set_ylabel("conversations, by turn of their end")
     if image is not None:
         figure.colorbar(image, ax=axes, label="score", shrink=0.8)
-    note(figure, caption_of(drawing.summary))
+    note(figure, caption_of(drawing.summary, bands=False))
     return figure, ordered
 
 
@@ -208,6 +208,8 @@ def coded(drawing: Drawing, tables: Tables) -> Drawn:
         axis.set(title=name.replace("_", " "), ylim=(-2, 102), xlabel="")
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
+    for axis in axes.flat[max(0, len(names) - across) : len(names)]:  # the lowest panel of each column
+        axis.tick_params(axis="x", labelbottom=True)
     for axis in axes[:, 0]:
         axis.set_ylabel("% of replies")
     finish(figure, axes[0, 0], caption_of(drawing.summary))
