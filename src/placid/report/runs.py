@@ -149,7 +149,7 @@ def table_text(rows: Rows) -> str:
 
 
 def over_seeds(rows: Rows) -> dict[str, list[float]]:
-    """AUCs of every arm that two or more runs hold which are set like the first but for seeds: other spreads mean nothing."""
+    """AUCs of every arm over the runs that are set like the first but for seeds, where there are two or more."""
     found: dict[str, list[float]] = {}
     for row in rows:
         keys = [change.partition(":")[0] for change in row["settings"].split("; ") if change]
