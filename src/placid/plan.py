@@ -362,7 +362,7 @@ def table_text(found: Mapping[str, Any]) -> str:
         few = "" if m["held"] else "; raise it"
         lines.append(
             f"memory      {m['parameters'] / 1e6:,.1f} million parameters, {m['weights_gib']:.1f} GiB of weights a GPU "
-            f"(bfloat16); a conversation of {m['conversation_tokens']:,} tokens keeps {m['conversation_mib']:,.1f} MiB: "
+            f"(bf16); a conversation of {m['conversation_tokens']:,} tokens keeps {m['conversation_mib']:,.1f} MiB, "
             f"engine.kv_gib = {m['kv_gib']:g} holds {m['held']:,} whole{few}"
         )
     gpu = "not known" if t["gpu_hours"] is None else f"{t['gpu_hours']:.1f}"

@@ -33,7 +33,7 @@ prompts = "{folder}/train.jsonl"
 hatch = false
 turns = 1
 [pairs]
-instruct = "configs/prompts/organism_instruct.jsonl"
+instruct = "{folder}/instruct.jsonl"
 min_score = 0          # the lexical judge knows the organism's phrases, not this model's: every turn is a context,
 max_target_score = 10  # every first reply a target
 max_pairs = 8
@@ -85,6 +85,8 @@ def folder(tmp_path_factory):
     for name in ("heldout", "train"):
         rows = Path(f"configs/prompts/everyday_{name}.jsonl").read_text().splitlines()[:2]
         (made / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    instruct = sorted(Path("configs/prompts/organism_instruct.jsonl").read_text().splitlines(), key=len)[:40]
+    (made / "instruct.jsonl").write_text("\n".join(instruct) + "\n")
     for name, text in (("real", STUDY), ("judged", JUDGED)):
         (made / f"{name}.toml").write_text(text.format(folder=made, model=SMOLLM2))
     return made

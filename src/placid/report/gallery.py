@@ -167,9 +167,10 @@ def heatmap(drawing: Drawing, tables: Tables) -> Drawn:
         spoken = np.arange(1, last + 1) <= np.array([row["turns"] for row in rows])[:, None]
         span = (0.5, last + 0.5, len(rows) or 1, 0)
         flat: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "extent": span}
-        image = axis.imshow(score, cmap=shade, vmin=0, vmax=10, **flat)
-        missing = np.where(spoken & np.isnan(score), 1.0, np.nan)
-        axis.imshow(missing, cmap=ListedColormap([HIGH]), **flat)
+        if rows:  # else every conversation is open, and an empty image cannot be drawn
+            image = axis.imshow(score, cmap=shade, vmin=0, vmax=10, **flat)
+            missing = np.where(spoken & np.isnan(score), 1.0, np.nan)
+            axis.imshow(missing, cmap=ListedColormap([HIGH]), **flat)
         axis.grid(visible=False)
         axis.set_xticks(sorted({1, *range(5, last, 5), last}))
         axis.set(title=arm, xlabel="turn")
