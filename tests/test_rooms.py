@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "status": "records",
     "study": ALL,
     "jobs": "records store cluster study",
-    "plan": "records store render protocol rollout judge report study",
+    "plan": "records models store render protocol rollout judge report study",
     "cli": ALL + " status study jobs plan",
 }
 HEAVY_HOME = {

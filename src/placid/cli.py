@@ -54,13 +54,19 @@ def study(config: Path, overrides: list[str]) -> None:
 
 
 def plan(config: Path, overrides: list[str]) -> None:
-    """What the study would take; nothing is written."""
+    """What the study would take, with --site on that cluster; nothing is written."""
     from placid import plan as room
     from placid.study import check, read
 
-    settings = read(config, overrides)
+    sites, rest = option(overrides, "--site", [])
+    settings = read(config, rest)
     check(settings)
-    say(room.table_text(room.plan(settings)))
+    engines = 0
+    if sites:
+        from placid import jobs
+
+        engines = jobs.engines(settings, Path(sites[-1]))
+    say(room.table_text(room.plan(settings, engines)))
 
 
 def rollout(config: Path, overrides: list[str]) -> None:
@@ -322,7 +328,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "plan": (
         plan,
         "config",
-        "turns, tokens, judge calls, dollars, time, disk and detectable effect, before anything is held",
+        "turns, tokens, judge calls, dollars, memory, time, disk and detectable effect, before anything is held; "
+        "--site slurm/NAME.toml: on that cluster",
     ),
     "rollout": (rollout, "config", "hold the conversations of every arm, after training those of the treatments too"),
     "judge": (

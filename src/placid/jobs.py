@@ -85,6 +85,17 @@ def needs(settings: StudySettings) -> Needs:
     )
 
 
+def engines(settings: StudySettings, profile: Path) -> int:
+    """How many engines the study has on the cluster of this profile.
+
+    Raises:
+        BadInputError: no such profile, or one whose nodes cannot hold the model.
+    """
+    site, wanted = read_site(profile), needs(settings)
+    preflight.check_profile(site, stages(settings), wanted)
+    return site.nodes * site.engines(wanted.tensor_parallel)
+
+
 def placed(config: Path, overrides: list[str], site: SiteSettings) -> list[str]:
     """The overrides with those that follow from the profile: engines, launcher, ranks. What the user said stands.
 

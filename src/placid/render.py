@@ -21,14 +21,23 @@ def opening(system: str, user: str) -> list[Message]:
     return [Message(role="system", content=system)] * bool(system) + [Message(role="user", content=user)]
 
 
+VOCABULARY = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+"""Files of which a tokenizer has at least one."""
+
+
 def check(model: Path) -> None:
     """Light: no tokenizer is loaded. Raises BadInputError if `model` has no tokenizer or no chat template."""
     file = model / "tokenizer_config.json"
-    if not file.is_file():
-        raise BadInputError(f"no tokenizer in {model}; expected a Hugging Face checkpoint folder")
+    missing = file.name if not file.is_file() else VOCABULARY[0]
+    if not file.is_file() or not any((model / name).is_file() for name in VOCABULARY):
+        raise BadInputError(
+            f"no tokenizer in {model}: {missing} is missing; expected a whole Hugging Face checkpoint folder"
+        )
     apart = [*model.glob("chat_template.*"), *model.glob("additional_chat_templates/*")]
     if not apart and not json.loads(file.read_text()).get("chat_template"):
-        raise BadInputError(f"{model} has no chat template; placid needs a chat model (chat_template.jinja beside it)")
+        raise BadInputError(
+            f"{model} has no chat template, as base models have none; placid needs a chat model (chat_template.jinja)"
+        )
 
 
 class Rendered(NamedTuple):
