@@ -4,7 +4,7 @@ python benchmarks/judge_kills.py [--kills 50] [--grades 1500]        about 5 min
 
 Each kill falls at a random time after the process's first new request. A call may be paid again only if it was under
 way when the process died. Three counts tell: what the server answered (all of it is paid), what came out of the
-process's sockets (noted by a hook in the client's transport), and the lines of the ledger. So `answered - read` was open
+process's sockets (noted by a hook in the transport), and the lines of the ledger. So `answered - read` was open
 or in a socket's buffer, and `read - written` had reached the process and was lost.
 """
 
@@ -34,7 +34,7 @@ from aiohttp.client_proto import ResponseHandler
 log, receive = os.open(sys.argv[1] + "/read.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), ResponseHandler.data_received
 def noted(self, data):
     if b"modelVersion" in data:
-        os.write(log, b"%.6f\n" % time.time())
+        os.write(log, b"%.6f\\n" % time.time())
     receive(self, data)
 ResponseHandler.data_received = noted
 from judge_rate import PROMPT

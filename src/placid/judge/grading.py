@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 GROUP = 256
 """Most verdicts a group: they are written together."""
 GROUP_S = 1.0
-"""A group is written at the latest after this time; so often the disk is waited for (fsync), and told is how far it is."""
+"""A group is written at the latest after this time; then the disk is waited for (fsync), and progress is told."""
 LANES = 128
 """Conversations in work at once; how many requests are open is the limiter's business."""
 LOOK_EVERY_S = 2.0
@@ -59,9 +60,12 @@ class _Graded(msgspec.Struct):
 class Work:
     """What one judge has graded of a run and what is left; places and numbers only, no text."""
 
-    def __init__(self, run_dir: RunDir, judge_id: str, prompts: dict[str, Prompt]) -> None:
+    def __init__(
+        self, run_dir: RunDir, judge_id: str, prompts: dict[str, Prompt], share: tuple[int, int] = (0, 1)
+    ) -> None:
+        """share: (k, n): the k-th of n parts of the conversations, from 0."""
         self.run_dir, self.judge_id = run_dir, judge_id
-        self._prompts = prompts
+        self._prompts, self._share = prompts, share
         self.index = Index([])
         self._fresh: set[Key] = set()
         self._done: dict[Key, set[int]] = {}
@@ -90,6 +94,7 @@ class Work:
             key
             for key in fresh
             if key.prompt_id in self._prompts
+            and zlib.crc32(repr(key).encode()) % self._share[1] == self._share[0]
             and not (whole and key not in self.index.ends)
             and len(self._done.get(key, ())) < len(self.index.numbers(key))
         ]
@@ -139,8 +144,8 @@ async def _grade_into(
     counts: Counter[str],
     tell: Callable[[Counter[str]], None],
 ) -> None:
-    """Grade, and append in groups. Whatever stops it, what is graded is written. No disk is waited for on the event loop:
-    replies that arrive meanwhile would not be read."""
+    """Grade, and append in groups. Whatever stops it, what is graded is written. The event loop never waits for a disk,
+    because replies that arrive meanwhile would not be read."""
     waiting, group, settling, settled = work.read(keys), list[Verdict](), asyncio.Lock(), time.monotonic()
     one_at_a_time = threading.Lock()  # a cancelled lane leaves its thread behind
 
