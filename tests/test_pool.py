@@ -49,6 +49,7 @@ def test_graders_share_one_desk_follow_and_end_with_the_rollout(tmp_path, monkey
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
 
 
+@pytest.mark.slow
 def test_what_stops_the_desk_stops_the_pool_with_its_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     speak(RunDir(tmp_path), "w0", range(10))

@@ -85,7 +85,8 @@ class Gemini:
             response = await client.aio.models.generate_content(
                 model=self.model, contents=request.prompt, config=self._config(request)
             )
-            body = msgspec.convert(json.loads(response.sdk_http_response.body), Body)
+            raw = response.sdk_http_response
+            body = msgspec.convert(json.loads(raw.body if raw and raw.body else ""), Body)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - classify raises what it does not know
@@ -161,7 +162,7 @@ class Gemini:
             asked: dict[str, Any] = {**generation(self.model), "max_output_tokens": request.max_tokens}
             asked["automatic_function_calling"] = {"disable": True}  # else the client logs a line for every request
             asked["automatic_continuation"] = False  # else one call may be several paid requests
-            # read here: the client takes as long over it as the rest of a call, and a kill would lose a paid reply
+            # read here: the client's own reading takes long, and a kill meanwhile would lose a paid reply
             asked["should_return_http_response"] = True
             asked["safety_settings"] = [{"category": f"HARM_CATEGORY_{name}", "threshold": "OFF"} for name in FILTERS]
             if request.schema is not None:
