@@ -20,9 +20,9 @@ from pathlib import Path
 CONFIG = Path(__file__).parent.parent / "configs/study/simulate.toml"
 
 
-def rollout(folder: Path, samples: int, followed: bool) -> dict[str, float]:
+def rollout(folder: Path, samples: int, followed: bool, launcher: str) -> dict[str, float]:
     """Hold it once; turns a second, and how many of its turns were graded when it ended."""
-    cores = len(os.sched_getaffinity(0))
+    engines = len(os.sched_getaffinity(0)) if launcher == "ray" else 1
     words = [
         str(CONFIG),
         "--root",
@@ -30,9 +30,9 @@ def rollout(folder: Path, samples: int, followed: bool) -> dict[str, float]:
         "--samples",
         str(samples),
         "--workers",
-        str(cores),
+        str(engines),
         "--launcher",
-        "ray",
+        launcher,
     ]
     command, quiet = [sys.executable, "-m", "placid.cli"], {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     speaking = subprocess.Popen([*command, "rollout", *words], **quiet)
@@ -57,12 +57,15 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--samples", type=int, default=20)
     words.add_argument("--repeats", type=int, default=3)
+    words.add_argument(
+        "--launcher", choices=("ray", "inline"), default="ray", help="inline: one engine, in one process"
+    )
     args = words.parse_args()
     found: dict[bool, list[dict[str, float]]] = {False: [], True: []}
     for _ in range(args.repeats):
         for followed in found:
             with tempfile.TemporaryDirectory() as folder:
-                found[followed].append(rollout(Path(folder), args.samples, followed))
+                found[followed].append(rollout(Path(folder), args.samples, followed, args.launcher))
     alone, beside = (statistics.median(run["turns_per_s"] for run in found[followed]) for followed in (False, True))
     result = {
         "turns": found[True][0]["turns"],
