@@ -96,6 +96,8 @@ def judge(config: Path, overrides: list[str]) -> None:
     from placid import study as room
 
     follow, overrides = "--follow" in overrides, [word for word in overrides if word != "--follow"]
+    if follow:
+        os.nice(10)  # beside a rollout, grading takes the cores that the engines leave
     with _reading(config, overrides) as held:
         judge_id = room.grade(held, follow)
     say(f"verdicts {held.run_dir.path / 'verdicts' / judge_id}")
