@@ -165,7 +165,7 @@ def test_four_unequal_engines_end_within_five_percent_of_the_best_possible(tmp_p
     """No engine idles while another one has unstarted work, and active conversations move at the tail."""
     chosen, run_dir, speeds = settings(samples=10), RunDir(tmp_path), [4, 3, 2, 1]
     engines = [Timed(4 / speed) for speed in speeds]
-    coordinator = Coordinator(unfinished(chosen, run_dir), lambda key: 20, 4, 600)
+    coordinator = Coordinator(unfinished(chosen, run_dir.index()), lambda key: 20, 4, 600)
     handles = []
 
     def launch(k):
@@ -212,7 +212,7 @@ class Hanging(Timed):
 def test_an_engine_that_hangs_is_replaced_and_its_conversations_go_on(tmp_path, unsynced):
     chosen, run_dir = settings(samples=1, turns=6, hang_s=120), RunDir(tmp_path)
     engines = iter([Hanging(2, 40), Timed(2), Timed(2)])
-    coordinator = Coordinator(unfinished(chosen, run_dir), lambda key: 6, 2, chosen.hang_s)
+    coordinator = Coordinator(unfinished(chosen, run_dir.index()), lambda key: 6, 2, chosen.hang_s)
     names = iter("abc")
 
     def launch(_):
