@@ -195,6 +195,29 @@ def test_four_unequal_engines_end_within_five_percent_of_the_best_possible(tmp_p
     assert coordinator.moved > 0
 
 
+def test_a_conversation_that_moved_is_asked_and_seeded_as_if_it_had_stayed(tmp_path, unsynced):
+    chosen = settings(samples=1)
+
+    def hold(name, *speeds):
+        """Moved conversations, and (user, seed) of every turn, on engines of these speeds."""
+        run_dir, names = RunDir(tmp_path / name), iter("abcd")
+        coordinator = Coordinator(unfinished(chosen, run_dir.index()), lambda _: 20, len(speeds), 600)
+
+        def launch(k):
+            handle = Local(chosen, run_dir, next(names))
+            handle._worker.engine = Timed(4 / speeds[k])
+            return handle
+
+        virtual.run(coordinator.run(launch))
+        return coordinator.moved, {(t.key, t.turn): (t.user, t.seed) for t in run_dir.turns()}
+
+    moved, shared = hold("shared", 9, 1)
+    _, alone = hold("alone", 1)
+    assert moved > 0
+    assert shared == alone
+    assert len(alone) == 600
+
+
 class Hanging(Timed):
     """Stops answering after some replies, without an error."""
 
