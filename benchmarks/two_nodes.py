@@ -144,7 +144,7 @@ def measure(args: argparse.Namespace, root: Path) -> dict[str, Any]:
     finally:
         for node in nodes:
             node.off()
-    said = (root / "stderr.txt").read_text()
+    said, log = (root / "stderr.txt").read_text(), run / "attempts/1/engine.log"
     if process.returncode:
         print(said[-6000:], file=sys.stderr)
     conversations = RunDir(run).conversations(prompts)  # raises if a turn is there twice
@@ -162,6 +162,8 @@ def measure(args: argparse.Namespace, root: Path) -> dict[str, Any]:
         "workers_lost": status["totals"]["workers_lost"],
         "seconds": round(ended - began, 1),
         "seconds_after_the_loss": round(ended - lost_at, 1) if lost else None,
+        "lines_said": len(said.splitlines()),
+        "lines_in_engine_log": len(log.read_text().splitlines()),
         "said": [line for line in said.splitlines() if "node(s)" in line or "lost" in line],
     }
 

@@ -59,14 +59,12 @@ def waves(settings: RolloutSettings) -> list[RolloutSettings]:
 
 def _hold(settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:
     """Every unfinished conversation of these arms, on one start of the engines."""
-    index = run_dir.index()
-    todo = unfinished(settings, index)
+    todo, before = _found(settings, run_dir)
     if not todo:
         log.info("rollout: every conversation of %s is already finished", ", ".join(settings.arms))
         return
     count = min(settings.workers, len(todo)) if settings.launcher == "ray" else 1
     coordinator = Coordinator(todo, lambda key: settings.arms[key.arm].turns, count, settings.hang_s)
-    before = {"conversations": len(index.ends), "turns": sum(len(index.numbers(key)) for key in index)}
     with Status(run_dir.path, attempt, len(todo), before) as status:
         asyncio.run(_coordinate(settings, run_dir, attempt, coordinator, status))
         _close(coordinator.lethal, settings, run_dir, attempt)
@@ -79,6 +77,13 @@ def _hold(settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:
             f"{coordinator.given_up} of {len(todo)} conversations stopped on an engine failure (first: {first}); "
             "everything finished is on disk, run the same command again to continue"
         )
+
+
+def _found(settings: RolloutSettings, run_dir: RunDir) -> tuple[list[Conversation], dict[str, int]]:
+    """What is to be held, and how many conversations of all arms are over and turns said."""
+    index = run_dir.index()
+    before = {"conversations": len(index.ends), "turns": sum(len(index.numbers(key)) for key in index)}
+    return unfinished(settings, index), before
 
 
 def _close(lethal: list[Conversation], settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:

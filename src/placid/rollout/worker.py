@@ -293,7 +293,7 @@ class Worker:
             if left is None:
                 schedule.ended(key)
                 self._ended.append(key)
-            elif self._leaves(left):
+            elif self._leaves(left) and (self._draining or left is not conversation):  # else it has not spoken yet
                 self._said.pop(key, None)
                 self._returned.append(left)
             else:
