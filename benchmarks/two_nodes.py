@@ -76,12 +76,13 @@ class Node:
         self.process.kill()
         self.process.wait()
 
-    def up(self) -> None:
-        """Wait until its Ray says that it runs."""
+    def up(self) -> bool:
+        """Wait until its Ray says that it runs; False if it ends before."""
         while "Ray runtime started" not in self.said.read_text():
             if self.process.poll() is not None:
-                raise SystemExit(f"{self.name} ended: {self.said.read_text()}")
+                return False
             time.sleep(0.2)
+        return True
 
     def cut(self) -> None:
         """Pull the cable."""
@@ -128,8 +129,8 @@ def measure(args: argparse.Namespace, root: Path) -> dict[str, Any]:
     nodes, run, lost, lost_at = list[Node](), root / "run", dict[str, int](), 0.0
     try:
         for number in (1, 2):
-            nodes.append(Node(number, root))
-            nodes[-1].up()
+            tries = (Node(number, root) for _ in range(5))  # Ray gives a node 30 s, which a busy machine may need
+            nodes.append(next(node for node in tries if node.up()))
         began = time.monotonic()
         words = nodes[0].inside(sys.executable, "-c", LAUNCH, settings.model_dump_json(), str(run))
         process = subprocess.Popen(words, stderr=(root / "stderr.txt").open("w"))

@@ -80,6 +80,7 @@ def test_watching_ends_when_nothing_runs_any_more(run, monkeypatch, capsys):
     def passes(_):
         written = json.loads(file.read_text())
         file.write_text(json.dumps({name: {**stage, "state": "done"} for name, stage in written.items()}))
+        (run / "made/x/bct/status.json").write_text(json.dumps({"state": "done", "step": 40, "steps": 40}))
 
     monkeypatch.setattr(status.time, "sleep", passes)
     main(["status", str(run), "--watch"])
