@@ -115,9 +115,7 @@ def forked(chosen: RolloutSettings, run_dir: Path) -> int:
 def launched(chosen: RolloutSettings, run_dir: Path) -> subprocess.Popen[bytes]:
     """The same in a new process, as a user starts it."""
     words = [sys.executable, "-c", LAUNCH, chosen.model_dump_json(), str(run_dir)]
-    # a process of its own for the engine, as on a GPU
-    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    return subprocess.Popen(words, env=environment, stderr=(run_dir.parent / "stderr.txt").open("ab"))
+    return subprocess.Popen(words, stderr=(run_dir.parent / "stderr.txt").open("ab"))
 
 
 class Campaign:

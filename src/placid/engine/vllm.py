@@ -133,7 +133,7 @@ class VllmEngine:
             }
         if cpu:
             # the model runs inside the engine's process: one import of vLLM less at the start, no message per step
-            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
             arguments["distributed_executor_backend"] = "uni"
             # a seeded request that is prefilled in chunks kills vLLM on CPU ("CPU Generator does not use offset": it
             # rewinds the generator after each chunk, which only a CUDA generator can), so prompts go in whole
