@@ -60,8 +60,10 @@ class Node:
         words = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "sh", "-c", first]
         self.said = root / f"{self.name}.txt"
         environment = os.environ | {
-            "RAY_memory_monitor_refresh_ms": "0"
-        }  # it would judge by the whole machine's memory
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_memory_monitor_refresh_ms": "0",  # it would judge by the whole machine's memory
+            "RAY_worker_niceness": "0",  # else Ray's own daemons starve the engines of a busy machine
+        }
         words = ["nsenter", f"--net=/run/netns/{self.name}", *words]
         with self.said.open("w") as said:
             self.process = subprocess.Popen(words, env=environment, stdout=said, stderr=said)
