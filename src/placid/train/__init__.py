@@ -26,12 +26,12 @@ from placid.config import canonical, difference, file_sha, sha
 from placid.records import BadInputError, PausedError
 from placid.train.settings import LoraSettings, TrainSettings
 
+__all__ = ["LoraSettings", "TrainError", "TrainSettings", "check", "finished", "launch"]
+
 log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 30.0
 """One progress line in this many seconds where there is no terminal."""
-
-__all__ = ["LoraSettings", "TrainError", "TrainSettings", "check", "finished", "launch"]
 
 
 class TrainError(RuntimeError):
@@ -191,7 +191,7 @@ def _watched(process: subprocess.Popen[bytes], status: Path) -> int:
                 return process.wait(timeout=1)
             except subprocess.TimeoutExpired:
                 known = json.loads(status.read_text())
-            if "step" not in known:
+            if "loss" not in known:  # it has not begun, or it is over and writes its weights
                 continue
             bar.update(task, completed=known["step"], total=known["steps"], loss=f"loss {known['loss']:.3f}")
             if bar.disable and time.monotonic() - said > LOG_EVERY_S:
