@@ -60,11 +60,11 @@ class Actor:
         self._fence = asyncio.create_task(self._end_when_forgotten())
         return self._worker.engine.name, self._worker.engine.version
 
-    async def work(self, batch: bytes, more: bool, give_back: int, drain: bool) -> bytes:
+    async def work(self, batch: bytes, more: bool, give_back: int, drain: bool, one_turn: bool) -> bytes:
         """Worker.work with conversations and report as msgpack."""
         self._heard = time.monotonic()
         told = msgspec.msgpack.decode(batch, type=list[Conversation])
-        return msgspec.msgpack.encode(await self._worker.work(told, more, give_back, drain))
+        return msgspec.msgpack.encode(await self._worker.work(told, more, give_back, drain, one_turn))
 
     async def close(self) -> None:
         """End the engine and the segment in order."""
@@ -98,10 +98,10 @@ class RayHandle:
             self._status.elsewhere()
         return await self._value(self._actor.start.remote(), None)
 
-    async def work(self, batch: list[Conversation], more: bool, give_back: int, drain: bool) -> Report:
+    async def work(self, batch: list[Conversation], more: bool, give_back: int, drain: bool, one_turn: bool) -> Report:
         """Raises WorkerLostError, or what the worker raised."""
         told = msgspec.msgpack.encode(batch)
-        report = await self._value(self._actor.work.remote(told, more, give_back, drain), ANSWER_S)
+        report = await self._value(self._actor.work.remote(told, more, give_back, drain, one_turn), ANSWER_S)
         self._heard = time.monotonic()
         return msgspec.msgpack.decode(report, type=Report)
 

@@ -322,7 +322,7 @@ class Complete:
         settings = rollout_settings(self._settings)
         arms = arms_of(self._settings.interventions, settings.arms)
         chosen = (self._run_dir.path / "interventions.json").is_file()
-        return chosen and not rollout.unfinished(settings.model_copy(update={"arms": arms}), self._run_dir)
+        return chosen and not rollout.unfinished(settings.model_copy(update={"arms": arms}), self._run_dir.index())
 
     def _keys(self, adapters: dict[str, Path] | None) -> set[Key]:
         from placid import rollout

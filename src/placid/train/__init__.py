@@ -8,6 +8,7 @@ This file stays light: torch and DeepSpeed are imported by the ranks alone.
 """
 
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,11 @@ from placid.records import BadInputError, PausedError
 from placid.train.settings import LoraSettings, TrainSettings
 
 __all__ = ["LoraSettings", "TrainError", "TrainSettings", "check", "finished", "launch"]
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY_S = 30.0
+"""One progress line in this many seconds where there is no terminal."""
 
 
 class TrainError(RuntimeError):
@@ -58,7 +65,7 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path) -> P
     store.write_json(job, {"settings": canonical(settings), **paths, "identity": identity, "hashes": hashes})
     store.write_json(out / "status.json", {"state": "starting"})
     log.parent.mkdir(parents=True, exist_ok=True)
-    code, asked = _run(_command(settings.processes, job), _environment(settings.processes), log)
+    code, asked = _run(_command(settings.processes, job), _environment(settings.processes), log, out / "status.json")
     done = finished(out, identity)
     if done:
         return done
@@ -161,17 +168,41 @@ def _environment(processes: int) -> dict[str, str]:
     return {**os.environ, **fixed}
 
 
-def _run(command: list[str], environment: dict[str, str], log: Path) -> tuple[int, bool]:
+def _run(command: list[str], environment: dict[str, str], log: Path, status: Path) -> tuple[int, bool]:
     """Exit code of `command`, its output in `log`; and was it asked to stop? Then the ranks save before they end."""
     with log.open("ab") as file:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
         with _passed_on(process) as asked:
             try:
-                return process.wait(), bool(asked)
+                return _watched(process, status), bool(asked)
             except BaseException:
                 _ask_ranks(process)
                 process.wait()
                 raise
+
+
+def _watched(process: subprocess.Popen[bytes], status: Path) -> int:
+    """Its exit code; meanwhile a bar on a terminal, elsewhere a line in LOG_EVERY_S, of what rank 0 wrote last."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    said, columns = time.monotonic(), (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("steps"), *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("steps", total=None, loss="")
+        while True:
+            try:
+                return process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                known = json.loads(status.read_text())
+            if "loss" not in known:  # it has not begun, or it is over and writes its weights
+                continue
+            bar.update(task, completed=known["step"], total=known["steps"], loss=f"loss {known['loss']:.3f}")
+            if bar.disable and time.monotonic() - said > LOG_EVERY_S:
+                said = time.monotonic()
+                log.info("train: step %d of %d, loss %.3f", known["step"], known["steps"], known["loss"])
 
 
 @contextmanager
