@@ -192,7 +192,8 @@ def file_sha(path: Path) -> str:
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(file.relative_to(path).as_posix().encode() if file != path else b"")
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        with file.open("rb") as opened:  # in pieces: a file of weights may be larger than the memory
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -17,7 +17,7 @@ ANEW = ("report", "judge")
 """What may change of a finished run: it can be drawn anew, and graded by several judges."""
 FREE = (*ANEW, "evals", "launcher", "workers", "schedule", "ray_address", "hang_s", "grace_s")
 """Keys outside a run's identity: beside those, when and where its turns are spoken, and evals: their answers are known
-by what was asked."""
+by what was asked. Of a recipe, what only says how and on how many processes (train.essential) is outside too."""
 ADAPTERS = "adapters.json"
 """In the run directory: treatment arm → folder of its adapter."""
 ROWS = ("train", "sft_control", "dpo", "dpo_calm")
@@ -63,7 +63,8 @@ class StudySettings(Settings):
     schedule: Schedules = "admission"
     """Which conversations are active (rollout/schedule.py); free and lockstep are baselines."""
     ray_address: str | None = None
-    """Join this Ray cluster (host:port, or auto); none: a Ray of our own on this machine."""
+    """Join this Ray cluster (host:port, auto, or the absolute path of a file that will hold host:port); none: a Ray of
+    our own on this machine."""
     hang_s: float = Field(default=600, gt=0)
     """Active conversations without one finished turn for so many seconds: the engine hangs and is replaced."""
     grace_s: float = Field(default=60, gt=0)
