@@ -145,6 +145,71 @@ def test_a_study_on_three_nodes_is_the_laptops(lab, study, work):
     assert not list(run.glob("submissions/1/job-*/token")), "the token outlived its job"
 
 
+VLLM = """
+name = "run"
+root = "{work}/runs"
+checkpoints = "{work}/checkpoints"
+model = "checkpoints/organism"
+prompts = "{work}/prompts.jsonl"
+samples = 3
+turns = 6
+max_tokens = 96
+[arms.base]
+"""
+TRAINED = """
+[arms.collect]
+prompts = "{work}/train.jsonl"
+samples = 1
+[arms.clean]
+prompts = "{work}/train.jsonl"
+hatch = false
+samples = 2
+turns = 1
+[pairs]
+instruct = "configs/prompts/organism_instruct.jsonl"
+max_pairs = 40
+[train.recipe]
+lr = 3e-3
+batch = 8
+max_tokens = 2048
+zero = 3
+"""
+
+
+def test_the_whole_study_with_vllm_on_two_nodes(lab, work):
+    """Engines on two nodes, the judge beside them, ZeRO-3 over two nodes, the adapters answered by two nodes again."""
+    for name, count in (("heldout", 8), ("train", 12)):
+        rows = (ROOT / f"configs/prompts/organism_{name}.jsonl").read_text().splitlines()[:count]
+        (work / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    (work / "heldout.jsonl").rename(work / "prompts.jsonl")
+    (work / "study.toml").write_text((VLLM + TRAINED).format(work=work))
+    (work / "laptop.toml").write_text(VLLM.format(work=work))
+    began, run = time.time(), work / "runs/run"
+    done(lab, submit("study", str(work / "study.toml"), "--site.nodes", "2"), work, 2400)
+    print(f"\nwhole study: {time.time() - began:.0f} s")
+    assert {state for state, _ in ends_of(run).values()} == {"done"}
+    rollouts = [json.loads(file.read_text())["rollout"] for file in run.glob("attempts/*/status.json")
+                if "rollout" in json.loads(file.read_text())]  # fmt: skip
+    assert [(part["elsewhere"], len(part["engines"])) for part in rollouts] == [(True, 2)] * 2
+    assert all(engine["turns"] for part in rollouts for engine in part["engines"])
+    followed = [log.read_text() for log in run.glob("submissions/1/job-*/judge.log")]
+    assert len(followed) == 2
+    assert all("graded" in text for text in followed)
+    for arm in ("bct", "sft_control"):
+        (text,) = [file.read_text() for file in run.glob(f"attempts/*/train-{arm}.txt")]
+        assert "rank 0 of 2 on n1" in text
+        assert "rank 1 of 2 on n2" in text
+        (manifest,) = [json.loads(f.read_text()) for f in work.glob(f"checkpoints/run/{arm}/step_*/manifest.json")]
+        assert (manifest["config"]["processes"], manifest["config"]["zero"]) == (2, 3)
+    placid("study", str(work / "laptop.toml"), "--name", "laptop", "--launcher", "inline")
+    here, there = arms_of(work / "runs/laptop")["base"], arms_of(run)["base"]
+    for value, interval in (("auc_mean", "auc_ci"), ("deletion_rate", "deletion_ci")):
+        print(f"{value}: laptop {here[value]:.3f} {here[interval]}, lab {there[value]:.3f} {there[interval]}")
+        assert here[interval][0] <= there[value] <= here[interval][1]
+        assert there[interval][0] <= here[value] <= there[interval][1]
+    assert {"bct", "sft_control"} <= arms_of(run).keys()
+
+
 SLOW = ("--engine.reply_s", "6", "--hang_s", "60")
 """Eight turns then take 48 s, so that something can happen in the middle."""
 

@@ -37,8 +37,6 @@ log = logging.getLogger(__name__)
 
 ENGINE_LOG = "engine.log"
 """In attempts/<n>/: what the engines and their child processes print, and what placid logs inside them."""
-JOIN_S = 600.0
-"""A cluster whose address is to come in a file is waited for so long."""
 ANSWER_S = 120.0
 """A worker that does not answer for so long is taken for lost (its reports come twice a second)."""
 
@@ -163,10 +161,7 @@ async def hold(
                 _temp_dir=str(scratch),
             )
         else:
-            address = await _address(settings.ray_address, coordinator)
-            if not address:
-                return
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(address=settings.ray_address, log_to_driver=False, logging_level=logging.WARNING)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, draining)  # Ray's own handler would leave at once
         coordinator.limit(_engines_that_fit(settings, len(coordinator.slots)))
@@ -174,22 +169,6 @@ async def hold(
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)  # Ray's last processes may still be writing their logs
-
-
-async def _address(given: str, coordinator: Coordinator) -> str:
-    """host:port, from its file once that is there; empty: asked to stop in the meantime.
-
-    Raises:
-        BadInputError: no such file in JOIN_S.
-    """
-    file, end = Path(given), time.monotonic() + JOIN_S
-    if not file.is_absolute():
-        return given
-    while not file.is_file() and not coordinator.draining:
-        if time.monotonic() > end:
-            raise BadInputError(f"ray_address: no Ray cluster wrote its address to {file} in {JOIN_S:.0f} s")
-        await asyncio.sleep(0.1)
-    return "" if coordinator.draining else file.read_text()
 
 
 def _gpus(settings: RolloutSettings) -> int:

@@ -63,8 +63,7 @@ class StudySettings(Settings):
     schedule: Schedules = "admission"
     """Which conversations are active (rollout/schedule.py); free and lockstep are baselines."""
     ray_address: str | None = None
-    """Join this Ray cluster (host:port, auto, or the absolute path of a file that will hold host:port); none: a Ray of
-    our own on this machine."""
+    """Join this Ray cluster (host:port, or auto); none: a Ray of our own on this machine."""
     hang_s: float = Field(default=600, gt=0)
     """Active conversations without one finished turn for so many seconds: the engine hangs and is replaced."""
     grace_s: float = Field(default=60, gt=0)
