@@ -25,9 +25,7 @@ from placid.records import BadInputError
 from placid.store import write_atomic
 
 PATIENCE_S = 120.0
-"""The head waits so long for the other nodes, then goes on with those that came."""
-STARTS = 3
-"""Ray itself gives up a start after 30 s, which a busy node can need; each node tries so often."""
+"""The head waits so long for the next node to join, then goes on with those that came."""
 OBJECT_STORE_BYTES = 200_000_000
 """Only leases and reports cross the network; histories stay with their engine."""
 STRANGE = ("SLURM_", "SRUN_", "SBATCH_", "PMI_", "PMIX_", "OMPI_")
@@ -37,7 +35,9 @@ SOCKET_ROOM = 70
 
 
 def main(words: list[str]) -> int:
-    """Hold this node's Ray until it is told to stop; exit code."""
+    """Hold this node's Ray until it is told to stop; exit code. With `start ...`: be that Ray."""
+    if words[:1] == ["start"]:
+        return ray_start(words)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("room", type=Path)
     parser.add_argument("--nodes", type=int, required=True)
@@ -52,11 +52,7 @@ def main(words: list[str]) -> int:
     code, folder = 0, Path(os.environ["TMPDIR"])
     try:
         scratch(folder, asked.scratch_gb)
-        words = command(asked, folder)
-        for _ in range(STARTS):
-            code = hold(words, folder / "r", asked, stops)
-            if stops or (asked.room / "address").is_file():
-                break
+        code = hold(command(asked, folder), folder / "r", asked, stops)
     except BadInputError as error:
         print(f"placid: {error}", flush=True)  # noqa: T201 - this node's log
         code = 2
@@ -75,6 +71,27 @@ def hold(words: list[str], folder: Path, asked: argparse.Namespace, stops: list[
         while not stops and ray.poll() is None:
             time.sleep(0.2)
         return 0 if stops else ray.returncode or 1
+
+
+def ray_start(words: list[str]) -> int:
+    """Ray's own command line. It gives a node 30 s to appear; many that load Python from one file system need more."""
+    from ray._private import services
+    from ray.scripts.scripts import cli
+
+    look = services.get_node
+
+    def patient(*args: object, **kwargs: object) -> object:
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return look(*args, **kwargs)  # pyright: ignore[reportArgumentType] - as Ray calls it
+            except RuntimeError:  # not there yet
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    services.get_node = patient
+    return cli(words)
 
 
 def is_head() -> bool:
@@ -108,7 +125,7 @@ def command(asked: argparse.Namespace, folder: Path) -> list[str]:
     else:
         role = [f"--address={head(asked.room)}"]
     return [
-        sys.executable, "-m", "ray.scripts.scripts", "start", *role, "--block", "--disable-usage-stats",
+        sys.executable, "-m", "placid.cluster.ray_node", "start", *role, "--block", "--disable-usage-stats",
         f"--node-ip-address={here}",
         f"--num-cpus={asked.cpus}",
         f"--num-gpus={asked.gpus}",
@@ -190,7 +207,9 @@ def gather(room: Path, nodes: int, ray: subprocess.Popen[bytes], stops: list[int
     while joined < nodes and time.monotonic() < end and ray.poll() is None and not stops:
         try:
             known = GcsClient(address=found).get_all_node_info(timeout=2)
-            joined = sum(node.state == 0 for node in known.values())
+            before, joined = joined, sum(node.state == 0 for node in known.values())
+            if joined > before:
+                end = time.monotonic() + PATIENCE_S
         except Exception as error:  # noqa: BLE001 - not up yet, whatever Ray calls it; the last one is shown
             print(f"placid: waiting for Ray: {type(error).__name__}", flush=True)  # noqa: T201 - this node's log
         time.sleep(0.1)
