@@ -24,7 +24,7 @@ from placid.cluster import ports
 from placid.records import BadInputError
 from placid.store import write_atomic
 
-PATIENCE_S = 120.0
+PATIENCE_S = 180.0
 """The head waits so long for the next node to join, then goes on with those that came."""
 OBJECT_STORE_BYTES = 200_000_000
 """Only leases and reports cross the network; histories stay with their engine."""
@@ -144,23 +144,31 @@ def command(asked: argparse.Namespace, folder: Path) -> list[str]:
 
 
 def head(room: Path) -> str:
-    """Address of the head, once its Ray listens there.
+    """Address of the head, once it has joined its own Ray.
 
     Raises:
         BadInputError: it did not come up.
     """
     end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
+    while time.monotonic() < end and not (room / "failed").is_file():
         if (room / "head").is_file():
             found = (room / "head").read_text()
-            host, _, port = found.rpartition(":")
-            try:
-                socket.create_connection((host, int(port)), timeout=2).close()
+            if alive(found):
                 return found
-            except OSError:  # not yet
-                pass
         time.sleep(0.1)
-    raise BadInputError(f"the first node's Ray did not answer in {PATIENCE_S:.0f} s; see its log in {room}")
+    raise BadInputError(f"the first node's Ray did not come up in {PATIENCE_S:.0f} s; see its log in {room}")
+
+
+def alive(address: str) -> int:
+    """Nodes of the Ray at `address`; 0 while it does not answer."""
+    # Ray's own command line asks it too (ray.nodes() would need a driver); compiled, so without types
+    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+
+    try:
+        return sum(node.state == 0 for node in GcsClient(address=address).get_all_node_info(timeout=2).values())
+    except Exception as error:  # noqa: BLE001 - not up yet, whatever Ray calls it; the last one is shown
+        print(f"placid: waiting for Ray: {type(error).__name__}", flush=True)  # noqa: T201 - this node's log
+        return 0
 
 
 @contextmanager
@@ -199,19 +207,12 @@ def _family(ray: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 def gather(room: Path, nodes: int, ray: subprocess.Popen[bytes], stops: list[int]) -> None:
     """Wait for the nodes, then write ROOM/address."""
-    # Ray's own command line asks it too (ray.nodes() would need a driver); compiled, so without types
-    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
-
     found = (room / "head").read_text()
     end, joined = time.monotonic() + PATIENCE_S, 0
     while joined < nodes and time.monotonic() < end and ray.poll() is None and not stops:
-        try:
-            known = GcsClient(address=found).get_all_node_info(timeout=2)
-            before, joined = joined, sum(node.state == 0 for node in known.values())
-            if joined > before:
-                end = time.monotonic() + PATIENCE_S
-        except Exception as error:  # noqa: BLE001 - not up yet, whatever Ray calls it; the last one is shown
-            print(f"placid: waiting for Ray: {type(error).__name__}", flush=True)  # noqa: T201 - this node's log
+        before, joined = joined, alive(found)
+        if joined > before:
+            end = time.monotonic() + PATIENCE_S
         time.sleep(0.1)
     if joined:
         print(f"placid: {joined} of {nodes} nodes joined", flush=True)  # noqa: T201 - this node's log
