@@ -210,7 +210,7 @@ def test_the_whole_study_with_vllm_on_two_nodes(lab, work):
     assert {"bct", "sft_control"} <= arms_of(run).keys()
 
 
-SLOW = ("--engine.reply_s", "6", "--hang_s", "60")
+SLOW = ("--engine.reply_s", "6", "--hang_s", "60", "--site.nodes", "2")
 """Eight turns then take 48 s, so that something can happen in the middle."""
 
 
@@ -240,7 +240,7 @@ def broken(lab, study, work, undisturbed, break_, *words, seconds=540):
 
 
 def test_a_cut_off_node_costs_its_engine_only(lab, study, work, undisturbed):
-    broken(lab, study, work, undisturbed, lambda _: lab("cut", "n3"))
+    broken(lab, study, work, undisturbed, lambda _: lab("cut", "n2"))
 
 
 def test_a_node_whose_slurmd_dies(lab, study, work, undisturbed):
