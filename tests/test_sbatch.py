@@ -177,9 +177,10 @@ RUNNING, CANCELLED = Job("RUNNING", 5000), Job("CANCELLED", 5000)
     ("code", "job", "restart", "state", "why", "again"),
     [
         (0, RUNNING, 0, "done", "", False),
-        (75, RUNNING, 0, "requeued", "preempted", True),
+        (75, RUNNING, 0, "requeued", "told to stop", True),
+        (75, Job("RUNNING", 15, preempted=True), 0, "requeued", "preempted", True),
         (75, Job("RUNNING", 100), 0, "requeued", "time limit", True),
-        (138, RUNNING, 3, "requeued", "preempted", True),
+        (138, RUNNING, 3, "requeued", "told to stop", True),
         (75, RUNNING, 20, "stopped", "requeues = 20", False),
         (75, CANCELLED, 0, "stopped", "cancelled", False),
         (143, CANCELLED, 0, "stopped", "cancelled", False),
