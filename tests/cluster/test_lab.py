@@ -178,7 +178,7 @@ checkpoints = "{work}/checkpoints"
 model = "checkpoints/organism"
 prompts = "{work}/prompts.jsonl"
 samples = 3
-turns = 6
+turns = 8
 max_tokens = 96
 [arms.base]
 """
@@ -211,7 +211,8 @@ def test_the_whole_study_with_vllm_on_two_nodes(lab, work):
     (work / "study.toml").write_text((VLLM + TRAINED).format(work=work))
     (work / "laptop.toml").write_text(VLLM.format(work=work))
     began, run = time.time(), work / "runs/run"
-    done(lab, submit("study", str(work / "study.toml"), "--site.nodes", "2"), work, 2400)
+    # a core a node: engines on both, and no threads that wait for each other on the few cores below the lab
+    done(lab, submit("study", str(work / "study.toml"), "--site.nodes", "2", "--site.cpus_per_node", "1"), work, 2400)
     print(f"\nwhole study: {time.time() - began:.0f} s")
     assert {state for state, _ in ends_of(run).values()} == {"done"}
     rollouts = [json.loads(file.read_text())["rollout"] for file in run.glob("attempts/*/status.json")
