@@ -26,6 +26,9 @@ from placid.store import write_atomic
 
 PATIENCE_S = 180.0
 """The head waits so long for the next node to join, then goes on with those that came."""
+STARTS = 5
+"""Ray gives its own processes 30 s, too little where many nodes load Python from one file system or a node is busy: a
+raylet then dies, and Ray with it. The next start finds the files at hand."""
 OBJECT_STORE_BYTES = 200_000_000
 """Only leases and reports cross the network; histories stay with their engine."""
 STRANGE = ("SLURM_", "SRUN_", "SBATCH_", "PMI_", "PMIX_", "OMPI_")
@@ -35,9 +38,7 @@ SOCKET_ROOM = 70
 
 
 def main(words: list[str]) -> int:
-    """Hold this node's Ray until it is told to stop; exit code. With `start ...`: be that Ray."""
-    if words[:1] == ["start"]:
-        return ray_start(words)
+    """Hold this node's Ray until it is told to stop; exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("room", type=Path)
     parser.add_argument("--nodes", type=int, required=True)
@@ -52,7 +53,12 @@ def main(words: list[str]) -> int:
     code, folder = 0, Path(os.environ["TMPDIR"])
     try:
         scratch(folder, asked.scratch_gb)
-        code = hold(command(asked, folder), folder / "r", asked, stops)
+        chosen = command(asked, folder)
+        for _ in range(STARTS):
+            began = time.monotonic()
+            code = hold(chosen, folder / "r", asked, stops)
+            if stops or time.monotonic() - began > PATIENCE_S:
+                break
     except BadInputError as error:
         print(f"placid: {error}", flush=True)  # noqa: T201 - this node's log
         code = 2
@@ -71,27 +77,6 @@ def hold(words: list[str], folder: Path, asked: argparse.Namespace, stops: list[
         while not stops and ray.poll() is None:
             time.sleep(0.2)
         return 0 if stops else ray.returncode or 1
-
-
-def ray_start(words: list[str]) -> int:
-    """Ray's own command line. It gives a node 30 s to appear; many that load Python from one file system need more."""
-    from ray._private import services
-    from ray.scripts.scripts import cli
-
-    look = services.get_node
-
-    def patient(*args: object, **kwargs: object) -> object:
-        end = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                return look(*args, **kwargs)  # pyright: ignore[reportArgumentType] - as Ray calls it
-            except RuntimeError:  # not there yet
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.2)
-
-    services.get_node = patient
-    return cli(words)
 
 
 def is_head() -> bool:
@@ -125,7 +110,7 @@ def command(asked: argparse.Namespace, folder: Path) -> list[str]:
     else:
         role = [f"--address={head(asked.room)}"]
     return [
-        sys.executable, "-m", "placid.cluster.ray_node", "start", *role, "--block", "--disable-usage-stats",
+        sys.executable, "-m", "ray.scripts.scripts", "start", *role, "--block", "--disable-usage-stats",
         f"--node-ip-address={here}",
         f"--num-cpus={asked.cpus}",
         f"--num-gpus={asked.gpus}",
