@@ -24,7 +24,7 @@ from placid.cluster import ports
 from placid.records import BadInputError
 from placid.store import write_atomic
 
-PATIENCE_S = 180.0
+PATIENCE_S = 300.0
 """The head waits so long for the next node to join, then goes on with those that came."""
 STARTS = 5
 """Ray gives its own processes 30 s, too little where many nodes load Python from one file system or a node is busy: a
