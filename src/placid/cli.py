@@ -107,7 +107,7 @@ def intervene(config: Path, overrides: list[str]) -> None:
     """Continue the conversations that the config's interventions choose, from rewritten histories."""
     from placid import study as room
 
-    with room.held(room.read(config, overrides), say, new=False) as held:
+    with room.held(room.read(config, overrides), say, new=False, alone="intervene") as held:
         if not held.settings.interventions:
             say("this config has no [interventions]; nothing to do")
             return
@@ -200,7 +200,7 @@ def evaluate(config: Path, overrides: list[str]) -> None:
     from placid import study as room
     from placid.report import transfer
 
-    with room.held(room.read(config, overrides), say) as held:
+    with room.held(room.read(config, overrides), say, alone="eval") as held:
         rows = room.evaluate(held)
     say(transfer.table_text(rows))
     say(f"tables {held.run_dir.path / 'report' / 'tables'}/evals*.csv")
@@ -471,7 +471,7 @@ def parser() -> argparse.ArgumentParser:
 def submit_options(sub: argparse.ArgumentParser) -> None:
     """The words of `placid submit`; keys of profile and study may follow them."""
     sub.usage = "placid submit study|STAGE CONFIG --site SITE [--dry-run] [--sweep KEY=A,B] [--site.key V] [--key V]"
-    sub.add_argument("what", help="study (all of it), or one stage: rollout, pairs, train, rollout-trained, report")
+    sub.add_argument("what", help="study (all of it), or one stage: rollout, pairs, train, ... (a wrong one names all)")
     sub.add_argument("config", type=Path, help="TOML file of the study; overrides of its keys may follow")
     sub.add_argument("--site", type=Path, required=True, help="profile of the cluster, slurm/<site>.toml")
     sub.add_argument("--dry-run", action="store_true", help="print the exact sbatch texts and queue nothing")

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from placid.records import BadInputError, Message
 
+PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Names of the tokenizer class that is tokenizer.json and nothing else, in transformers 5 and before."""
 _MARK = "\ue000reply\ue001"  # private-use characters: no chat text holds them
 
 
@@ -52,10 +54,13 @@ class Renderer:
 
     def __init__(self, model: Path) -> None:
         """Raises BadInputError if `model` is no folder with a tokenizer and a chat template."""
-        from transformers import AutoTokenizer  # heavy: seconds for a 262k vocabulary
-
         check(model)
-        self.tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
+        named = json.loads((model / "tokenizer_config.json").read_text()).get("tokenizer_class")
+        if named in PLAIN:  # what AutoTokenizer would find, without loading torch to look for it
+            from transformers import PreTrainedTokenizerFast as Loader
+        else:
+            from transformers import AutoTokenizer as Loader  # heavy: seconds for a 262k vocabulary
+        self.tokenizer = Loader.from_pretrained(str(model), local_files_only=True)
         self._bridges: dict[str, tuple[int, ...]] = {}
 
     def text(self, messages: Sequence[Message], generate: bool = True) -> str:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from placid.rollout.rewrite import Writer
     from placid.rollout.transcripts import Imported
 
-from placid.study.checks import all_prompts, check
+from placid.study.checks import all_prompts, check, online, ready
 from placid.study.settings import (
     ADAPTERS,
     ANEW,
@@ -51,7 +51,7 @@ from placid.study.settings import (
 
 __all__ = [
     "ADAPTERS", "ANEW", "FREE", "FROM_STUDY", "ROWS", "StudySettings", "TrainingSettings",
-    "check", "complete", "read", "rollout_settings",
+    "check", "complete", "online", "read", "ready", "rollout_settings",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -140,8 +140,14 @@ def held(settings: StudySettings, say: Callable[[str], None], new: bool = True, 
 
 
 def identity_of(config: dict[str, Any], inputs: dict[str, str]) -> str:
-    """What a run directory is known by: its config without the free sections, and the sha256 of its inputs."""
-    return sha([{key: value for key, value in config.items() if key not in FREE}, inputs])
+    """What a run directory is known by: its config without what is free, and the sha256 of its inputs."""
+    from placid.train import essential
+
+    known = {key: value for key, value in config.items() if key not in FREE}
+    if known["train"]:
+        recipes = {arm: essential(recipe) for arm, recipe in known["train"]["recipes"].items()}
+        known["train"] = known["train"] | {"recipe": essential(known["train"]["recipe"]), "recipes": recipes}
+    return sha([known, inputs])
 
 
 @contextmanager
@@ -206,11 +212,7 @@ def run(
     Raises:
         BadInputError: wrong input, before anything is written.
     """
-    from placid.judge import ready
-
-    ready(settings.judge)
-    if any(chosen.rewriter == "gemini" for chosen in settings.interventions.values()):
-        ready(settings.judge.model_copy(update={"kind": "gemini"}))
+    ready(settings)
     with held(settings, say, alone="study") as study:
         began(study)
         hold_untrained(study)

@@ -27,7 +27,7 @@ from placid.config import canonical, difference, file_sha, sha
 from placid.records import BadInputError, PausedError
 from placid.train.settings import LoraSettings, TrainSettings
 
-__all__ = ["LoraSettings", "TrainError", "TrainSettings", "check", "finished", "launch"]
+__all__ = ["LoraSettings", "TrainError", "TrainSettings", "check", "essential", "finished", "launch"]
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def _may_go_on(out: Path, settings: TrainSettings, identity: str, hashes: dict[s
     old = _saved(out)
     if not old or old["identity"] == identity:
         return
-    lines = difference(_essential(old["config"]), _essential(canonical(settings)))
+    lines = difference(essential(old["config"]), essential(canonical(settings)))
     lines += [f"the {name} changed" for name in ("model", "pairs") if old["hashes"][name] != hashes[name]]
     raise BadInputError(
         f"{out} holds an unfinished training of something else ({'; '.join(lines)}); it goes on only with the "
@@ -139,10 +139,10 @@ def _hashes(settings: TrainSettings, pairs_file: Path) -> dict[str, str]:
 
 def _identity(settings: TrainSettings, hashes: dict[str, str]) -> str:
     """Same identity, same weights up to rounding: the model counts by content, not by where it lies."""
-    return sha([_essential(canonical(settings)), hashes])
+    return sha([essential(canonical(settings)), hashes])
 
 
-def _essential(config: dict[str, Any]) -> dict[str, Any]:
+def essential(config: dict[str, Any]) -> dict[str, Any]:
     """Without what changes only how the weights are computed, saved or told of."""
     free = ("model", "processes", "zero", "recompute", "recompute_mlp", "offload", "save_every", "keep", "track")
     return {key: value for key, value in config.items() if key not in free}
@@ -227,9 +227,12 @@ def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
 
 
 def _ask_ranks(process: subprocess.Popen[bytes]) -> None:
-    """USR1 to every rank, past torch.distributed.run: that would kill them after 30 s."""
+    """USR1 to every rank, past torch.distributed.run: that would kill them after 30 s. srun hands it on by itself."""
     import psutil
 
+    if "PLACID_RANKS" in os.environ:
+        process.send_signal(signal.SIGUSR1)
+        return
     try:
         top = psutil.Process(process.pid)
         below = [top, *top.children(recursive=True)]
