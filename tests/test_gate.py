@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from placid.engine.gate import GateError, read_probe
+from placid.engine.gate import GateError, Probe, ProbeRow, read_probe, verify
 from placid.records import BadInputError
 from placid.train.merge import merge
 
@@ -30,6 +30,18 @@ def test_merging_needs_the_base_and_a_free_folder(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "gone/gemma"}))
     with pytest.raises(BadInputError, match=r"is gone/gemma, where there is no model; .*adapter_config\.json"):
         merge(tmp_path, tmp_path / "out")
+
+
+def test_what_bfloat16_cannot_hold_is_no_fault_and_another_base_is():
+    row = ProbeRow(ids=(1, 2, 3), base=(-120.0, -80.0), adapter=(-80.0, -40.0))
+    probe = Probe(rows=(row,))
+    near = [[-119.8, -80.2]]
+    assert verify(probe, near, [[-79.8, -40.2]], [[-40.2]], "x")["base_error"] == pytest.approx(0.2)
+    with pytest.raises(GateError, match=r"the base model in the engine is not the one .*tolerance 0\.4\)"):
+        verify(probe, [[-119.0, -81.0]], [[-79.8, -40.2]], [[-40.2]], "x")
+    small = Probe(rows=(ProbeRow(ids=(1, 2), base=(-2.0,), adapter=(-1.0,)),))
+    with pytest.raises(GateError, match=r"tolerance 0\.1\)"):
+        verify(small, [[-2.2]], [[-1.0]], [[-1.0]], "x")
 
 
 @pytest.mark.slow
