@@ -220,16 +220,29 @@ def run(
             intervene(study)
         if settings.train:
             grade(study)
-            make_pairs(study)
-            make_consistency(study)
-            train_all(study)
-            hold_trained(study)
+            if _rows(study):
+                train_all(study)
+                hold_trained(study)
         grade(study)
         if settings.evals:
             evaluate(study)
         summary = show(study)
         study.stage("tables", lambda: compact(study.run_dir))
         return summary
+
+
+def _rows(study: Held) -> bool:
+    """Make the training rows; False, and said, if this judge finds none: the rest of the study is worth its report."""
+    from placid.pairs import NoPairsError
+
+    try:
+        make_pairs(study)
+    except NoPairsError as error:
+        study.say(f"nothing is trained: {error}")
+        write_json(study.run_dir.path / ADAPTERS, {})
+        return False
+    make_consistency(study)
+    return True
 
 
 def hold_untrained(study: Held) -> None:
@@ -314,7 +327,7 @@ class Complete:
         if not self._adapters.is_file():
             return False
         adapters = {arm: Path(folder) for arm, folder in json.loads(self._adapters.read_text()).items()}
-        return self._keys(adapters) <= index.ends.keys()
+        return not adapters or self._keys(adapters) <= index.ends.keys()
 
     def _continued(self) -> bool:
         """Whether histories were chosen for every intervention, and their continuations have ended."""
