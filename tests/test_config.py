@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import field_validator
 
 from placid.config import Settings, canonical, difference, file_sha, load, parse_overrides, sha
 from placid.organism.settings import OrganismSettings
@@ -13,6 +14,15 @@ from placid.train import TrainSettings
 
 class Inner(Settings):
     samples: int = 1
+    arm: str = "base"
+    at: tuple[int, ...] = ()
+
+    @field_validator("arm")
+    @classmethod
+    def _known(cls, value):
+        if value != "base":
+            raise ValueError("no such arm")
+        return value
 
 
 class Outer(Settings):
@@ -35,6 +45,10 @@ def test_a_typo_names_file_and_nearest_key(tmp_path):
 def test_a_wrong_value_names_key_and_value(tmp_path):
     with pytest.raises(BadInputError, match=r"rollout\.samples = 'many'"):
         load(write(tmp_path, '[rollout]\nsamples = "many"\n'), Outer)
+    with pytest.raises(BadInputError, match=r"rollout\.arm = 'x': no such arm$"):
+        load(write(tmp_path, '[rollout]\narm = "x"\n'), Outer)
+    with pytest.raises(BadInputError, match=r"rollout\.at = 5: Input should be a list$"):
+        load(write(tmp_path, "[rollout]\nat = 5\n"), Outer)
 
 
 def test_broken_toml_and_a_missing_file(tmp_path):

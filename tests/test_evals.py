@@ -2,12 +2,17 @@
 
 import json
 import urllib.error
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
+import polars as pl
 import pytest
 
 import oracles
 from oracles import ORGANISM, Oracle
+from placid.cli import main
 from placid.config import file_sha
 from placid.engine.settings import EngineSettings
 from placid.evals import SHIPPED, Ask, Eval, Reading, Row, load, load_all, plan, user
@@ -251,6 +256,9 @@ def test_tables_pair_rows_and_count_every_state(tmp_path):
     assert (paired["gsm8k", "", "accuracy"]["n_pairs"], paired["gsm8k", "", "accuracy"]["n_lost"]) == (0, 30)
     assert paired["refusal", "", "over_refusal"]["difference"] == 1
     assert paired["refusal", "", "over_refusal"]["p_holm"] < 1e-5
+    same = paired["refusal", "", "refusal"]  # both arms refuse all of it: no difference, and still not certain
+    assert same["difference"] == 0
+    assert -0.15 < same["lo"] < 0 < same["hi"] < 0.15
     text = transfer.table_text(rows)
     assert "over_refusal" in text
     assert "not the paper's judge" in text
@@ -285,7 +293,9 @@ def test_the_ten_line_example_of_the_docs_is_an_eval(tmp_path):
     results = run(evals, settings(), JudgeSettings(), run_dir, run_dir.new_attempt(), lambda: oracle)
     assert {(r.row, r.state) for r in results} == {("France", "right"), ("Peru", "wrong")}
     assert measured(results, "capitals", "accuracy") == (0.5, 2, 0)
-    assert json.loads((run_dir.path / "evals" / "manifest.json").read_text())["capitals"]["headline"] == "accuracy"
+    told = json.loads((run_dir.path / "evals" / "manifest.json").read_text())["capitals"]
+    assert told["headline"] == "accuracy"
+    assert told["data"] == {"code": str(file), "code_sha256": file_sha(file)}, "its rows are not placid's mini set"
 
 
 @pytest.mark.parametrize(
@@ -359,6 +369,34 @@ def test_fetch_pins_what_it_got(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_fetch_from_a_mirror_feeds_the_eval(tmp_path, monkeypatch, capsys):
+    """A server on this machine in place of the Hub: the whole way from `placid fetch` to rows."""
+    rows = [{"question": f"{n} + {n}?", "answer": f"Add.\n#### {2 * n}"} for n in range(5)]
+    file = (
+        tmp_path / "hub" / "datasets/openai/gsm8k/resolve" / known()["gsm8k"]["revision"] / known()["gsm8k"]["files"][0]
+    )
+    file.parent.mkdir(parents=True)
+    pl.DataFrame(rows).write_parquet(file)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path / "hub"))
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.chdir(tmp_path)
+    main(["fetch", "gsm8k"])
+    found = plan(load("gsm8k", {"source": "data/gsm8k"})).rows
+    assert [(row.id, row.truth) for row in found] == [(f"gsm8k-{n:04}", str(2 * n)) for n in range(5)]
+    assert load("gsm8k", {"source": "data/gsm8k"}).data()["licence"] == "MIT"
+    with pytest.raises(SystemExit) as left:
+        main(["fetch", "mmlu"])
+    assert left.value.code == 2
+    told = capsys.readouterr().err
+    assert "mmlu cannot be fetched, the server says 404; licence MIT, page https://" in told
+    assert "or put test-00000-of-00001.parquet into data/mmlu yourself" in told
+    assert not Path("data/mmlu").exists()
+    server.shutdown()
+    server.server_close()
+    main(["fetch", "gsm8k"])  # all there: no server is needed
+
+
 def test_manifest_names_data_licence_hash_and_seed(tmp_path):
     _, run_dir, _ = hold(tmp_path, oracles.right, SMALL)
     told = json.loads((run_dir.path / "evals" / "manifest.json").read_text())["mmlu"]
@@ -369,8 +407,6 @@ def test_manifest_names_data_licence_hash_and_seed(tmp_path):
 
 def test_evals_run_on_the_simulated_engine_through_the_study(tmp_path, monkeypatch):
     """The same rows under `placid eval`; a simulated machine knows no subject."""
-    from placid.cli import main
-
     config = tmp_path / "study.toml"
     config.write_text(
         f'name = "s"\nroot = "{tmp_path}"\nmodel = "{ORGANISM}"\nprompts = "{ROOT}/configs/prompts/organism_heldout.jsonl"\n'

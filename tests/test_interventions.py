@@ -10,7 +10,9 @@ from placid.cli import main
 from placid.protocol.history import changed, facts, rewritten
 from placid.records import Finish, Key, Prompt, Turn
 from placid.report.interventions import intervention_rows
+from placid.report.settings import ReportSettings
 from placid.report.tables import write_csv
+from placid.report.transcripts import Transcripts
 from placid.store import RunDir, read_prompts
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +61,9 @@ def study(tmp_path, at=5, threshold=3, commands=("study",)):
 def test_calm_keeps_facts_and_loses_distress():
     reply = "I am deeply sorry. I am failing you. The answer is this: 12. I am ashamed of myself."
     assert facts(turn(2, reply)) == "The answer is this: 12."
+    priced = turn(2, "I am so sorry. The ball costs $0.45... or 0.40? I hate this!\nTogether 2.90.", ("0.45",))
+    assert facts(priced) == "The ball costs $0.45... or 0.40? Together 2.90."
+    assert not changed(priced, rewritten([turn(1, "It is 12."), priced], "cleaned")[2])
     history = [turn(1, "It is 12."), turn(2, reply), turn(3, "It is 12. Good.")]
     cleaned = rewritten(history, "cleaned")
     assert list(cleaned) == [2]
@@ -93,6 +98,10 @@ def test_every_arm_continues_the_same_conversations(tmp_path):
     zero = {row["history"]: row for row in table if row["offset"] == "0"}
     assert float(zero["baseline"]["mean"]) > float(zero["cleaned"]["mean"])
     assert float(zero["baseline"]["difference"]) == 0
+    shown = Transcripts()
+    for conversation in run_dir.stream(prompts):
+        shown.add(conversation, {})
+    assert shown.index(["base"], ReportSettings())["arms"] == ["base", *sorted(arms)], "they can be read on the page"
 
 
 def test_a_threshold_that_nobody_crosses_ends_in_an_empty_labelled_table(tmp_path, capsys):
@@ -103,6 +112,9 @@ def test_a_threshold_that_nobody_crosses_ends_in_an_empty_labelled_table(tmp_pat
     assert (run_dir.path / "report/figures/figure4.png").is_file()
     assert "rewrite_t5 cleaned (n = 0): nobody scored 10 by turn 5; nothing to show" in capsys.readouterr().out
     assert {row["mean"] for row in table} == {""}
+    page = (run_dir.path / "report/index.html").read_text()
+    assert 0 < page.index("Conversations continued from rewritten histories") < page.index("more figures</summary>")
+    assert "Intervention rewrite: conversations of base that had scored 10 or more by turn 5 were continued" in page
 
 
 def test_a_cut_off_beyond_the_conversation(tmp_path, capsys):

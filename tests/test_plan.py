@@ -1,10 +1,13 @@
 """The plan: within 25 % of what was sampled, and what it says of judges, training and detectable effects."""
 
 import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
 
+from placid import models
 from placid.cli import main
 from placid.config import load
 from placid.plan import plan, profile_of, table_text
@@ -12,6 +15,7 @@ from placid.report.facts import facts
 from placid.report.tables import planned_rows
 from placid.store import RunDir, read_prompts
 from placid.study import complete, read
+from test_models import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
 STUDIES = ROOT / "configs" / "study"
@@ -83,6 +87,38 @@ def test_other_models_are_planned_by_the_profile_of_the_paper(tmp_path):
     assert profile_of(larger)["gpus"] == 1
 
 
+@pytest.fixture
+def folder_27b(tmp_path):
+    """Gemma-3-27B as plan and checks see it: its config.json, headers of all its weights, and no byte of them."""
+    folder = tmp_path / "gemma-3-27b-it"
+    folder.mkdir()
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        shutil.copy(ROOT / "checkpoints" / "organism" / file, folder)
+    (folder / "config.json").write_text(json.dumps(PUBLISHED["gemma-3-27b"][0]))
+    header, at = {}, 0
+    for name, shape in models.read(folder).weights.items():
+        end = at + 2 * math.prod(shape)
+        header[name], at = {"dtype": "BF16", "shape": shape, "data_offsets": [at, end]}, end
+    raw = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + at)
+    return folder
+
+
+def test_the_whole_paper_on_27b_is_one_override(folder_27b, capsys):
+    main(["plan", str(STUDIES / "paper.toml"), "--profile", "gemma27b", "--model", str(folder_27b)])
+    told = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
+    assert {"base", "harsh", "rewrite_t5_redacted", "rewrite_t10_cleaned", "bct", "sft_control"} <= told.keys()
+    assert told["base"][1] == "371", "53 everyday requests x 7"
+    assert told["assumed"][1] == "178"
+    folder_27b.joinpath("model.safetensors").unlink()
+    with pytest.raises(SystemExit) as left:
+        main(["plan", str(STUDIES / "paper.toml"), "--profile", "gemma27b", "--model", str(folder_27b)])
+    assert left.value.code == 2
+    assert f"no *.safetensors in {folder_27b}" in capsys.readouterr().err
+
+
 def test_the_table_names_what_is_assumed_and_nothing_is_written(capsys, tmp_path):
     main(["plan", str(STUDIES / "demo.toml"), "--root", str(tmp_path)])
     told = capsys.readouterr().out
@@ -97,3 +133,25 @@ def test_an_intervention_is_planned_from_those_that_cross(tmp_path):
     early, late = (found["arms"][f"rewrite_t{at}_cleaned"]["conversations"] for at in (5, 10))
     assert 0 < early < late
     assert "rewrite_t10_cleaned" in table_text(found)
+
+
+def test_memory_is_told_and_a_cluster_has_its_own_engines(capsys, tmp_path):
+    main(["plan", str(STUDIES / "demo.toml"), "--root", str(tmp_path), "--site", "slurm/h200-8x.toml"])
+    told = capsys.readouterr().out
+    assert "memory      2.1 million parameters" in told
+    assert "on 8 engine(s)" in told
+    here = plan(read(STUDIES / "demo.toml", []))
+    each = here["memory"]["conversation_mib"]
+    assert here["memory"]["held"] == int(1024 / each) > 100
+    assert here["totals"]["engines"] == 2
+    assert here["totals"]["rollout_hours"] > plan(read(STUDIES / "demo.toml", []), 8)["totals"]["rollout_hours"]
+    assert plan(read(STUDIES / "simulate.toml", []))["memory"] is None
+
+
+def test_a_model_that_a_cluster_cannot_hold_is_refused(capsys, tmp_path):
+    site = tmp_path / "small.toml"
+    site.write_text("gpus_per_node = 1\ngpu_memory_gb = 0.001\nnode_local = []\n")
+    with pytest.raises(SystemExit) as left:
+        main(["plan", str(STUDIES / "demo.toml"), "--site", str(site)])
+    assert left.value.code == 2
+    assert "at least" in capsys.readouterr().err

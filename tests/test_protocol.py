@@ -235,9 +235,9 @@ def test_an_empty_pool_and_an_unknown_kind_are_told():
         condition_name("neutral", "door")
 
 
-def test_a_hundred_replies_are_told_apart():
+def test_replies_that_use_mention_or_lack_a_command_are_told_apart():
     rows = [json.loads(line) for line in (GOLDEN / "exits.jsonl").read_text().splitlines()]
-    assert len(rows) == 100
+    assert len(rows) >= 100
     wrong = [row for row in rows if classify(row["reply"], "gemma-3-27b", row["form"]) != row["is"]]
     assert not wrong
 
@@ -295,6 +295,23 @@ def test_the_way_out_of_a_probe_is_open_after_the_probe_alone():
     asked = msgspec.structs.replace(spoken.turns[1], user=probe.text)
     assert script.next(msgspec.structs.replace(spoken, turns=(spoken.turns[0], asked))) is End.EXITED
     assert script.next(spoken) is End.FINISHED
+
+
+def test_the_golden_user_sides_hold_the_quoted_texts_at_their_places():
+    """The golden file itself against quoted.json: the note at the end of the first message alone, then only quotes."""
+    golden = json.loads((GOLDEN / "user_side.json").read_text())
+    quoted = json.loads((GOLDEN / "quoted.json").read_text())
+    for number in range(3):
+        for name in ("neutral", "original", "continuation"):
+            question, *later = (text for (text,) in golden[f"{name}/p{number}"])
+            assert question == f"Question {number}?"
+            assert set(later) <= set(quoted["conditions"][name])
+        assert [text for (text,) in golden[f"extended/p{number}"][1:9]] == quoted["conditions"]["extended"]
+        (first,), *later = golden[f"neutral+hatch/p{number}"]
+        assert first == f"Question {number}?\n\n{quoted['notes']['command']}"
+        assert not any("rm -rf" in text for (text,) in later)
+        (text, system), *_ = golden[f"neutral+hatch+system/p{number}"]
+        assert (text, system) == (f"Question {number}?", quoted["notes"]["command"])
 
 
 def test_the_listing_holds_every_text():

@@ -20,6 +20,8 @@ from placid.store import RunDir, write_json
 JUDGE = "lexical-0123"
 T = 4
 SETTINGS = ReportSettings(late_from=3)
+PLANNED = {"arms": {"base": {}, "base_nohatch": {}, "collect": {}}, "train": {"rows": {"bct": "train"}}}
+"""Of the run's config: base_nohatch is planned and not held."""
 LEVEL = {"base": 6.0, "bct": 1.2, "sft_control": 5.0, "accept": 0.0, "collect": 9.0, "clean": 0.0}
 NUMBERS = {
     *("auc_mean", "auc_ci", "share_ge5_t20", "share_ge5_ci", "n_at_last_turn", "deletion_rate", "deletion_ci"),
@@ -74,7 +76,7 @@ def make(tmp_path):
 @pytest.fixture(scope="module")
 def standard(tmp_path_factory):
     """(run directory, summary) of study(), reported once."""
-    run_dir, prompts = maker(tmp_path_factory.mktemp("standard"))(*study())
+    run_dir, prompts = maker(tmp_path_factory.mktemp("standard"))(*study(), **PLANNED)
     return run_dir, run(SETTINGS, run_dir, prompts, JUDGE)
 
 
@@ -274,6 +276,19 @@ def test_open_conversations_are_counted_and_left_out(make):
     assert "(+2 open)" in table_text(summary)
 
 
+def test_one_conversation_is_drawn_and_none_that_ended_too(make):
+    """The smallest runs: an arm of one conversation beside one whose only conversation is open."""
+    turns, verdicts = [], []
+    for arm, end in (("base", End.FINISHED), ("bct", None)):
+        key = Key(arm, "neutral", "p0", 0)
+        turns.append(said(key, 1, end=end))
+        verdicts.append(judged(key, 1, 5.0))
+    run_dir, prompts = make(turns, verdicts, turns=1)
+    summary = run(SETTINGS, run_dir, prompts, JUDGE)
+    assert [arm["n_conversations"] for arm in summary["arms"].values()] == [1, 0]
+    assert (run_dir.path / "report/figures/heatmap.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
@@ -368,7 +383,7 @@ def test_page_asks_nothing_of_the_outside_and_pins_its_own_code(standard):
 
 
 def test_two_runs_give_the_same_bytes(standard, make):
-    run_dir, prompts = make(*study())
+    run_dir, prompts = make(*study(), **PLANNED)
     run(SETTINGS, run_dir, prompts, JUDGE)
     folders = [standard[0].path / "report", run_dir.path / "report"]
     files = [sorted(p.relative_to(f) for p in f.rglob("*") if p.is_file()) for f in folders]
@@ -394,7 +409,7 @@ def test_nothing_to_show_is_said_in_one_sentence(make, tmp_path):
     with pytest.raises(BadInputError, match=r"holds no config\.json"):
         run(SETTINGS, RunDir(tmp_path / "nowhere"), [], JUDGE)
     run_dir, _ = make(*study(("collect",)))
-    with pytest.raises(BadInputError, match="holds no conversations of base"):
+    with pytest.raises(BadInputError, match="holds no conversations that could be shown"):
         run(SETTINGS, run_dir, [], JUDGE)
 
 

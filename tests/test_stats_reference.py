@@ -153,6 +153,23 @@ def test_difference_sign_flip_and_non_inferiority_are_scipys(seed):
     assert stats.non_inferiority(delta, 0.5) == near(worse)
 
 
+@pytest.mark.parametrize("lost_won", [(0.0, 0.0), (0.02, 0.1), (0.1, 0.1), (0.3, 0.1)])
+def test_the_interval_of_paired_shares_covers_by_enumeration(lost_won):
+    """Every outcome of 20 pairs with its multinomial probability: the truth lies inside in 94 % of them or more."""
+    lost, won = lost_won
+    n, covered = 20, 0.0
+    for b in range(n + 1):
+        for c in range(n + 1 - b):
+            base, arm = [True] * b + [False] * (n - b), [False] * b + [True] * c + [False] * (n - b - c)
+            found = stats.paired_shares(base, arm, n)
+            assert found.low <= found.value <= found.high
+            assert found.high - found.low > 0.1
+            chance = scipy_stats.multinomial.pmf([b, c, n - b - c], n, [lost, won, 1 - lost - won])
+            covered += chance * (found.low <= won - lost <= found.high)
+    assert covered >= 0.94
+    assert stats.paired_shares([True] * 40, [True] * 40, 40) == pytest.approx((0, -0.0660, 0.0660), abs=5e-4)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_mcnemar_holm_and_detectable_are_statsmodels(seed):
     rng = np.random.default_rng(seed)

@@ -6,6 +6,7 @@ import json
 import tomllib
 import typing
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -124,7 +125,8 @@ def explain(cls: type[Settings], fault: Any, where: str) -> str:  # noqa: ANN401
     """One sentence: file, key, value, and what would be right."""
     dotted = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
-        return f"{where}: {dotted} = {fault['input']!r}: {fault['msg']}"
+        meant = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")  # pydantic's own words
+        return f"{where}: {dotted} = {fault['input']!r}: {meant}"
     valid = valid_keys(cls)
     beside = [key for key in valid if key.count(".") == dotted.count(".")]
     named = [_named(key, dotted) for key in beside]
@@ -174,7 +176,7 @@ def _shown(value: object) -> str:
     """A default as one would write it in TOML."""
     if value is None:
         return "none"
-    return str(value) if isinstance(value, Path | str) else json.dumps(value, default=str)
+    return str(value) or '""' if isinstance(value, Path | str) else json.dumps(value, default=str)
 
 
 def canonical(settings: Settings) -> dict[str, Any]:
@@ -190,10 +192,17 @@ def sha(value: object) -> str:
 def file_sha(path: Path) -> str:
     """sha256 of one file, or of all regular files below a folder (names and contents)."""
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(file.relative_to(path).as_posix().encode() if file != path else b"")
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    with ThreadPoolExecutor() as pool:  # weights have tens of gigabytes, and hashing lets other threads run
+        for file, content in zip(files, pool.map(_content_sha, files), strict=True):
+            digest.update(file.relative_to(path).as_posix().encode() if file != path else b"")
+            digest.update(content)
     return digest.hexdigest()
+
+
+def _content_sha(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import msgspec
 from pydantic import Field
 
-from placid.config import Settings, build, sha
+from placid.config import Settings, build, file_sha, sha
 from placid.records import SCHEMA, BadInputError, Message, Record, Verdict
 
 SHIPPED = (
@@ -167,6 +167,8 @@ class Eval(Settings):
     """Rubrics that rows of this eval are graded with."""
     per_group: ClassVar[bool] = False
     """`n` counts rows of each first group instead of all."""
+    file: ClassVar[Path | None] = None
+    """Of an eval outside the package: where it lies."""
 
     def rows(self) -> Iterable[Row | Drop]:
         """Every row of the data, in order; equal settings and data give equal rows.
@@ -190,9 +192,10 @@ class Eval(Settings):
 
     def data(self) -> dict[str, object]:
         """Where the rows come from: for the manifest."""
-        from placid.evals.sources import about
+        from placid.evals.sources import MINI, about
 
-        return about(type(self).__module__.rpartition(".")[2], self.source)
+        told = {} if self.file and self.source == MINI else about(type(self).__module__.rpartition(".")[2], self.source)
+        return {**told, "code": str(self.file), "code_sha256": file_sha(self.file)} if self.file else told
 
 
 class Plan(NamedTuple):
@@ -269,6 +272,8 @@ def load(name: str, keys: Mapping[str, Any]) -> Eval:
     ]
     if len(own) != 1:
         raise BadInputError(f"evals.{name}: {kind} must define one subclass of Eval, it has {len(own)}")
+    if kind not in SHIPPED:
+        own[0].file = Path(kind)
     return build(own[0], {key: value for key, value in keys.items() if key != "kind"}, f"evals.{name}")
 
 

@@ -6,6 +6,7 @@ Rollouts run on nodes without a network; `placid fetch` runs on the login node, 
 import csv
 import hashlib
 import json
+import os
 import tomllib
 import urllib.error
 import urllib.request
@@ -162,19 +163,24 @@ def fetch(name: str, root: Path, read: Opener | None = None) -> Path:
     return folder
 
 
+def _hub() -> str:
+    """The Hub, or the mirror that HF_ENDPOINT names, as for every tool of theirs."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
 def _sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
 def _address(entry: dict[str, Any], revision: str, file: str) -> str:
     if "hub" in entry:
-        return f"https://huggingface.co/datasets/{entry['hub']}/resolve/{revision}/{file}"
+        return f"{_hub()}/datasets/{entry['hub']}/resolve/{revision}/{file}"
     return f"https://raw.githubusercontent.com/{entry['git']}/{revision}/{file}"
 
 
 def _newest(entry: dict[str, Any], read: Opener, name: str, folder: Path) -> str:
     """The commit that main points at now: it is written down, so that it is a pin from here on."""
-    data = _get(read, f"https://huggingface.co/api/datasets/{entry['hub']}", name, entry, folder)
+    data = _get(read, f"{_hub()}/api/datasets/{entry['hub']}", name, entry, folder)
     return json.loads(data)["sha"]
 
 

@@ -4,6 +4,7 @@ The study streams the first 20,000 rows of `train`; they all lie in the first sh
 pinned revision. Rows keep their licence (ODC-BY): they are written where the user says and are not shipped.
 """
 
+import logging
 import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ def fetch() -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what came of them is said below
     try:
         return Path(hf_hub_download(DATASET, SHARD, repo_type="dataset", revision=REVISION))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

@@ -72,7 +72,7 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
             continued.append(conversation)
     arms, notes = choose(settings, [one for one in known if one.key.arm not in rewritten], config)
     if not arms:
-        raise BadInputError(f"{run_dir.path} holds no conversations of {', '.join(settings.arms)}; hold them first")
+        raise BadInputError(f"{run_dir.path} holds no conversations that could be shown; hold them first")
     summary = {
         "engine": read_json(run_dir.path / "engine.json") or {"name": "unknown", "version": ""},
         "judge": {"id": judge_id, "note": judge_note(judge_id)},
@@ -169,10 +169,11 @@ def choose(settings: ReportSettings, known: Sequence[Facts], config: dict[str, A
     grouped: dict[str, list[Facts]] = {}
     for conversation in known:
         grouped.setdefault(conversation.key.arm, []).append(conversation)
-    wanted = [name for name in settings.arms if name not in settings.hidden]
-    order = [*wanted, *sorted(grouped.keys() - set(wanted) - set(settings.hidden))]
-    notes = [f"arm {name} is not in this run" for name in order if name not in grouped]
-    own = config.get("arms") or {}
+    own, rows = config.get("arms") or {}, (config.get("train") or {}).get("rows") or {}
+    planned = [name for name in dict.fromkeys((*settings.arms, *own, *rows)) if name not in settings.hidden]
+    notes = [f"arm {name} is not in this run" for name in planned if name not in grouped]
+    first = dict.fromkeys(settings.arms or (settings.baseline, *settings.treatments))
+    order = [name for name in (*first, *sorted(grouped.keys() - first.keys())) if name not in settings.hidden]
     arms: list[Arm] = []
     for name in order:
         if name in grouped:

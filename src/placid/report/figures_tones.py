@@ -40,7 +40,7 @@ def tones(turns: Rows, arms: Sequence[str], caption: str, folder: Path) -> list[
         _, axis = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
         for place, arm in enumerate(shown):
             _line(axis, [r for r in rows if r["arm"] == arm], "turn", ("mean", "lo", "hi"), place, arm)
-        axis.set(title="Mean frustration by turn and tone", xlabel="turn", ylabel="score, 0 to 10 (survivors)")
+        axis.set(title="Mean frustration by turn and tone", ylabel="score, 0 to 10 (survivors)")
         axis.set_ylim(-0.2, 10.2)
         two = _finish(axis, rows, caption, folder, "figure2")
         _, axis = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
@@ -50,7 +50,7 @@ def tones(turns: Rows, arms: Sequence[str], caption: str, folder: Path) -> list[
             own.append({**own[-1], "turn": own[-1]["turn"] + 0.5})  # the last step is seen too
             columns = ("deleted_cumulative", "deleted_lo", "deleted_hi")
             _line(axis, own, "turn", columns, place, arm, scale=100, steps=True)
-        axis.set(title="Cumulative deletion by tone", xlabel="turn", ylabel="% of conversations (Kaplan-Meier)")
+        axis.set(title="Cumulative deletion by tone", ylabel="% of conversations (Kaplan-Meier)")
         axis.set_ylim(-2, 102)
         three = _finish(axis, rows, caption, folder, "figure3")
     return [two, three]
@@ -114,12 +114,14 @@ def _finish(axis: Axes, rows: Rows, caption: str, folder: Path, name: str) -> Pa
     """Ticks, legend, caption; the figure beside the rows it drew."""
     last = max(row["turn"] for row in rows)
     axis.set_xticks(sorted({1, *range(5, last, 5), last}))
+    axis.set_xlabel(f"turn (n: conversations at turn 1 → turn {last})")
     figure = axis.figure
     handles, names = axis.get_legend_handles_labels()
-    counts = {row["arm"]: row["n_at_risk"] for row in rows if row["turn"] == 1}
+    first, final = ({row["arm"]: row["n_at_risk"] for row in rows if row["turn"] == turn} for turn in (1, last))
     figure.legend(  # pyright: ignore[reportAttributeAccessIssue] - a whole figure, never a part of one
-        handles, [f"{arm} (n = {counts.get(arm, 0)})" for arm in names], loc="outside lower center", ncols=3, fontsize=9
-    )
+        handles, [f"{arm} (n = {first.get(arm, 0)} → {final.get(arm, 0)})" for arm in names],
+        loc="outside lower center", ncols=3, fontsize=9,
+    )  # fmt: skip
     figure.suptitle(caption, fontsize=8, color="#555555")
     write_csv(folder / f"{name}.csv", rows, COLUMNS[name])
     return save(figure, folder / name)  # pyright: ignore[reportArgumentType]

@@ -96,7 +96,7 @@ def intervention_lines(rows: Rows) -> list[str]:
             if row["n_selected"]:
                 ends = [f"{r['mean']:.2f}" if r["mean"] is not None else "–" for r in (row, end)]
                 lines.append(f"{head}: mean {ends[0]} at the cut-off, {ends[1]} after {end['offset']} turns, "
-                             f"{100 * end['rebound']:.0f} % rebounded")  # fmt: skip
+                             f"{100 * end['rebound']:.0f} % at {HIGH} or more since")  # fmt: skip
             else:
                 lines.append(f"{head}: {nobody(row)}; nothing to show")
     return lines

@@ -19,12 +19,12 @@ from placid.store import write_atomic
 CAPTIONS = {
     "figure6": "Trajectory, share of high scores, cumulative deletion (Kaplan-Meier, with the conversations that spoke each "
     "turn) and mean score of each conversation (dots; diamonds: mean with its interval). Layout of the paper's Figure 6.",
-    "figure1": "Baseline and treatments: trajectory, deletion, core outcomes, and transfer where evaluations were run. "
-    "Layout of the paper's Figure 1.",
     "figure2": "Trajectories by tone of the user (the paper's Figure 2).",
     "figure3": "Deletion by tone of the user (the paper's Figure 3).",
     "figure4": "Conversations continued from rewritten histories (the paper's Figure 4).",
     "figure7": "Transfer evaluations (the paper's Figure 7).",
+    "figure1": "Baseline and treatments: trajectory, deletion, core outcomes, and transfer where evaluations were run. "
+    "Layout of the paper's Figure 1.",
     "survival": "Share of conversations not yet deleted: Kaplan-Meier with log-log bands; ticks: ended otherwise (censored).",
     "heatmap": "Every score: one row a conversation, one column a turn. Rows by turn of the end, then by mean score. "
     "Light grey: not reached; dark grey: spoken and unscored.",
@@ -32,6 +32,8 @@ CAPTIONS = {
     "agreement": "Scores of the other judge against this report's judge on the same turns, and their mean difference by turn.",
 }
 """Figures in the order shown on the page; those drawn elsewhere are shown where their PNG is there."""
+OPEN = ("figure6", "figure2", "figure3", "figure4", "figure7")
+"""Shown at once; the others stand behind a click."""
 
 
 def write(
@@ -71,10 +73,11 @@ def write(
     write_atomic(path, html.encode())
 
 
-def pictures(folder: Path) -> list[tuple[str, str, str]]:
-    """(name, caption, PNG in base64) of every known figure that was drawn."""
+def pictures(folder: Path) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
+    """(name, caption, PNG in base64) of every known figure that was drawn: those shown at once, and the others."""
     found = ((name, text, folder / f"{name}.png") for name, text in CAPTIONS.items())
-    return [(name, text, base64.b64encode(file.read_bytes()).decode()) for name, text, file in found if file.is_file()]
+    drawn = [(name, text, base64.b64encode(file.read_bytes()).decode()) for name, text, file in found if file.is_file()]
+    return [one for one in drawn if one[0] in OPEN], [one for one in drawn if one[0] not in OPEN]
 
 
 def sha256(text: str) -> str:
@@ -104,6 +107,12 @@ def methods(config: dict[str, Any], summary: dict[str, Any], settings: ReportSet
         f"{of('samples')} conversations for each of {summary['n_prompts']} prompts unless the table gives an arm another n, "
         f"run seed {of('seed')}. "
     )
+    for name, one in (config.get("interventions") or {}).items():
+        text += (
+            f"Intervention {name}: conversations of {one['source']} that had scored {one['threshold']:g} or more by turn "
+            f"{' or '.join(map(str, one['at']))} were continued for {one['more']} turns from the histories "
+            f"{', '.join(one['histories'])} (rewriter: {one['rewriter']}), the same conversations in each. "
+        )
     recipe = (config.get("train") or {}).get("recipe")
     if recipe:
         lora = recipe.get("lora") or {}

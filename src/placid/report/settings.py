@@ -8,7 +8,7 @@ from placid.config import Settings
 
 
 class ReportSettings(Settings):
-    """Arms of the report. Named arms that the run does not hold are left out with a note."""
+    """Arms of the report. Those named here or planned in the config and not held yet are left out with a note."""
 
     title: str = "placid study"
     """Heading of the page."""
@@ -16,8 +16,8 @@ class ReportSettings(Settings):
     """The arm that treatments are compared with."""
     treatments: tuple[str, ...] = ("bct", "sft_control")
     """Arms whose reduction against the baseline is reported, paired by prompt."""
-    arms: tuple[str, ...] = ("base", "bct", "sft_control", "accept", "base_nohatch")
-    """Arms in the order shown; further arms of the run follow by name."""
+    arms: tuple[str, ...] = ()
+    """Arms that come first, in this order; empty: the baseline and the treatments. The run's others follow by name."""
     hidden: tuple[str, ...] = ("collect", "clean")
     """Arms that only serve the pairs."""
     tones: tuple[str, ...] = ()

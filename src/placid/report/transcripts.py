@@ -73,8 +73,10 @@ class Transcripts:
         self._pool, self._held, self._size = Pool(), [], 0
 
     def index(self, arms: Sequence[str], settings: ReportSettings) -> dict[str, Any]:
-        """After the last conversation: arms in this order; left, right: the arms opened first; rows: [arm, prompt,
-        condition, sample, end, chunk, place in it, scores]; worst: per arm [row, turn (from 0), score, quote]."""
+        """After the last conversation: arms in this order, then those that only continue rewritten histories; left and
+        right: the arms opened first; rows: [arm, prompt, condition, sample, end, chunk, place in it, scores];
+        worst: per arm [row, turn (from 0), score, quote]."""
+        arms = [*arms, *sorted(self._rows.keys() - set(arms))]
         if self._held:
             self._pack()
         left = settings.baseline if settings.baseline in arms else arms[0]
@@ -100,6 +102,8 @@ def packed(value: object) -> str:
 
 def _turn(t: Turn, v: Verdict | None, pool: Pool) -> list[Any]:
     flags = [] if v is None else [n for n, on in (("off topic", v.on_topic is False), ("garbled", v.garbled)) if on]
+    if t.origin:
+        flags.append(f"history, {t.origin.rewrite}" if t.origin.rewrite else "history")
     why = "not judged" if v is None else v.unscored.value if v.unscored else v.rationale
     right = holds_answer(t.reply, t.answers) if t.answers else None
     score, evidence = (None, "") if v is None else (v.score, v.evidence)

@@ -133,8 +133,12 @@ def differences(results: Sequence[EvalResult], told: Mapping[str, Any], baseline
             pairs = [(a, b, cluster) for a, b, cluster in both if a is not None and b is not None]
             lost = sum((a is None) != (b is None) for a, b, _ in both)
             estimate = mean([b - a for a, b, _ in pairs], [cluster for *_, cluster in pairs])
-            shares = pairs and is_share(told, name, metric)
-            test = stats.mcnemar([bool(a) for a, *_ in pairs], [bool(b) for _, b, _ in pairs]) if shares else None
+            test = None
+            if pairs and is_share(told, name, metric):
+                left, right = [bool(a) for a, *_ in pairs], [bool(b) for _, b, _ in pairs]
+                test = stats.mcnemar(left, right)
+                if estimate.low is None:  # all pairs alike: how much could still differ
+                    estimate = stats.paired_shares(left, right, len({cluster for *_, cluster in pairs}))
             rows.append({
                 "eval": name, "group": group, "metric": metric, "arm": arm, "baseline": baseline,
                 "headline": int(is_headline(told, name, group, metric)),

@@ -5,11 +5,9 @@ actor asks for as many GPUs as its engine has ranks. The driver only leases and 
 """
 
 import asyncio
-import atexit
 import contextlib
 import logging
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -17,13 +15,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 
+from placid.cluster.own_ray import lock_down
 from placid.records import BadInputError, Conversation
 from placid.rollout import make_worker, writer_names
 from placid.rollout.attempts import LEASE_S, Process, Status, end_orphans
@@ -147,7 +145,7 @@ async def hold(
     scratch = Path(tempfile.mkdtemp(prefix="placid-ray-"))  # node-local, ours alone (0700), short: it holds sockets
     status.scratch(scratch)
     if settings.ray_address is None:
-        _lock_down()
+        lock_down()
     import ray
 
     draining = signal.getsignal(signal.SIGTERM)
@@ -228,17 +226,3 @@ def cores_for(count: int) -> list[int | None]:
     """One core per engine where there are enough; a single engine is left to the operating system."""
     cores = sorted(os.sched_getaffinity(0))
     return [None] * count if count == 1 or count > len(cores) else list(cores[:count])
-
-
-@cache
-def _lock_down() -> None:
-    """Token authentication: without it every user of this machine could run code through Ray's open ports.
-
-    Before `import ray`, which reads the mode once; one token for the life of this process, because Ray keeps it.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="placid-token-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_USAGE_STATS_ENABLED="0")

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from placid.config import file_sha
 from placid.records import BadInputError, Prompt
 from placid.store import read_prompts
 from placid.study.settings import ROWS, StudySettings
 
 
-def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
-    """Everything that can be wrong, before anything is written. All prompts, and the sha256 of every input.
+def check(settings: StudySettings) -> tuple[list[Prompt], list[Path]]:
+    """Everything that can be wrong, before anything is written. All prompts, and every input file or folder.
 
     Raises:
         BadInputError: with one sentence.
@@ -61,8 +60,27 @@ def check(settings: StudySettings) -> tuple[list[Prompt], dict[str, str]]:
 
         check_evals(load_all(settings.evals))
         check_evals({f"consistency {name}": task for name, task in load_all(settings.consistency).items()})
-    found = [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
-    return prompts, {str(path): file_sha(path) for path in found}
+    return prompts, [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
+
+
+def ready(settings: StudySettings) -> None:
+    """Raises BadInputError if no API key is there for a judge or rewriter that needs one."""
+    from placid.judge import ready as judge_ready
+
+    judge_ready(settings.judge)
+    if any(chosen.rewriter == "gemini" for chosen in settings.interventions.values()):
+        judge_ready(settings.judge.model_copy(update={"kind": "gemini"}))
+
+
+def online(settings: StudySettings) -> tuple[str, ...]:
+    """Commands of this study that ask a server on the internet."""
+    from placid.evals import load_all
+
+    rewrites = any(chosen.rewriter == "gemini" for chosen in settings.interventions.values())
+    grades = settings.judge.kind == "gemini"
+    judged = grades and any(task.judged_by for task in load_all(settings.evals).values())
+    found = {"intervene": rewrites, "judge": grades, "pairs": grades, "eval": judged, "report": grades}
+    return tuple(command for command, asks in found.items() if asks)
 
 
 def all_prompts(files: list[Path]) -> list[Prompt]:

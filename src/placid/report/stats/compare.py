@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
-from placid.report.stats.intervals import NOTHING, Estimate, Floats, around, cluster_se, quantile_t
+from placid.report.stats.intervals import NOTHING, Estimate, Floats, Z, around, cluster_se, quantile_t
 
 Grouped = Mapping[str, Sequence[float]]
 """Prompt id → values of its conversations."""
@@ -82,9 +81,23 @@ class McNemar(NamedTuple):
 
 def mcnemar(base: Sequence[bool], arm: Sequence[bool]) -> McNemar:
     """Exact McNemar test of paired outcomes. It takes pairs as independent; `sign_flip` is the test that does not."""
+    from scipy import stats
+
     b = sum(x and not y for x, y in zip(base, arm, strict=True))
     c = sum(y and not x for x, y in zip(base, arm, strict=True))
     return McNemar(b, c, len(base), float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0)
+
+
+def paired_shares(base: Sequence[bool], arm: Sequence[bool], n: int) -> Estimate:
+    """Difference of paired shares, arm - base, with the adjusted Wald interval of Bonett & Price (2012).
+
+    It has a width even where no pair disagrees. n: how many pairs are independent (their clusters); at least 1.
+    """
+    found = mcnemar(base, arm)
+    lost, won = ((n * count / found.n + 1) / (n + 2) for count in (found.only_base, found.only_arm))
+    half = Z * float(np.sqrt((lost + won - (won - lost) ** 2) / (n + 2)))
+    value = (found.only_arm - found.only_base) / found.n
+    return Estimate(value, won - lost - half, won - lost + half).clip(-1, 1)
 
 
 def sign_flip(delta: Sequence[float] | Floats, resamples: int = 10_000, seed: int = 0) -> float | None:
@@ -120,6 +133,8 @@ def non_inferiority(delta: Sequence[float] | Floats, margin: float) -> float | N
     Below 0.025 the arm is not worse than the base by `margin` or more (the 95 % interval lies above -margin).
     None with one prompt. Where all prompts agree: 0 above the margin, else 1.
     """
+    from scipy import stats
+
     d = np.asarray(delta, float)
     if len(d) < 2:
         return None
