@@ -52,7 +52,7 @@ def test_letters_equal_those_of_plain_transformers(tmp_path):
     rows = check(evals)["mmlu"].rows
     settings = RolloutSettings.model_validate({
         "model": str(GEMMA), "arms": {"base": {"prompts": "none.jsonl"}},
-        "engine": {"context_tokens": 2048, "max_concurrent": 16, "threads": 2},
+        "engine": {"context_tokens": 2048, "max_concurrent": 16},
     })  # fmt: skip
     run_dir = RunDir(tmp_path / "run")
     results = run(evals, settings, JudgeSettings(), run_dir, run_dir.new_attempt())
