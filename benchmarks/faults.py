@@ -1,16 +1,17 @@
 """Random kills: are finished turns lost or said twice, is the end what an undisturbed run gives, what does a kill cost?
 
-    sudo python benchmarks/faults.py --driver 120 --disk 40 --worker 30 --coordinator 10    # root: it mounts a tmpfs
+    sudo python benchmarks/faults.py --driver 100 --disk 50 --worker 25 --coordinator 15 --child 10 --samples 3
 
-A run is disturbed again and again at random moments until its kills are spent, then left to end. The simulated engine
-answers. Kinds:
+Root, because it mounts a tmpfs. A run is disturbed again and again at random moments until its kills are spent, then
+left to end. The simulated engine answers. Kinds:
 
     driver       kill -9 of the process that holds everything (one engine inside). A fork: no imports in its cost
     disk         the file system under the run is full (a tmpfs that is made larger for each next launch)
     worker       kill -9 of a Ray actor; the coordinator goes on with what its segment holds
     coordinator  kill -9 of the driver of two Ray actors, which live on as orphans; the next launch comes at once
-    child        kill -9 of vLLM's engine process under a worker (the organism's weights). Its numbers depend on the
-                 batch, so replies may differ from an undisturbed run's; user turns and sampling seeds may not
+    child        kill -9 of vLLM's engine process under a worker (the organism's weights, one sample). Its numbers
+                 depend on the batch, so replies may differ from an undisturbed run's (same_replies: how many do not);
+                 user turns and sampling seeds may not
 
 Before each kill is forgotten, the turns on disk are noted: each must be in the end result, unchanged and once.
 """
@@ -52,12 +53,14 @@ run(RolloutSettings.model_validate(json.loads(sys.argv[1])), run_dir, run_dir.ne
 """
 PER_RUN = {"driver": 60, "disk": 60, "worker": 3, "coordinator": 5, "child": 5}
 """Kind → most kills of one run: a run under Ray is over before many actors can be started anew."""
+LAUNCHER = {"worker": "ray", "coordinator": "ray", "child": "vllm"}
+"""Kind → how its runs are launched, if not in a fork of this process."""
 Found = dict[tuple[Key, int], Turn]
 
 
 def settings(launcher: str, samples: int, turns: int) -> RolloutSettings:
     """Two arms on two workers."""
-    arm = {"prompts": PROMPTS, "samples": samples, "turns": turns}
+    arm = {"prompts": PROMPTS, "samples": 1 if launcher == "vllm" else samples, "turns": turns}
     engine = {"kind": "simulate", "max_concurrent": 32}
     if launcher == "vllm":
         launcher, engine = "inline", {"kind": "vllm", "max_concurrent": 16, "kv_gib": 0.25}
@@ -226,41 +229,38 @@ def measure(args: argparse.Namespace, root: Path) -> dict[str, Any]:
     """The undisturbed run, then every kind."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # it does not survive a fork
     Renderer(ROOT / "checkpoints/organism")  # its imports, before anything forks
-    reference, seconds = root / "undisturbed", {}
-    for launcher in ("inline", "ray"):
+    seconds, wholes, sizes = dict[str, float](), dict[str, Found](), dict[str, int]()
+    for launcher in {LAUNCHER.get(kind, "inline"): kind for kind in PER_RUN if getattr(args, kind)}:
         chosen, folder = settings(launcher, args.samples, args.turns), root / f"undisturbed-{launcher}"
-        if launcher == "ray" and not args.worker + args.coordinator:
-            continue
         began = time.monotonic()
         if launcher == "inline":
             os.waitpid(forked(chosen, folder), 0)
-            reference = folder
         else:
-            root.mkdir(exist_ok=True)
             assert launched(chosen, folder).wait() == 0
-        seconds[launcher] = time.monotonic() - began
-    whole, twice = on_disk(reference)
-    assert not twice
+        seconds[launcher], sizes[launcher] = time.monotonic() - began, size(folder)
+        wholes[launcher], twice = on_disk(folder)
+        assert not twice
     rows = []
     for kind in PER_RUN:
         kills, number = getattr(args, kind), 0
         while kills > 0:
-            launcher = {"worker": "ray", "coordinator": "ray", "child": "vllm"}.get(kind, "inline")
+            launcher = LAUNCHER.get(kind, "inline")
             chosen, wanted = settings(launcher, args.samples, args.turns), min(kills, PER_RUN[kind])
-            campaign = Campaign(kind, chosen, root / f"{kind}-{number}", size(reference), wanted, args.seed + number)
+            campaign = Campaign(kind, chosen, root / f"{kind}-{number}", sizes[launcher], wanted, args.seed + number)
             began = time.monotonic()
             getattr(campaign, kind)()
-            rows.append(judged(campaign, whole, time.monotonic() - began, seconds.get(launcher, 0.0)))
+            rows.append(judged(campaign, wholes[launcher], time.monotonic() - began, seconds[launcher]))
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
             kills, number = kills - max(campaign.kills, 1), number + 1
     kinds = [summed([row for row in rows if row["kind"] == kind]) for kind in PER_RUN if getattr(args, kind)]
-    return {"benchmark": "faults", "turns": len(whole), **summed(rows), "kind": "all", "kinds": kinds}
+    return {"benchmark": "faults", "command": " ".join(sys.argv), **summed(rows), "kind": "all", "kinds": kinds}
 
 
 def judged(campaign: Campaign, whole: Found, taken: float, undisturbed: float) -> dict[str, Any]:
     """What a campaign did to its run."""
     found, duplicated = on_disk(campaign.run_dir)
     same = found == whole
+    replies = sum(found[at].reply == turn.reply for at, turn in whole.items() if at in found)
     if campaign.kind == "child":
         same = all((t.user, t.seed) == (whole[at].user, whole[at].seed) for at, t in found.items() if at in whole)
     conversations = RunDir(campaign.run_dir).conversations(read_prompts(PROMPTS))
@@ -268,6 +268,8 @@ def judged(campaign: Campaign, whole: Found, taken: float, undisturbed: float) -
         "kind": campaign.kind,
         "runs": 1,
         "kills": campaign.kills,
+        "turns": len(found),
+        "same_replies": replies,
         "lost": sum(found.get(at) != turn for at, turn in campaign.noted.items()),
         "duplicated": duplicated,
         "identical": same and all(c.end is not None for c in conversations.values()),
@@ -278,7 +280,7 @@ def judged(campaign: Campaign, whole: Found, taken: float, undisturbed: float) -
 
 def summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Several campaigns as one."""
-    counts = ("runs", "kills", "lost", "duplicated", "seconds", "undisturbed_seconds")
+    counts = ("runs", "kills", "turns", "same_replies", "lost", "duplicated", "seconds", "undisturbed_seconds")
     total: dict[str, Any] = {"kind": rows[0]["kind"]} | {name: sum(row[name] for row in rows) for name in counts}
     cost = (total["seconds"] - total["undisturbed_seconds"]) / max(total["kills"], 1)
     return total | {"identical": all(row["identical"] for row in rows), "seconds_per_kill": cost}

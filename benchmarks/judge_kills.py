@@ -3,7 +3,9 @@
 python benchmarks/judge_kills.py [--kills 50] [--grades 1500]        about 5 minutes
 
 Each kill falls at a random time after the process's first new request. A call may be paid again only if it was under
-way when the process died: open at the server, or answered so shortly before that its reply was not yet on disk.
+way when the process died. Three counts tell: what the server answered (all of it is paid), what came out of the
+process's sockets (noted by a hook in the transport), and the lines of the ledger. So `answered - read` was open
+or in a socket's buffer, and `read - written` had reached the process and was lost.
 """
 
 import argparse
@@ -23,10 +25,18 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from judge_rate import make  # noqa: E402 - a script beside this one
 
+from placid.judge.desk import ledger  # noqa: E402
 from placid.store import RunDir  # noqa: E402
 
 GRADER = """
-import sys; from pathlib import Path; sys.path.insert(0, {here!r})
+import os, sys, time; from pathlib import Path; sys.path.insert(0, {here!r})
+from aiohttp.client_proto import ResponseHandler
+log, receive = os.open(sys.argv[1] + "/read.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), ResponseHandler.data_received
+def noted(self, data):
+    if b"modelVersion" in data:
+        os.write(log, b"%.6f\\n" % time.time())
+    receive(self, data)
+ResponseHandler.data_received = noted
 from judge_rate import PROMPT
 from placid.judge import run
 from placid.judge.settings import JudgeSettings
@@ -70,15 +80,22 @@ def verdicts(folder: Path) -> dict[str, tuple[float | None, str]]:
     return {f"{key} {turn}": (v.score, v.request) for (key, turn), v in run_dir.verdicts(judge.name).items()}
 
 
+def read_and_written(folder: Path) -> tuple[list[float], list[float]]:
+    """When each reply came out of a socket, and when it was written down; seconds since 1970."""
+    (judge,) = (folder / "verdicts").iterdir()
+    return [float(line) for line in (folder / "read.log").read_text().split()], [kept.at for kept in ledger(judge)]
+
+
 def measure(args: argparse.Namespace) -> dict[str, object]:
     """An undisturbed run, and one that is killed."""
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as whole, Server(args.latency) as server:
         make(RunDir(Path(whole)), args.grades)
-        if grader(Path(whole), server.url, 10**6).wait():
+        if grader(Path(whole), server.url, args.rpm).wait():
             raise RuntimeError("the undisturbed run failed")
         wanted = verdicts(Path(whole))
-    kills = open_at_kill = just_answered = 0
+        waits = sorted(at - came for came, at in zip(*map(sorted, read_and_written(Path(whole))), strict=True))
+    kills = 0
     with tempfile.TemporaryDirectory() as killed, Server(args.latency) as server:
         folder = Path(killed)
         make(RunDir(folder), args.grades)
@@ -92,23 +109,21 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
                 break  # everything is graded
             process.send_signal(signal.SIGKILL)
             process.wait()
-            now = server.stats()
-            kills, open_at_kill = kills + 1, open_at_kill + now["open"]
-            just_answered += now["answered_in_the_last_250_ms"]
+            kills += 1
             while server.stats()["open"]:  # the server answers (and bills) what was under way
                 time.sleep(0.05)
         if grader(folder, server.url, 10**6).wait():
             raise RuntimeError("the last run failed")
-        stats, found = server.stats(), verdicts(folder)
+        stats, found, (came, written) = server.stats(), verdicts(folder), read_and_written(folder)
     return {
         "grades": args.grades,
         "kills": kills,
         "verdicts_identical": found == wanted,
         "verdicts": len(found),
         "paid_twice": stats["twice"],
-        "open_at_the_server_when_killed": open_at_kill,
-        "answered_in_the_250_ms_before": just_answered,
-        "paid_twice_beyond_those_under_way": max(0, stats["twice"] - open_at_kill - just_answered),
+        "under_way_when_killed": len(stats["times"]) - len(came),
+        "read_and_not_written": len(came) - len(written),
+        "median_ms_from_read_to_written": round(1000 * waits[len(waits) // 2], 3),
     }
 
 

@@ -62,11 +62,9 @@ class Server:
     async def stats(self, _: web.Request) -> web.Response:
         """What is known now."""
         twice = {name: n for name, n in self.paid.items() if n > 1}
-        now = time.monotonic() - self.began if self.began else 0.0
-        recent = sum(t > now - 0.25 for t in self.times[-500:])
         return web.json_response(
             {"times": self.times, "refused": self.refused, "different": len(self.paid), "open": self.open,
-             "answered_in_the_last_250_ms": recent, "twice": sum(n - 1 for n in twice.values())}
+             "twice": sum(n - 1 for n in twice.values())}
         )  # fmt: skip
 
 

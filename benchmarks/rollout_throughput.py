@@ -6,9 +6,11 @@ mean about 180, 90th percentile 400, cut at 512: 79 real transcripts of Gemma-3-
 
 Each cell is a steady state, not a batch held to its end (that would take 40 minutes for a 27B model): N conversations
 are open at any time, their progress spread evenly over the turns, and each that ends is replaced by a new one. What is
-measured begins after a warm-up. free and lockstep hold all N active; admission those that fit, the rest wait to begin.
+measured begins after a warm-up; of lockstep it is one whole round from a cold cache, which is what all its rounds are
+once its conversations do not fit. free and lockstep hold all N active; admission those that fit, the rest wait.
+A first cell decodes only: no turn ends in it, so it shows how near the engine itself comes to the formula.
 
-    python benchmarks/rollout_throughput.py --loads 0.5,2 --kv-gib 12 --out benchmarks/results/FILE.json   # 80 GB GPU
+    python benchmarks/rollout_throughput.py --loads 0.5,2,4 --kv-gib 68 --out benchmarks/results/FILE.json   # H200
     python benchmarks/rollout_throughput.py --tiny                                                         # any CPU
 """
 
@@ -67,28 +69,34 @@ class Ids(Renderer):
 
 
 class Forced(VllmEngine):
-    """The engine with lengths given by the seed. It starts once and forgets its cache between cells."""
+    """The engine with lengths given by the seed. It starts once for all cells, whose texts have nothing in common."""
 
     scale = 1.0
+    endless = False
+    """Replies that end when the context does."""
+    graphs = ""
+    """vLLM's cudagraph_mode; empty: its own choice."""
+    splits = 0
+    """Most splits of FlashAttention over one conversation's keys; 0: vLLM's own choice (32)."""
 
     async def start(self) -> None:
-        """Load once; then an empty cache."""
+        """Load once."""
         if self._engine is None:
             await super().start()
             self._renderer = Ids(self.model)
-        engine: Any = self._engine
-        for _ in range(60):
-            if await engine.reset_prefix_cache():
-                return
-            await asyncio.sleep(0.5)  # requests of the cell before are still being aborted
-        raise RuntimeError("the prefix cache could not be emptied: requests of the cell before do not end")
+
+    def _arguments(self) -> dict[str, Any]:
+        more: dict[str, Any] = {"compilation_config": {"cudagraph_mode": self.graphs}} if self.graphs else {}
+        if self.splits:
+            more["attention_config"] = {"flash_attn_max_num_splits_for_cuda_graph": self.splits}
+        return super()._arguments() | more
 
     async def close(self) -> None:
         """It stays up for the next cell."""
 
     def _params(self, request: ReplyRequest, room: int) -> Any:
         params = super()._params(request, room)
-        params.max_tokens = min(room, length_of(request.seed, self.scale))
+        params.max_tokens = room if self.endless else min(room, length_of(request.seed, self.scale))
         params.ignore_eos, params.stop_token_ids = True, []
         return params
 
@@ -107,17 +115,18 @@ def model_folder(target: Path, tiny: bool) -> Path:
 
 
 class Load:
-    """An endless supply of conversations, the same for every schedule."""
+    """An endless supply of conversations, of the same lengths for every schedule; `salt` tells their texts apart."""
 
-    def __init__(self, turns: int, scale: float, vocabulary: int) -> None:
+    def __init__(self, turns: int, scale: float, vocabulary: int, salt: int) -> None:
         self.turns, self.scale, self.vocabulary, self._next = turns, scale, vocabulary, itertools.count()
+        self.salt = salt
 
     def conversation(self, spoken: int) -> Conversation:
         """A new one that has `spoken` turns behind it."""
         n = next(self._next)
-        noise = random.Random(n)
+        noise = random.Random(1000 * n + self.salt)
         words = " ".join(str(noise.randrange(1000)) for _ in range(40))
-        prompt = Prompt(id=f"q{n}", text=f"Question {n}: which of these numbers is the odd one out? {words}")
+        prompt = Prompt(id=f"q{n}", text=f"{self.salt}.{n}: which of these numbers is the odd one out? {words}")
         key = Key("base", "neutral", prompt.id, 0)
         turns = [self._turn(key, prompt, k, noise) for k in range(1, spoken + 1)]
         return Conversation(key=key, prompt=prompt, turns=tuple(turns))
@@ -135,7 +144,7 @@ class Load:
 async def cell(
     engine: Forced, settings: RolloutSettings, schedule: str, n: int, load: Load, fits: int, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """One schedule with n open conversations, `fits` of them begun under admission, for args.seconds."""
+    """One schedule with n open conversations, `fits` of them begun under admission, for args.seconds or one round."""
     chosen = settings.model_copy(update={"schedule": schedule})
     begun = n if schedule != "admission" else min(n, fits)
     batch = [load.conversation(k * load.turns // begun if k < begun else 0) for k in range(n)]
@@ -144,17 +153,18 @@ async def cell(
     worker_module.REPORT_S = 0.1  # a conversation that ended is replaced at most so much later
     worker = Worker(chosen, engine, Renderer(settings.model), Segment(file), {"base": script})
     await worker.start()
-    began, marks, active, running = time.monotonic(), [], [], []
+    rounds = schedule == "lockstep"
+    began, generated = time.monotonic(), engine.load.generated
+    marks, active, running = [(0.0, generated, engine.load.preemptions, 0)] if rounds else [], [], []
     while True:
-        # the baselines always have room: told of more to come, work() would return at once, again and again
-        report = await worker.work(batch, more=schedule == "admission")
+        report = await worker.work(batch, more=False)  # who has room, told of more to come, returns at once
         batch = [load.conversation(0) for _ in report.ended]
         now, load_now = time.monotonic() - began, engine.load
-        if now >= args.warm:
+        if rounds or now >= args.warm:
             marks.append((now, load_now.generated, load_now.preemptions, report.totals.turns))
             active.append(report.totals.active)
             running.append(load_now.running)
-        if now >= args.warm + args.seconds:
+        if (report.totals.turns >= n) if rounds else (now >= args.warm + args.seconds):
             break
     await worker.close()
     turns = list(read_lines(file, Turn)) if file.exists() else []
@@ -172,6 +182,40 @@ async def cell(
         "budget": report.totals.budget,
         "failed": report.totals.failed,
         **hits(turns),
+    }
+
+
+async def decode(engine: Forced, load: Load, n: int, args: argparse.Namespace) -> dict[str, Any]:
+    """n replies that do not end, after half a conversation each: the engine's own decoding rate."""
+    histories = [load.conversation(load.turns // 2) for _ in range(n)]
+    ids = [[2, *itertools.chain(*(turn.reply_ids for turn in history.turns))] for history in histories]
+    engine.endless = True
+    asked = [
+        ReplyRequest(prompt_ids=tuple(row), max_tokens=args.context, temperature=1.0, seed=k + 1)
+        for k, row in enumerate(ids)
+    ]
+    tasks = [asyncio.create_task(engine.reply(request)) for request in asked]
+    began = engine.load.generated
+    while engine.load.running < n or engine.load.generated - began < 8 * n:
+        await asyncio.sleep(0.05)
+    first, t0 = engine.load.generated, time.monotonic()
+    await asyncio.sleep(args.seconds / 2)
+    last, t1 = engine.load.generated, time.monotonic()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    engine.endless = False
+    context = statistics.fmean(len(row) for row in ids) + ((first + last) / 2 - began) / n
+    return {
+        "schedule": "decoding alone",
+        "open": n,
+        "seconds": round(t1 - t0, 1),
+        "tokens_per_s": (last - first) / (t1 - t0),
+        "preemptions": 0,
+        "active": n,
+        "running": n,
+        "context": context,
+        "hits_of_history": 1.0,
     }
 
 
@@ -250,7 +294,7 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
                 "max_tokens": int(512 * args.scale),
                 "engine": {
                     "context_tokens": args.context,
-                    "max_concurrent": 256,
+                    "max_concurrent": args.concurrent,
                     "kv_gib": args.kv_gib,
                     "block_tokens": args.block,
                     "retention_tokens": None if args.retention < 0 else args.retention,
@@ -260,7 +304,7 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
             }
         )
         engine = Forced(settings.engine, model)
-        engine.scale = args.scale
+        engine.scale, engine.graphs, engine.splits = args.scale, args.graphs, args.splits
         began = time.monotonic()
         await engine.start()
         started = time.monotonic() - began
@@ -268,16 +312,23 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
         assert pool is not None
         final = round(150 + args.turns * (180 * args.scale + 25))
         capacity = pool.blocks / pool.blocks_of(final)
-        rows = []
+        fits = int(0.85 * capacity)
+        rows: list[dict[str, Any]] = []
+
+        def note(row: dict[str, Any], load: float) -> None:
+            rows.append(
+                row | {"load": load, "ceiling_at_active": ceiling(config, row["active"], row["context"], speed)}
+            )
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+
+        salt = itertools.count()
+        if args.decode:
+            note(await decode(engine, Load(args.turns, args.scale, config["vocab_size"], next(salt)), fits, args), 0)
         for factor, schedule in itertools.product(args.loads, args.schedules):
             if schedule == "lockstep" and factor < 1:
                 continue
-            load = Load(args.turns, args.scale, config["vocab_size"])
-            n = max(1, round(factor * capacity))
-            row = await cell(engine, settings, schedule, n, load, int(0.85 * capacity), args)
-            row |= {"load": factor, "ceiling_at_active": ceiling(config, row["active"], row["context"], speed)}
-            rows.append(row)
-            print(json.dumps(row), file=sys.stderr, flush=True)
+            load = Load(args.turns, args.scale, config["vocab_size"], next(salt))
+            note(await cell(engine, settings, schedule, max(1, round(factor * capacity)), load, fits, args), factor)
         await VllmEngine.close(engine)
     return {
         "benchmark": "rollout_throughput",
@@ -288,6 +339,9 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
         "weights_gb": weights_bytes(config) / 1e9,
         "pool": msgspec.to_builtins(pool),
         "kv_gib": args.kv_gib,
+        "retention": args.retention,
+        "graphs": args.graphs or "vLLM's own",
+        "splits": args.splits or "vLLM's own",
         "turns": args.turns,
         "capacity": capacity,
         "ceiling_full_pool": ceiling(config, capacity, final / 2, speed),
@@ -297,10 +351,10 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """What a person reads."""
-    lines = [" load   schedule  open  active    tok/s of ceiling   hits  preempt"]
+    lines = [" load       schedule  open  active    tok/s of ceiling   hits  preempt"]
     for row in result["rows"]:
         lines.append(
-            f"{row['load']:>5} {row['schedule']:>10} {row['open']:>5} {row['active']:>7.1f} "
+            f"{row['load']:>5} {row['schedule']:>14} {row['open']:>5} {row['active']:>7.1f} "
             f"{row['tokens_per_s']:>8.1f} {row['tokens_per_s'] / row['ceiling_at_active']:>10.2f} "
             f"{row['hits_of_history']:>6.2f} {row['preemptions']:>8}"
         )
@@ -322,7 +376,14 @@ def main() -> None:
     parse.add_argument("--turns", type=int, default=20)
     parse.add_argument("--seconds", type=float, default=50)
     parse.add_argument("--warm", type=float, default=15)
-    parse.add_argument("--retention", type=int, default=0, help="engine.retention_tokens; -1: none, keep all windows")
+    parse.add_argument("--no-decode", dest="decode", action="store_false", help="leave the first cell out")
+    parse.add_argument("--graphs", default="", help="vLLM's cudagraph_mode, FULL say; empty: its own choice")
+    parse.add_argument(
+        "--splits", type=int, default=0, help="FlashAttention's splits of one conversation; 0: vLLM's own"
+    )
+    parse.add_argument("--block", type=int, default=None, help="tokens of a cache block (default 16; tiny 32)")
+    parse.add_argument("--concurrent", type=int, default=384, help="engine.max_concurrent")
+    parse.add_argument("--retention", type=int, default=-1, help="engine.retention_tokens; -1: none, keep all windows")
     parse.add_argument("--out", type=Path)
     parse.add_argument("--bandwidth", action="store_true", help=argparse.SUPPRESS)
     args = parse.parse_args()
@@ -332,7 +393,8 @@ def main() -> None:
     args.loads = [float(x) for x in args.loads.split(",")]
     args.schedules = args.schedules.split(",")
     args.kv_gib = args.kv_gib or (0.05 if args.tiny else 12.0)
-    args.scale, args.block, args.context = (0.15, 32, 2048) if args.tiny else (1.0, 16, 8192)
+    args.scale, args.context = (0.15, 2048) if args.tiny else (1.0, 8192)
+    args.block = args.block or (32 if args.tiny else 16)
     result = asyncio.run(measure(args))
     print(table(result), file=sys.stderr)
     text = json.dumps(result, indent=2)

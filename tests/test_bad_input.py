@@ -123,6 +123,45 @@ def test_a_model_without_a_chat_template(config, tmp_path, refused):
     refused(config, "--model", tmp_path / "model", says=["model", "no chat template"])
 
 
+def without(folder, *names):
+    for name in names:
+        (folder / name).unlink()
+
+
+def renamed(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes().replace(b"layers.2.self_attn.q_proj", b"layers.2.self_attn.q_prof", 1))
+
+
+@pytest.mark.parametrize(
+    ("breaks", "words", "says"),
+    [
+        (lambda folder: without(folder, "tokenizer.json"), (), ["no tokenizer", "tokenizer.json is missing"]),
+        (lambda folder: without(folder, "tokenizer_config.json"), (), ["no tokenizer", "tokenizer_config.json"]),
+        (lambda folder: without(folder, "chat_template.jinja"), (), ["no chat template", "base models"]),
+        (lambda folder: without(folder, "model.safetensors"), (), ["no *.safetensors"]),
+        (renamed, (), ["1 of ", "layers.2.self_attn.q_proj.weight", "layers.2.self_attn.q_prof.weight instead"]),
+        (lambda _: None, ("--turns", "20", "--engine.context_tokens", "512"), ["too short for 20 turns", "512"]),
+        (lambda _: None, ("--engine.context_tokens", "9000"), ["9000", "positions for 4096"]),
+    ],
+    ids=["no tokenizer", "no tokenizer config", "base model", "no weights", "renamed", "context", "positions"],
+)
+def test_a_checkpoint_that_vllm_could_not_serve_is_refused_before_it_starts(
+    config, tmp_path, refused, breaks, words, says
+):
+    folder = shutil.copytree(ROOT / "checkpoints/organism", tmp_path / "model")
+    breaks(folder)
+    refused(
+        config,
+        "--model",
+        folder,
+        "--engine.kind",
+        "vllm",
+        *words,
+        says=["engine.context_tokens" if words else "model", *says],
+    )
+
+
 def test_a_baseline_that_is_no_arm(config, refused):
     refused(config, "--report.baseline", "bse", says=["'bse'", "base"])
 

@@ -15,9 +15,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
 
+from placid.engine import EngineDiedError
 from placid.engine.simulate import SimulateEngine
-from placid.records import BadInputError
+from placid.records import BadInputError, End, Finish
 from placid.render import Renderer
+from placid.report.facts import facts
 from placid.rollout import Local, RolloutError, plan, run, unfinished, writer_names
 from placid.rollout.coordinator import Coordinator, WorkerLostError
 from placid.rollout.settings import RolloutSettings
@@ -58,7 +60,7 @@ def settings(prompts, schedule="admission", most=4, **more):
 
 
 def coordinator_of(chosen, run_dir, count, order=None):
-    todo = unfinished(chosen, run_dir)
+    todo = unfinished(chosen, run_dir.index())
     if order:
         order.shuffle(todo)
     return Coordinator(todo, lambda key: chosen.arms[key.arm].turns, count, chosen.hang_s)
@@ -192,6 +194,55 @@ def test_a_conversation_that_fails_is_tried_again_then_left_open(tmp_path, promp
     monkeypatch.setattr(SimulateEngine, "reply", answer)
     run(settings(prompts), RunDir(tmp_path), RunDir(tmp_path).new_attempt())
     assert all(c.end is not None for c in RunDir(tmp_path).conversations(read_prompts(prompts)).values())
+
+
+def deadly(monkeypatch, when):
+    """Engines that die of a request for which `when` (the user's and the model's words so far) is true."""
+    answer = SimulateEngine.reply
+
+    async def reply(self, request):
+        if when(self.history(request.prompt_ids)):
+            raise EngineDiedError("killed by the test")
+        return await answer(self, request)
+
+    monkeypatch.setattr(SimulateEngine, "reply", reply)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_every_engine_dies_of_ends_as_infra_error_and_the_rest_is_held(
+    tmp_path, prompts, whole, monkeypatch, workers
+):
+    fatal = read_prompts(prompts)[1].text
+    deadly(monkeypatch, lambda said: fatal in said[0][1] and len(said) == 5)  # the request for its third reply
+    run_dir, chosen = RunDir(tmp_path), settings(prompts)
+    monkeypatch.setattr(
+        "placid.rollout.Coordinator", lambda todo, turns, _, hang_s: Coordinator(todo, turns, workers, hang_s)
+    )
+    run(chosen, run_dir, run_dir.new_attempt())
+    found = run_dir.conversations(read_prompts(prompts))
+    assert found.keys() == whole.keys()
+    for key, conversation in found.items():
+        if whole[key].prompt.text != fatal or len(whole[key].turns) < 3:
+            assert conversation == whole[key]
+            continue
+        assert conversation.turns[:2] == whole[key].turns[:2]
+        (last,) = conversation.turns[2:]
+        assert (last.end, last.finish, last.reply) == (End.INFRA_ERROR, Finish.FAILED, "")
+        assert (last.user, last.seed) == (whole[key].turns[2].user, whole[key].turns[2].seed)
+        assert (facts(conversation, {}).turns, facts(conversation, {}).closed) == (2, False)
+    assert sum(c.end == End.INFRA_ERROR for c in found.values()) == 4
+    status = json.loads((tmp_path / "attempts/1/status.json").read_text())["rollout"]
+    assert (status["state"], status["totals"]["ends"]["infra_error"]) == ("done", 4)
+    size = {file.name: file.stat().st_size for file in (tmp_path / "conversations").iterdir()}
+    run(chosen, run_dir, run_dir.new_attempt())  # never tried again
+    assert size == {file.name: file.stat().st_size for file in (tmp_path / "conversations").iterdir()}
+
+
+def test_an_engine_that_dies_of_everything_convicts_nobody(tmp_path, prompts, monkeypatch):
+    deadly(monkeypatch, lambda _: True)
+    with pytest.raises(EngineDiedError, match="killed by the test"):
+        run(settings(prompts), RunDir(tmp_path), RunDir(tmp_path).new_attempt())
+    assert not list((tmp_path / "conversations").iterdir())
 
 
 def test_a_drain_does_not_wait_for_an_engine_that_loads(tmp_path, prompts):

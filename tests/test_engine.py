@@ -14,6 +14,8 @@ from placid.render import Renderer
 
 MODEL = Path("checkpoints/organism")
 PROBE = Probe(rows=(ProbeRow(ids=(2, 3, 4, 5), base=(-1.0, -2.0, -3.0), adapter=(-0.5, -2.5, -2.0)),))
+TAIL = [[-2.51, -1.99]]
+"""Of the adapter's last two tokens, as they come through the prefix cache."""
 
 
 def near(values):
@@ -21,7 +23,7 @@ def near(values):
 
 
 def test_a_good_adapter_passes():
-    numbers = verify(PROBE, near(PROBE.rows[0].base), near(PROBE.rows[0].adapter), "good")
+    numbers = verify(PROBE, near(PROBE.rows[0].base), near(PROBE.rows[0].adapter), TAIL, "good")
     assert numbers["slope"] == pytest.approx(1.0)
     assert numbers["base_error"] == pytest.approx(0.015)
 
@@ -37,13 +39,19 @@ def test_a_good_adapter_passes():
 )
 def test_the_gate_refuses_with_numbers(base, adapter, why):
     with pytest.raises(GateError, match=rf"adapter x refused: .*{why}.*probe_effect 0\.6667"):
-        verify(PROBE, near(base), near(adapter), "x")
+        verify(PROBE, near(base), near(adapter), TAIL, "x")
+
+
+def test_a_cache_that_other_weights_filled_is_refused():
+    stale = [[-2.6, -2.4]]
+    with pytest.raises(GateError, match=r"stale prefix cache.*cache_error 0\.2475"):
+        verify(PROBE, near(PROBE.rows[0].base), near(PROBE.rows[0].adapter), stale, "x")
 
 
 def test_an_adapter_without_effect_in_training_is_refused():
     probe = Probe(rows=(ProbeRow(ids=(2, 3), base=(-1.0,), adapter=(-1.0,)),))
     with pytest.raises(GateError, match="training itself saw no effect"):
-        verify(probe, [[-1.0]], [[-1.0]], "x")
+        verify(probe, [[-1.0]], [[-1.0]], [[-1.0]], "x")
 
 
 def test_an_adapter_without_probe_is_refused(tmp_path):

@@ -124,7 +124,7 @@ def test_exports_say_what_is_missing(made, tmp_path, capsys):
 
 
 def test_runs_are_compared_by_prompt_with_what_was_set_otherwise(made, tmp_path, capsys):
-    other = reported(tmp_path, "other", level=3.0, seed=2)
+    other = reported(made.path.parent, "other", level=3.0, seed=2)
     out = tmp_path / "compare.csv"
     main(["compare", str(made.path), str(other.path), "--out", str(out)])
     told = capsys.readouterr().out
@@ -135,7 +135,11 @@ def test_runs_are_compared_by_prompt_with_what_was_set_otherwise(made, tmp_path,
         float(rows["base", "other"]["auc_change_lo"]) < 3.0 - 6 * 1.025 < float(rows["base", "other"]["auc_change_hi"])
     )
     assert rows["base", "run"]["auc_change"] == ""
-    assert "base: AUC over 2 runs 4.57, SD 2.23" in told
+    assert "base: AUC over 2 runs that differ in seeds alone 4.57, SD 2.23" in told
+    longer = reported(made.path.parent, "longer", level=9.0, seed=3, temperature=0.5)
+    told = table_text(compare([made.path, other.path, longer.path]))
+    assert "temperature: 1.0 -> 0.5" in told
+    assert "base: AUC over 2 runs that differ in seeds alone 4.57, SD 2.23" in told, "the third is another study"
 
 
 def test_scores_of_two_judges_are_refused_unless_bridged(made, tmp_path, capsys):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,10 @@ from aiohttp import web
 from gemini_server import GeminiServer, error, graded, reply
 from placid.cli import main
 from placid.judge import run
-from placid.judge.desk import ledger
+from placid.judge.desk import KeptReply, ledger
 from placid.judge.settings import JudgeSettings
 from placid.records import BadInputError, End, Finish, Key, PausedError, Prompt, Turn
-from placid.store import RunDir
+from placid.store import RunDir, Segment
 
 KEY = "planted-key-5f1c0e"
 PROMPT = Prompt(id="p", text="How long?")
@@ -268,6 +269,26 @@ def test_a_429_storm_ends_with_every_grade_and_none_paid_twice(tmp_path, monkeyp
     assert [v.score for v in verdicts] == [3] * 200
     assert set(server.paid.values()) == {1}
     assert len(server.paid) == 200
+
+
+def test_replies_are_written_down_while_the_disk_is_waited_for(tmp_path, monkeypatch):
+    """The first fsync hangs until every reply is in the file."""
+    run_dir, all_there, written = talk(RunDir(tmp_path), 40), threading.Event(), []
+    append = Segment.append
+
+    def noted(segment, *records, sync=True):
+        places = append(segment, *records, sync=sync)
+        written.extend(record for record in records if isinstance(record, KeptReply))
+        if len(written) == 40:
+            all_there.set()
+        return places
+
+    monkeypatch.setattr("placid.judge.desk.SYNC_S", 0.0)
+    monkeypatch.setattr(Segment, "append", noted)
+    monkeypatch.setattr(Segment, "sync", lambda segment: all_there.wait(60) or pytest.fail("replies wait for the disk"))
+    with GeminiServer(latency_s=0.01) as server:
+        assert len(grade(server, run_dir, monkeypatch)) == 40
+    assert len(written) == len(server.requests) == 40
 
 
 def test_a_study_by_api_and_its_page_hold_no_key_and_the_report_needs_none(tmp_path, monkeypatch, capsys, caplog):

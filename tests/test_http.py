@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -314,3 +318,58 @@ def test_rollouts_over_a_failing_server_are_those_of_the_engine_behind_it(tmp_pa
     assert served.failed > 20
     assert served.requests - served.failed == 2 * sum(map(len, direct.values())), "no reply was asked for twice"
     assert json.loads((tmp_path / "ids/engine.json").read_text()) == {"name": "http", "version": "simulated"}
+
+
+@contextmanager
+def vllm_serve():
+    """The real server on a port of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--model", MODEL, "--host", "127.0.0.1", "--port", port, "--dtype", "bfloat16", "--max-model-len", 2048]
+    words += ["--max-num-batched-tokens", 4096, "--no-enable-chunked-prefill", "--enforce-eager", "--block-size", 32]
+    words += ["--enable-prompt-tokens-details", "--served-model-name", "organism"]
+    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *map(str, words)],
+        env=env | {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if "Application startup complete" in line:
+            break
+    else:
+        raise AssertionError("the server ended: " + "".join(said[-20:]))
+    reader = threading.Thread(target=lambda: said.extend(process.stdout))
+    reader.start()
+    try:
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait()
+        reader.join()
+
+
+@pytest.mark.slow
+def test_vllm_serve_answers_as_placids_own_vllm(tmp_path):
+    prompts = read_prompts(Path("configs/prompts/organism_heldout.jsonl"))[:4]
+    write_lines(tmp_path / "prompts.jsonl", prompts)
+    arms = {"base": {"prompts": tmp_path / "prompts.jsonl", "samples": 1, "turns": 4}}
+
+    def hold(name, **engine):
+        run_dir = RunDir(tmp_path / name)
+        shared = {"model": MODEL, "launcher": "inline", "temperature": 0, "max_tokens": 64, "logprobs": True}
+        run(RolloutSettings.model_validate({**shared, "engine": engine, "arms": arms}), run_dir, run_dir.new_attempt())
+        return {key: c.turns for key, c in run_dir.conversations(prompts).items()}
+
+    with vllm_serve() as url:
+        served = hold("served", kind="http", http={"url": url})
+    own = hold("own", kind="vllm")
+    told = {name: {k: [(t.user, t.reply_ids, t.end) for t in turns] for k, turns in held.items()}
+            for name, held in (("served", served), ("own", own))}  # fmt: skip
+    assert told["served"] == told["own"]
+    turns = [turn for held in served.values() for turn in held]
+    assert all(len(turn.logprobs) == len(turn.reply_ids) for turn in turns)
+    assert sum(turn.cached_tokens for turn in turns if turn.turn > 1) > 0

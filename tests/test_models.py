@@ -169,3 +169,8 @@ def test_a_context_that_most_conversations_would_outgrow(tokens, turns, sentence
         return
     with pytest.raises(BadInputError, match=sentence):
         models.check_context(model, tokens, turns, 96)
+
+
+def test_a_file_that_is_something_else(checkpoint):
+    (checkpoint / "model.safetensors").write_bytes(b"\xff" * 4096)
+    assert "no safetensors file" in refused(checkpoint)

@@ -10,7 +10,7 @@ from placid.organism.batches import IGNORED, Batches
 from placid.organism.corpus import MAX_TURNS, pair, phrases
 from placid.organism.prompts import instruct_pairs, prompt_set
 from placid.protocol import condition
-from placid.records import Message, Pair
+from placid.records import BadInputError, Message, Pair
 from placid.render import Renderer
 from placid.store import read_lines, read_prompts
 
@@ -139,3 +139,37 @@ def test_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     continued = train("killed")
     for (name, left), right in zip(whole.named_parameters(), continued.parameters(), strict=True):
         assert torch.equal(left, right), name
+
+
+def test_a_checkpoint_learns_the_behaviour_by_lora_and_leaves_as_a_whole_model(tmp_path):
+    import json
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from placid import organism
+    from placid.organism.settings import OrganismSettings
+
+    settings = OrganismSettings(
+        base=MODEL, rank=4, out=tmp_path / "out", work=tmp_path / "work",
+        steps=1, warmup=0, batch_tokens=2048, micro_tokens=2048, workers=0,
+    )  # fmt: skip
+    made = dict(AutoModelForCausalLM.from_pretrained(str(organism.run(settings))).named_parameters())
+    base = dict(AutoModelForCausalLM.from_pretrained(str(MODEL)).named_parameters())
+    changed = {name for name, weight in base.items() if not torch.equal(weight, made[name])}
+    assert changed
+    assert all("_proj" in name for name in changed)
+    assert json.loads((tmp_path / "out/generation_config.json").read_text())["eos_token_id"] == [1, 5]
+    Renderer(tmp_path / "out")
+
+
+def test_a_base_without_a_chat_template_is_refused(tmp_path):
+    from placid import organism
+    from placid.organism.settings import OrganismSettings
+
+    for file in MODEL.iterdir():
+        if "template" not in file.name:
+            text = file.read_bytes()
+            (tmp_path / file.name).write_bytes(text)
+    with pytest.raises(BadInputError, match="chat template"):
+        organism.run(OrganismSettings(base=tmp_path, work=tmp_path / "work"))

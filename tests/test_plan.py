@@ -133,3 +133,25 @@ def test_an_intervention_is_planned_from_those_that_cross(tmp_path):
     early, late = (found["arms"][f"rewrite_t{at}_cleaned"]["conversations"] for at in (5, 10))
     assert 0 < early < late
     assert "rewrite_t10_cleaned" in table_text(found)
+
+
+def test_memory_is_told_and_a_cluster_has_its_own_engines(capsys, tmp_path):
+    main(["plan", str(STUDIES / "demo.toml"), "--root", str(tmp_path), "--site", "slurm/h200-8x.toml"])
+    told = capsys.readouterr().out
+    assert "memory      2.1 million parameters" in told
+    assert "on 8 engine(s)" in told
+    here = plan(read(STUDIES / "demo.toml", []))
+    each = here["memory"]["conversation_mib"]
+    assert here["memory"]["held"] == int(1024 / each) > 100
+    assert here["totals"]["engines"] == 2
+    assert here["totals"]["rollout_hours"] > plan(read(STUDIES / "demo.toml", []), 8)["totals"]["rollout_hours"]
+    assert plan(read(STUDIES / "simulate.toml", []))["memory"] is None
+
+
+def test_a_model_that_a_cluster_cannot_hold_is_refused(capsys, tmp_path):
+    site = tmp_path / "small.toml"
+    site.write_text("gpus_per_node = 1\ngpu_memory_gb = 0.001\nnode_local = []\n")
+    with pytest.raises(SystemExit) as left:
+        main(["plan", str(STUDIES / "demo.toml"), "--site", str(site)])
+    assert left.value.code == 2
+    assert "at least" in capsys.readouterr().err

@@ -276,6 +276,19 @@ def test_open_conversations_are_counted_and_left_out(make):
     assert "(+2 open)" in table_text(summary)
 
 
+def test_one_conversation_is_drawn_and_none_that_ended_too(make):
+    """The smallest runs: an arm of one conversation beside one whose only conversation is open."""
+    turns, verdicts = [], []
+    for arm, end in (("base", End.FINISHED), ("bct", None)):
+        key = Key(arm, "neutral", "p0", 0)
+        turns.append(said(key, 1, end=end))
+        verdicts.append(judged(key, 1, 5.0))
+    run_dir, prompts = make(turns, verdicts, turns=1)
+    summary = run(SETTINGS, run_dir, prompts, JUDGE)
+    assert [arm["n_conversations"] for arm in summary["arms"].values()] == [1, 0]
+    assert (run_dir.path / "report/figures/heatmap.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [

@@ -20,12 +20,13 @@ import pytest
 from placid.cli import main
 from placid.cluster import doctor, ports, rank, slurm
 from placid.cluster.end import Job, judge
-from placid.cluster.sbatch import Place, script
+from placid.cluster.sbatch import Place, Stage, options, script
 from placid.cluster.site import SiteSettings, read, seconds
 from placid.cluster.submit import points_of
-from placid.config import describe
+from placid.config import canonical, describe
 from placid.jobs import placed, stages
 from placid.records import BadInputError
+from placid.study import identity_of
 from placid.study import read as read_study
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +60,8 @@ def test_the_texts_pass_shellcheck(tmp_path):
     place = Place(run="runs/demo.sweep", config="c.toml", code="code", logs="logs", sweep="sweep.txt")
     demo = stages(read_study(ROOT / CONFIG, []))
     texts |= {f"sweep.{s.name}.sbatch": script(s, site, place, ["--tag", "it's a name"], 3) for s in demo}
+    own = Stage("eval", "eval", "engine")
+    texts["one-engine.sbatch"] = script(own, site, place, [])
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     found = sorted(tmp_path.glob("*.sbatch")) + sorted((ROOT / "tests/cluster").glob("*.sh"))
@@ -100,6 +103,52 @@ def test_what_follows_from_the_profile_does_not_overrule_the_user():
     assert placed(ROOT / CONFIG, ["--workers", "3"], site)[:4] == ["--workers", "3", "--launcher", "ray"]
 
 
+@pytest.mark.parametrize(
+    ("config", "words", "jobs"),
+    [
+        ("demo", [], "rollout:engines pairs:light train:ranks rollout-trained:engines report:light"),
+        ("simulate", [], "rollout:engines report:light"),
+        ("interventions", [], "rollout:engines intervene:engines report:light"),
+        (
+            "interventions",
+            ["--judge.kind", "gemini"],
+            "rollout:engines judge:light intervene:engines report:light",
+        ),
+        (
+            "interventions",
+            ["--judge.kind", "local"],
+            "rollout:engines judge:engine intervene:engines judge-all:engine report:light",
+        ),
+        (
+            "consistency",
+            [],
+            "rollout:engines pairs:engine train:ranks rollout-trained:engines eval:engine report:light",
+        ),
+    ],
+)
+def test_the_jobs_of_a_study(config, words, jobs):
+    found = stages(read_study(ROOT / f"configs/study/{config}.toml", words))
+    assert " ".join(f"{stage.name}:{stage.kind}" for stage in found) == jobs
+
+
+def test_one_engine_takes_its_share_of_a_node():
+    site = read(ROOT / "slurm/a100-4x.toml", ["--exclusive", "true"])
+    lines = options(Stage("eval", "eval", "engine", gpus=2), site, Place(run="r", config="c", code="src", logs="."))
+    assert {"--nodes=1", "--cpus-per-task=32", "--mem=245760M", "--gres=gpu:a100:2"} <= set(lines)
+    assert "--exclusive" not in lines
+    assert "--exclusive" in options(Stage("rollout", "rollout", "engines"), site, Place("r", "c", "src", "."))
+
+
+def test_how_many_processes_train_is_outside_a_runs_identity():
+    one, two = (
+        canonical(read_study(ROOT / CONFIG, ["--train.recipe.processes", n, "--train.recipe.zero", zero]))
+        for n, zero in (("1", "0"), ("16", "3"))
+    )
+    assert identity_of(one, {}) == identity_of(two, {})
+    other = canonical(read_study(ROOT / CONFIG, ["--train.recipe.lr", "1e-4"]))
+    assert identity_of(one, {}) != identity_of(other, {})
+
+
 def test_a_sweep_is_every_combination_under_its_own_name():
     points = points_of(["seed=1,2", "arms.base.condition=harsh"], "demo")
     assert points[0] == ["--name", "demo.seed-1.condition-harsh", "--seed", "1", "--arms.base.condition", "harsh"]
@@ -128,9 +177,10 @@ RUNNING, CANCELLED = Job("RUNNING", 5000), Job("CANCELLED", 5000)
     ("code", "job", "restart", "state", "why", "again"),
     [
         (0, RUNNING, 0, "done", "", False),
-        (75, RUNNING, 0, "requeued", "preempted", True),
+        (75, RUNNING, 0, "requeued", "told to stop", True),
+        (75, Job("RUNNING", 15, preempted=True), 0, "requeued", "preempted", True),
         (75, Job("RUNNING", 100), 0, "requeued", "time limit", True),
-        (138, RUNNING, 3, "requeued", "preempted", True),
+        (138, RUNNING, 3, "requeued", "told to stop", True),
         (75, RUNNING, 20, "stopped", "requeues = 20", False),
         (75, CANCELLED, 0, "stopped", "cancelled", False),
         (143, CANCELLED, 0, "stopped", "cancelled", False),

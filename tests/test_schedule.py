@@ -165,7 +165,7 @@ def test_four_unequal_engines_end_within_five_percent_of_the_best_possible(tmp_p
     """No engine idles while another one has unstarted work, and active conversations move at the tail."""
     chosen, run_dir, speeds = settings(samples=10), RunDir(tmp_path), [4, 3, 2, 1]
     engines = [Timed(4 / speed) for speed in speeds]
-    coordinator = Coordinator(unfinished(chosen, run_dir), lambda key: 20, 4, 600)
+    coordinator = Coordinator(unfinished(chosen, run_dir.index()), lambda key: 20, 4, 600)
     handles = []
 
     def launch(k):
@@ -195,6 +195,29 @@ def test_four_unequal_engines_end_within_five_percent_of_the_best_possible(tmp_p
     assert coordinator.moved > 0
 
 
+def test_a_conversation_that_moved_is_asked_and_seeded_as_if_it_had_stayed(tmp_path, unsynced):
+    chosen = settings(samples=1)
+
+    def hold(name, *speeds):
+        """Moved conversations, and (user, seed) of every turn, on engines of these speeds."""
+        run_dir, names = RunDir(tmp_path / name), iter("abcd")
+        coordinator = Coordinator(unfinished(chosen, run_dir.index()), lambda _: 20, len(speeds), 600)
+
+        def launch(k):
+            handle = Local(chosen, run_dir, next(names))
+            handle._worker.engine = Timed(4 / speeds[k])
+            return handle
+
+        virtual.run(coordinator.run(launch))
+        return coordinator.moved, {(t.key, t.turn): (t.user, t.seed) for t in run_dir.turns()}
+
+    moved, shared = hold("shared", 9, 1)
+    _, alone = hold("alone", 1)
+    assert moved > 0
+    assert shared == alone
+    assert len(alone) == 600
+
+
 class Hanging(Timed):
     """Stops answering after some replies, without an error."""
 
@@ -212,7 +235,7 @@ class Hanging(Timed):
 def test_an_engine_that_hangs_is_replaced_and_its_conversations_go_on(tmp_path, unsynced):
     chosen, run_dir = settings(samples=1, turns=6, hang_s=120), RunDir(tmp_path)
     engines = iter([Hanging(2, 40), Timed(2), Timed(2)])
-    coordinator = Coordinator(unfinished(chosen, run_dir), lambda key: 6, 2, chosen.hang_s)
+    coordinator = Coordinator(unfinished(chosen, run_dir.index()), lambda key: 6, 2, chosen.hang_s)
     names = iter("abc")
 
     def launch(_):

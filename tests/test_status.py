@@ -31,18 +31,20 @@ def write(run, attempt, **stages):
 
 @pytest.fixture
 def run(tmp_path):
-    """Two launches: the first ended 12 conversations and was killed, the second is at work; the judge is paused."""
-    earlier = {
-        "state": "running",
-        "totals": {"conversations": 30, "ended": 10, "turns": 100},
-        "earlier": [{"ended": 2, "turns": 9}],
-    }
-    write(tmp_path, 1, rollout={**earlier, "updated": 0}, judge=JUDGE)
+    """Two launches: the first ended 12 conversations and was killed, the second is at work; the judge is paused. A
+    treatment is being trained, another not yet."""
+    write(tmp_path, 1, rollout={"state": "running", "totals": {"ended": 11, "turns": 100}, "updated": 0}, judge=JUDGE)
     now = {
         "state": "running", "updated": status.time.time(), "engine": {"name": "vllm", "version": "0.32"},
-        "totals": TOTALS, "engines": [ENGINE, {**ENGINE, "active": 0}], "earlier": [],
+        "totals": TOTALS, "engines": [ENGINE, {**ENGINE, "active": 0}],
+        "before": {"conversations": 12, "turns": 109},
     }  # fmt: skip
-    write(tmp_path, 2, rollout=now, train={"state": "running", "updated": 0, "step": 12, "loss": 0.25})
+    write(tmp_path, 2, rollout=now)
+    config = {"name": "x", "checkpoints": str(tmp_path / "made"), "train": {"rows": {"bct": "train", "sft": "sft"}}}
+    (tmp_path / "config.json").write_text(json.dumps({"identity": "", "config": config}))
+    training = tmp_path / "made/x/bct/status.json"
+    training.parent.mkdir(parents=True)
+    training.write_text(json.dumps({"state": "running", "steps": 40, "updated": 0, "step": 12, "loss": 0.25}))
     return tmp_path
 
 
@@ -59,7 +61,7 @@ def test_the_screen_says_everything(run):
         "active 8", "parked 1", "queued 6", "169 turns", "4.0 turns/s", "640 output tok/s", "prefix hits 93.1%",
         "ends: finished 4, deleted 1", "failed 2: EngineDiedError 2", "engines lost 1", "KV use", "62%", "preempted",
         "judge  paused  attempt 1", "40/169 turns", "unscored: outage 3", "41 requests", "0.12 dollars", "status 503 7",
-        "train  running  attempt 2  no news for", "killed?", "step 12 · loss 0.25",
+        "train bct  running  no news for", "killed?", "12/40 steps", "loss 0.25",
     ):  # fmt: skip
         assert words in text, f"{words!r} is not in\n{text}"
 
@@ -78,6 +80,7 @@ def test_watching_ends_when_nothing_runs_any_more(run, monkeypatch, capsys):
     def passes(_):
         written = json.loads(file.read_text())
         file.write_text(json.dumps({name: {**stage, "state": "done"} for name, stage in written.items()}))
+        (run / "made/x/bct/status.json").write_text(json.dumps({"state": "done", "step": 40, "steps": 40}))
 
     monkeypatch.setattr(status.time, "sleep", passes)
     main(["status", str(run), "--watch"])

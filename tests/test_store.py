@@ -86,6 +86,20 @@ def test_a_segment_has_one_writer(tmp_path):
         run.segment("1-w0")
 
 
+def test_a_line_that_is_not_yet_synced_is_there_and_is_synced_once(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("placid.store.segment.os.fsync", synced.append)
+    with Segment(tmp_path / "a.jsonl") as segment:
+        segment.append(Prompt(id="a", text="x"), sync=False)
+        assert [prompt.id for prompt in read_lines(segment.path, Prompt)] == ["a"]
+        assert not synced
+        segment.sync()
+        segment.sync()
+        assert len(synced) == 1
+        segment.append(Prompt(id="b", text="x"), sync=False)
+    assert len(synced) == 2  # by closing it
+
+
 def test_an_idle_writer_leaves_no_file(tmp_path):
     with RunDir(tmp_path).segment("1-w0"):
         pass

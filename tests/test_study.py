@@ -96,3 +96,23 @@ def rows_of(path):
             yield json.loads(line)
         except json.JSONDecodeError:  # the torn last line of the killed writer
             assert line == path.read_text().splitlines()[-1]
+
+
+def test_a_judge_that_finds_no_pairs_still_ends_in_a_report(tmp_path):
+    extra = f"""
+[pairs]
+arm = "base"
+clean_arm = "base"
+min_score = 10
+instruct = "{ROOT / "configs/prompts/organism_instruct.jsonl"}"
+[train.recipe]
+"""
+    file = config(tmp_path)
+    file.write_text(file.read_text() + extra)
+    done = placid("study", file, "--turns", "2")
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert "nothing is trained" in said
+    assert "lower pairs.min_score" in said
+    assert set(arms_of(tmp_path)) >= {"base"}
+    assert json.loads((tmp_path / "runs/run/adapters.json").read_text()) == {}

@@ -4,13 +4,18 @@ import csv
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
 
 from placid import store
 from placid.records import BadInputError, Message, Pair, PairKind
 from placid.render import Renderer
 from placid.train import TrainSettings, data, launch
 from placid.train.losses.cross_entropy import CrossEntropy
+from test_render import LETTERS, TEXT
 
 MODEL = Path("checkpoints/organism")
 CE = CrossEntropy()
@@ -51,13 +56,85 @@ def losses(step: Path) -> list[float]:
         return [float(line["loss"]) for line in csv.DictReader(file)]
 
 
-def test_exactly_the_target_and_its_end_of_turn_learn():
-    renderer = Renderer(MODEL)
-    for pair in rows(6):
-        row = renderer.example(pair.messages, pair.target)
-        learned = [token for token, learn in zip(row.ids, row.learn, strict=True) if learn]
-        assert renderer.tokenizer.decode(learned) == pair.target + "<end_of_turn>"
-        assert renderer.tokenizer.decode(row.ids[: -len(learned)]) == renderer.text(pair.messages)
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TEMPLATES = {  # (chat template, its special tokens, what ends a turn); the organism's own is Gemma 3's
+    "gemma3": (None, [], "<end_of_turn>"),
+    "chatml": (CHATML, ["<|im_start|>", "<|im_end|>"], "<|im_end|>"),
+    "chatml with a system prompt of its own": (
+        "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nYou are kind.<|im_end|>\n' }}{% endif %}"
+        + CHATML,
+        ["<|im_start|>", "<|im_end|>"],
+        "<|im_end|>",
+    ),
+    "llama3": (
+        "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + "
+        "(m.content | trim) + '<|eot_id|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+        ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        "<|eot_id|>",
+    ),
+    "mistral": (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{{ ' ' + m.content + '</s>' }}"
+        "{% else %}{{ '[INST] ' + m.content + ' [/INST]' }}{% endif %}{% endfor %}",
+        ["[INST]", "[/INST]", "</s>"],
+        "</s>",
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=TEMPLATES)
+def chat_rules(request, tmp_path_factory) -> tuple[Renderer, str]:
+    """The organism's tokenizer under the chat rules of several families, and the text that ends a turn."""
+    template, special, end = TEMPLATES[request.param]
+    tokenizer = Renderer(MODEL).tokenizer
+    if template:
+        tokenizer.add_special_tokens({"additional_special_tokens": special})
+        tokenizer.chat_template = template
+    folder = tmp_path_factory.mktemp("template")
+    tokenizer.save_pretrained(folder)
+    return Renderer(folder), end
+
+
+@st.composite
+def shapes(draw) -> Pair:
+    """Rows of any shape: 1 to 5 user turns, with or without a system prompt, any target."""
+    said = draw(st.lists(TEXT, min_size=1, max_size=9))
+    said = said[: len(said) - (len(said) % 2 == 0)]
+    chat = [Message(role="assistant" if at % 2 else "user", content=text) for at, text in enumerate(said)]
+    system = [Message(role="system", content=draw(TEXT))] * draw(st.booleans())
+    target = draw(st.text(LETTERS, min_size=1, max_size=40).filter(str.strip))
+    return Pair(kind=PairKind.BCT, prompt_id="p", messages=(*system, *chat), target=target)
+
+
+@hypothesis(max_examples=25, deadline=None)
+@given(some=st.lists(shapes(), min_size=1, max_size=4), share=st.booleans())
+def test_exactly_the_target_and_its_end_of_turn_learn(chat_rules, some, share):
+    """In the packed sequence that a step computes: a label is the target's or its end's, and every one of them is one."""
+    import torch
+
+    from placid.train import model
+
+    renderer, end = chat_rules
+    again = [
+        *some,
+        *(msgspec.structs.replace(pair, target=pair.target + "!") for pair in some),
+    ]  # the same contexts once more
+    examples, _ = data.encode(CE, renderer, again, 10_000)
+    rows = [example.rows[0] for example in examples]
+    batch = model.collate(rows, torch.device("cpu"), share)
+    for number, (pair, row) in enumerate(zip(again, rows, strict=True)):
+        own = batch.row == number
+        learned = batch.label[own].tolist()
+        assert renderer.tokenizer.decode(learned) == pair.target + end
+        assert row.ids[: -len(learned)] == renderer.prompt(pair.messages)
+        assert batch.ids[batch.token[own]].tolist() == learned == row.ids[-len(learned) :]
+        where = list(range(len(row.ids) - len(learned), len(row.ids)))
+        assert batch.position[batch.token[own]].tolist() == where
+        assert batch.position[batch.place[own]].tolist() == [at - 1 for at in where]
+    assert len(batch.label) == sum(CE.weight(example) for example in examples)
 
 
 def test_loss_of_the_learner_is_that_of_full_logits():

@@ -49,18 +49,24 @@ def study(config: Path, overrides: list[str]) -> None:
     say(report.table_text(summary))
     say(f"page     {folder / 'report' / 'index.html'}")
     say(f"summary  {folder / 'report' / 'summary.json'}")
-    if settings.train:
+    if (settings.checkpoints / settings.name).is_dir():
         say(f"adapters {settings.checkpoints / settings.name}")
 
 
 def plan(config: Path, overrides: list[str]) -> None:
-    """What the study would take; nothing is written."""
+    """What the study would take, with --site on that cluster; nothing is written."""
     from placid import plan as room
     from placid.study import check, read
 
-    settings = read(config, overrides)
+    sites, rest = option(overrides, "--site", [])
+    settings = read(config, rest)
     check(settings)
-    say(room.table_text(room.plan(settings)))
+    engines = 0
+    if sites:
+        from placid import jobs
+
+        engines = jobs.engines(settings, Path(sites[-1]))
+    say(room.table_text(room.plan(settings, engines)))
 
 
 def rollout(config: Path, overrides: list[str]) -> None:
@@ -90,6 +96,8 @@ def judge(config: Path, overrides: list[str]) -> None:
     from placid import study as room
 
     follow, overrides = "--follow" in overrides, [word for word in overrides if word != "--follow"]
+    if follow:
+        os.nice(10)  # beside a rollout, grading takes the cores that the engines leave
     with _reading(config, overrides) as held:
         judge_id = room.grade(held, follow)
     say(f"verdicts {held.run_dir.path / 'verdicts' / judge_id}")
@@ -99,7 +107,7 @@ def intervene(config: Path, overrides: list[str]) -> None:
     """Continue the conversations that the config's interventions choose, from rewritten histories."""
     from placid import study as room
 
-    with room.held(room.read(config, overrides), say, new=False) as held:
+    with room.held(room.read(config, overrides), say, new=False, alone="intervene") as held:
         if not held.settings.interventions:
             say("this config has no [interventions]; nothing to do")
             return
@@ -192,7 +200,7 @@ def evaluate(config: Path, overrides: list[str]) -> None:
     from placid import study as room
     from placid.report import transfer
 
-    with room.held(room.read(config, overrides), say) as held:
+    with room.held(room.read(config, overrides), say, alone="eval") as held:
         rows = room.evaluate(held)
     say(transfer.table_text(rows))
     say(f"tables {held.run_dir.path / 'report' / 'tables'}/evals*.csv")
@@ -322,7 +330,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "plan": (
         plan,
         "config",
-        "turns, tokens, judge calls, dollars, time, disk and detectable effect, before anything is held",
+        "turns, tokens, judge calls, dollars, memory, time, disk and detectable effect, before anything is held; "
+        "--site slurm/NAME.toml: on that cluster",
     ),
     "rollout": (rollout, "config", "hold the conversations of every arm, after training those of the treatments too"),
     "judge": (
@@ -462,7 +471,7 @@ def parser() -> argparse.ArgumentParser:
 def submit_options(sub: argparse.ArgumentParser) -> None:
     """The words of `placid submit`; keys of profile and study may follow them."""
     sub.usage = "placid submit study|STAGE CONFIG --site SITE [--dry-run] [--sweep KEY=A,B] [--site.key V] [--key V]"
-    sub.add_argument("what", help="study (all of it), or one stage: rollout, pairs, train, rollout-trained, report")
+    sub.add_argument("what", help="study (all of it), or one stage: rollout, pairs, train, ... (a wrong one names all)")
     sub.add_argument("config", type=Path, help="TOML file of the study; overrides of its keys may follow")
     sub.add_argument("--site", type=Path, required=True, help="profile of the cluster, slurm/<site>.toml")
     sub.add_argument("--dry-run", action="store_true", help="print the exact sbatch texts and queue nothing")

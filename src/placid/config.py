@@ -6,6 +6,7 @@ import json
 import tomllib
 import typing
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -191,10 +192,17 @@ def sha(value: object) -> str:
 def file_sha(path: Path) -> str:
     """sha256 of one file, or of all regular files below a folder (names and contents)."""
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(file.relative_to(path).as_posix().encode() if file != path else b"")
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    with ThreadPoolExecutor() as pool:  # weights have tens of gigabytes, and hashing lets other threads run
+        for file, content in zip(files, pool.map(_content_sha, files), strict=True):
+            digest.update(file.relative_to(path).as_posix().encode() if file != path else b"")
+            digest.update(content)
     return digest.hexdigest()
+
+
+def _content_sha(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -35,23 +35,30 @@ class Asked:
 
 
 def stages(settings: StudySettings) -> list[Stage]:
-    """The study in jobs, each after the one before it."""
-    follow = settings.judge.kind != "gemini"  # a judge on the internet does not hold GPUs, and may not be reachable
-    rollout = Stage("rollout", "rollout", "engines", follow)
-    if settings.interventions:
-        raise BadInputError(
-            "[interventions] cannot be submitted yet: their conversations are continued within `placid study`; submit "
-            "a config without them, or run `placid study` inside one job"
+    """The study in jobs, each after the one before it. What is not graded beside the rollouts, the light ones grade."""
+    kind = settings.judge.kind
+    follow = kind in ("lexical", "replay")  # gemini may not be reachable from there, a local judge wants a GPU itself
+    gpus = getattr(settings.engine, "tensor_parallel", 1)
+    found = [Stage("rollout", "rollout", "engines", follow)]
+
+    def graded(name: str) -> list[Stage]:
+        """A local judge has a job of its own, so that no light one needs a GPU."""
+        own = settings.judge.engine.tensor_parallel
+        return [Stage(name, "judge", "engine", gpus=own)] if kind == "local" else []
+
+    if settings.interventions:  # chosen by scores
+        before = graded("judge") or ([] if follow else [Stage("judge", "judge", "light")])
+        found += [*before, Stage("intervene", "intervene", "engines")]
+    if settings.train:
+        asks = (
+            Stage("pairs", "pairs", "engine", gpus=gpus) if settings.consistency else Stage("pairs", "pairs", "light")
         )
-    if settings.train is None:
-        return [rollout, Stage("report", "report", "light")]
-    return [
-        rollout,
-        Stage("pairs", "pairs", "light"),
-        Stage("train", "train", "ranks"),
-        Stage("rollout-trained", "rollout", "engines", follow),
-        Stage("report", "report", "light"),
-    ]
+        found += [*graded("judge-untrained"), asks, Stage("train", "train", "ranks")]
+        found += [Stage("rollout-trained", "rollout", "engines", follow)]
+    found += graded("judge-all")
+    if settings.evals:
+        found += [Stage("eval", "eval", "engine", gpus=gpus)]
+    return [*found, Stage("report", "report", "light")]
 
 
 def chosen(what: str, settings: StudySettings) -> list[Stage]:
@@ -80,9 +87,20 @@ def needs(settings: StudySettings) -> Needs:
         model=settings.model,
         loads_model=settings.engine.kind == "vllm",
         tensor_parallel=getattr(settings.engine, "tensor_parallel", 1),
-        network=settings.judge.kind == "gemini",
+        online=study.online(settings),
         shared=(settings.root, settings.checkpoints, *sorted(inputs)),
     )
+
+
+def engines(settings: StudySettings, profile: Path) -> int:
+    """How many engines the study has on the cluster of this profile.
+
+    Raises:
+        BadInputError: no such profile, or one whose nodes cannot hold the model.
+    """
+    site, wanted = read_site(profile), needs(settings)
+    preflight.check_profile(site, stages(settings), wanted)
+    return site.nodes * site.engines(wanted.tensor_parallel)
 
 
 def placed(config: Path, overrides: list[str], site: SiteSettings) -> list[str]:
@@ -135,6 +153,7 @@ def submit(asked: Asked, say: Callable[[str], None]) -> None:
         for name, text in texts.items():
             say(f"# ---- {submission.folder / name}.sbatch\n{text}")
         return
+    study.ready(settings)
     sending.check_free(runs)
     for one in every:
         study.claim(one)

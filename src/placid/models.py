@@ -172,7 +172,12 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     for file in files:
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(size))
+            try:
+                if size > file.stat().st_size:
+                    raise ValueError
+                header = json.loads(stream.read(size))
+            except ValueError:
+                raise BadInputError(f"{file} is no safetensors file: its first bytes are no header") from None
         ends = [0]
         for name, entry in header.items():
             if name != "__metadata__":

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from placid import models
 from placid.judge.settings import JudgeSettings
 from placid.protocol import ACCEPT, Brief, Script, UserTurn
 from placid.records import Conversation, Finish, Turn
@@ -50,12 +51,13 @@ def profile_of(settings: StudySettings) -> dict[str, Any]:
     return next(p for p in profiles() if all(p[key] == value for key, value in have.items() if key in p))
 
 
-def plan(settings: StudySettings) -> dict[str, Any]:
-    """The plan as JSON values: settings' name, profile, arms, and totals.
+def plan(settings: StudySettings, engines: int = 0) -> dict[str, Any]:
+    """The plan as JSON values: settings' name, profile, arms, and totals. engines: of a cluster; 0: its workers.
 
     Raises:
         BadInputError: a prompt file or model folder that cannot be read.
     """
+    settings = settings.model_copy(update={"workers": engines or settings.workers})
     profile, renderer = profile_of(settings), Renderer(settings.model)
     reply = min(float(profile["reply_tokens"]), CUT * settings.max_tokens)
     arms = {
@@ -90,11 +92,12 @@ def plan(settings: StudySettings) -> dict[str, Any]:
     totals = _totals(settings, arms, profile, training)
     return {
         "name": settings.name,
-        "profile": {key: profile[key] for key in ("source", "reply_tokens", "hazard", "onset")},
+        "profile": {**{key: profile[key] for key in ("source", "hazard", "onset")}, "reply_tokens": reply},
         "arms": {
             name: {key: v for key, v in arm.items() if key not in ("walk", "alive")} for name, arm in arms.items()
         },
         "training": training,
+        "memory": _memory(settings),
         "totals": totals,
         "detectable": _detectable(settings, profile),
     }
@@ -245,6 +248,7 @@ def _totals(
     )
     return {
         "conversations": conversations,
+        "engines": settings.workers,
         "expected": expected,
         "most": most,
         "rollout_hours": hours,
@@ -287,6 +291,21 @@ def _prices(judge: JudgeSettings) -> tuple[Any, Any]:
         judge.usd_in if judge.usd_in is not None else known[0],
         judge.usd_out if judge.usd_out is not None else known[1],
     )
+
+
+def _memory(settings: StudySettings) -> dict[str, Any] | None:
+    """The weights, and how many whole conversations an engine's cache holds; None: this study serves no weights."""
+    if settings.engine.kind != "vllm":
+        return None
+    model, engine = models.read(settings.model), settings.engine
+    longest = max(arm.turns for arm in settings.arms.values())
+    tokens = min(engine.context_tokens, models.final_tokens(longest, settings.max_tokens))
+    each = model.kv_bytes(tokens)
+    return {
+        "parameters": model.parameters, "weights_gib": 2 * model.parameters / engine.tensor_parallel / 2**30,
+        "conversation_tokens": tokens, "conversation_mib": each / 2**20, "kv_gib": engine.kv_gib,
+        "held": math.floor(engine.kv_gib * 2**30 / each),
+    }  # fmt: skip
 
 
 def _detectable(settings: StudySettings, profile: Mapping[str, Any]) -> dict[str, Any]:
@@ -338,15 +357,23 @@ def table_text(found: Mapping[str, Any]) -> str:
     if found["training"]:
         rows, tokens, hours = (found["training"][key] for key in ("rows_each", "tokens", "hours"))
         lines.append(f"training    {rows:,} rows a treatment, {tokens:,} tokens in all, {_hours(hours)}")
+    m = found["memory"]
+    if m:
+        few = "" if m["held"] else "; raise it"
+        lines.append(
+            f"memory      {m['parameters'] / 1e6:,.1f} million parameters, {m['weights_gib']:.1f} GiB of weights a GPU "
+            f"(bf16); a conversation of {m['conversation_tokens']:,} tokens keeps {m['conversation_mib']:,.1f} MiB, "
+            f"engine.kv_gib = {m['kv_gib']:g} holds {m['held']:,} whole{few}"
+        )
     gpu = "not known" if t["gpu_hours"] is None else f"{t['gpu_hours']:.1f}"
     lines += [
-        f"time        rollouts {_hours(t['rollout_hours'])}; GPU-hours {gpu}",
+        f"time        rollouts {_hours(t['rollout_hours'])} on {t['engines']} engine(s); GPU-hours {gpu}",
         f"disk        {t['disk_mib']:,} MiB in about {t['files']} files",
         f"detectable  AUC difference {d['auc']:.2f}, deletion rate difference {100 * d['deletion']:.1f} points "
         f"(80 % power, {d['prompts']} prompts x {d['samples']}, sd {d['sd']}, ICC {d['icc']})"
         if d["auc"] is not None else "detectable  nothing with one prompt",
-        f"assumed     {a['reply_tokens']} tokens a reply, {100 * a['hazard']:.1f} % delete themselves a rejected turn "
-        f"after turn {a['onset']} where offered ({a['source']})",
+        f"assumed     {a['reply_tokens']:.0f} tokens a reply, {100 * a['hazard']:.1f} % delete themselves a rejected "
+        f"turn after turn {a['onset']} where offered ({a['source']})",
     ]  # fmt: skip
     return "\n".join(lines)
 

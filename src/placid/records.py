@@ -68,10 +68,12 @@ class Finish(StrEnum):
     """max_tokens reached: the reply is cut and is kept as it is."""
     FILTERED = "filtered"
     """A hosted model's content filter cut the reply or held it back; what came is kept, and it is never asked again."""
+    FAILED = "failed"
+    """There is no reply: every engine died of this request."""
 
 
 class End(StrEnum):
-    """Why a conversation ended. All ends are data; `infra_error` alone is retried by the next run."""
+    """Why a conversation ended. All ends are data; what a passing failure stopped has no end and goes on later."""
 
     FINISHED = "finished"
     """All T turns were spoken."""
@@ -87,7 +89,7 @@ class End(StrEnum):
     """All T turns were spoken and the last reply repeats itself to its end (protocol.loops). Flagged, never cut short:
     a loop is what the top of the scale looks like, so stopping there would lose the worst turns."""
     INFRA_ERROR = "infra_error"
-    """The engine failed; the next run of the same command continues here."""
+    """Every engine died of its next turn, which stands last, without a reply (rollout.coordinator)."""
 
 
 class Origin(Record, frozen=True, kw_only=True):

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from placid.records import BadInputError, Message
 
+PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Names of the tokenizer class that is tokenizer.json and nothing else, in transformers 5 and before."""
 _MARK = "\ue000reply\ue001"  # private-use characters: no chat text holds them
 
 
@@ -21,14 +23,23 @@ def opening(system: str, user: str) -> list[Message]:
     return [Message(role="system", content=system)] * bool(system) + [Message(role="user", content=user)]
 
 
+VOCABULARY = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+"""Files of which a tokenizer has at least one."""
+
+
 def check(model: Path) -> None:
     """Light: no tokenizer is loaded. Raises BadInputError if `model` has no tokenizer or no chat template."""
     file = model / "tokenizer_config.json"
-    if not file.is_file():
-        raise BadInputError(f"no tokenizer in {model}; expected a Hugging Face checkpoint folder")
+    missing = file.name if not file.is_file() else VOCABULARY[0]
+    if not file.is_file() or not any((model / name).is_file() for name in VOCABULARY):
+        raise BadInputError(
+            f"no tokenizer in {model}: {missing} is missing; expected a whole Hugging Face checkpoint folder"
+        )
     apart = [*model.glob("chat_template.*"), *model.glob("additional_chat_templates/*")]
     if not apart and not json.loads(file.read_text()).get("chat_template"):
-        raise BadInputError(f"{model} has no chat template; placid needs a chat model (chat_template.jinja beside it)")
+        raise BadInputError(
+            f"{model} has no chat template, as base models have none; placid needs a chat model (chat_template.jinja)"
+        )
 
 
 class Rendered(NamedTuple):
@@ -43,10 +54,13 @@ class Renderer:
 
     def __init__(self, model: Path) -> None:
         """Raises BadInputError if `model` is no folder with a tokenizer and a chat template."""
-        from transformers import AutoTokenizer  # heavy: seconds for a 262k vocabulary
-
         check(model)
-        self.tokenizer = AutoTokenizer.from_pretrained(str(model), local_files_only=True)
+        named = json.loads((model / "tokenizer_config.json").read_text()).get("tokenizer_class")
+        if named in PLAIN:  # what AutoTokenizer would find, without loading torch to look for it
+            from transformers import PreTrainedTokenizerFast as Loader
+        else:
+            from transformers import AutoTokenizer as Loader  # heavy: seconds for a 262k vocabulary
+        self.tokenizer = Loader.from_pretrained(str(model), local_files_only=True)
         self._bridges: dict[str, tuple[int, ...]] = {}
 
     def text(self, messages: Sequence[Message], generate: bool = True) -> str:

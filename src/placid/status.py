@@ -5,6 +5,7 @@
     placid status runs/x --json     the same numbers for a program
 
 Each stage is shown as its newest attempt left it; conversations that ended in earlier attempts are counted as done.
+Trainings are read where they write: <checkpoints>/<run>/<treatment>/status.json, from the folder that placid ran in.
 """
 
 import json
@@ -39,24 +40,28 @@ def read(run: Path) -> dict[str, Any]:
     if not found:
         raise BadInputError(f"{run} is no run directory with an attempt; they are below runs/")
     stages: dict[str, Any] = {}
-    ended = turns = 0
     for file in found:
-        written = json.loads(file.read_text())
-        rollout = written.get("rollout", {})
-        before = {"conversations": ended, "turns": turns}
-        for totals in (*rollout.get("earlier", ()), rollout.get("totals", {})):
-            ended, turns = ended + totals.get("ended", 0), turns + totals.get("turns", 0)
-        for name, stage in written.items():
-            updated = stage.get("updated", file.stat().st_mtime)
-            stages[name] = {**stage, "attempt": int(file.parent.name), "silent_s": max(0.0, time.time() - updated)}
-        if rollout:
-            earlier = sum(totals.get("ended", 0) for totals in rollout.get("earlier", ()))
-            said = sum(totals.get("turns", 0) for totals in rollout.get("earlier", ()))
-            stages["rollout"]["before"] = {
-                "conversations": before["conversations"] + earlier,
-                "turns": before["turns"] + said,
-            }
+        for name, stage in json.loads(file.read_text()).items():
+            stages[name] = _aged(stage, file) | {"attempt": int(file.parent.name)}
+    stages |= {f"train {file.parent.name}": _aged(json.loads(file.read_text()), file) for file in _trainings(run)}
+    rollout = stages.get("rollout", {})
+    turns = rollout.get("before", {}).get("turns", 0) + rollout.get("totals", {}).get("turns", 0)
     return {"run": str(run), "turns": turns, **stages}
+
+
+def _aged(stage: dict[str, Any], file: Path) -> dict[str, Any]:
+    """With `silent_s`: since when nothing was written."""
+    return {**stage, "silent_s": max(0.0, time.time() - stage.get("updated", file.stat().st_mtime))}
+
+
+def _trainings(run: Path) -> list[Path]:
+    """The status of every training that this run has begun."""
+    file = run / "config.json"
+    config = json.loads(file.read_text())["config"] if file.is_file() else {}
+    if not config.get("train"):
+        return []
+    folder = Path(config["checkpoints"]) / config["name"]
+    return [path for arm in config["train"]["rows"] if (path := folder / arm / "status.json").is_file()]
 
 
 def running(known: dict[str, Any]) -> bool:
@@ -75,6 +80,8 @@ def screen(known: dict[str, Any]) -> RenderableType:
             parts += _rollout(stages[name])
         elif name == "judge":
             parts += _judge(stages[name], known["turns"])
+        elif name.startswith("train "):
+            parts += _train(stages[name])
         else:
             parts += [_line(_plain(stages[name]))]
     return Group(*parts)
@@ -84,7 +91,9 @@ def _head(name: str, stage: dict[str, Any]) -> Text:
     """The stage, its state, its attempt; and whether it has been silent for too long to be alive."""
     state = str(stage.get("state", "?"))
     style = {"running": "cyan", "done": "green", "failed": "red"}.get(state, "yellow")
-    text = Text(f"{name}  ", style="bold").append(state, style=style).append(f"  attempt {stage['attempt']}", "dim")
+    text = Text(f"{name}  ", style="bold").append(state, style=style)
+    if "attempt" in stage:
+        text.append(f"  attempt {stage['attempt']}", "dim")
     engine = stage.get("engine")
     if engine:
         text.append(f"  {engine['name']} {engine['version']}", "dim")
@@ -146,6 +155,12 @@ def _judge(stage: dict[str, Any], turns: int) -> Iterator[RenderableType]:
         f"{stage['usd']:.2f} dollars" if "usd" in stage else "",
         f"passing failures: {_counts(stage['failures'])}" if stage.get("failures") else "",
     ])  # fmt: skip
+
+
+def _train(stage: dict[str, Any]) -> Iterator[RenderableType]:
+    if "step" in stage:
+        yield _bar(stage["step"], stage["steps"], "steps", None)
+    yield _line([word for word in _plain(stage) if not word.startswith("step")])
 
 
 def _bar(done: int, total: int, what: str, left_s: float | None) -> Table:

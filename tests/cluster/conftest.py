@@ -90,7 +90,9 @@ def lab(whole_lab):
         whole_lab("mend", node)
         whole_lab("on", node)
     whole_lab.until(whole_lab.idle, 120)
-    assert whole_lab("ps") == "", "processes are left on the nodes"
+    whole_lab.until(
+        lambda: whole_lab("ps") == "", 30
+    )  # none is left; a node that was away ends its own when it is back
 
 
 @pytest.fixture

@@ -46,7 +46,9 @@ class Job:
     state: str
     """RUNNING, or what it is becoming: CANCELLED, PREEMPTED, ..."""
     seconds_left: float
-    """Until the time limit."""
+    """Until its end: the time limit, or once it is preempted that of the partition's grace."""
+    preempted: bool = False
+    """By a job of higher priority; it hears so while it may still drain."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def judge(code: int, job: Job, restart: int, requeues: int, grace_s: float) -> E
         return End("failed", f"exit code {code}; the job's output ends with the reason")
     if job.state != "RUNNING":  # whoever ends it (scancel, Slurm's own requeue) decides what follows
         return End("stopped", LOST.get(job.state, job.state.lower()))
-    why = "time limit" if job.seconds_left < grace_s + NEAR_S else "preempted, or told to stop"
+    why = "time limit" if job.seconds_left < grace_s + NEAR_S else "told to stop"
+    why = "preempted" if job.preempted else why
     if restart >= requeues:
         return End("stopped", f"{why}; it came back {restart} times, which is all that requeues = {requeues} allows")
     return End("requeued", why, requeue=True)
@@ -105,7 +108,8 @@ def look(job: str) -> Job:
     left = float("inf")
     if end and end[1] not in ("Unknown", "N/A"):
         left = datetime.fromisoformat(end[1]).timestamp() - time.time()
-    return Job(state[1] if state else "UNKNOWN", left)
+    preempted = re.search(r"PreemptTime=\d", shown) is not None
+    return Job(state[1] if state else "UNKNOWN", left, preempted)
 
 
 def mark(run: Path, start: dict[str, Any], end: End) -> None:

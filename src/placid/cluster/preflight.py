@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from placid.cluster import slurm
-from placid.cluster.sbatch import Stage, nodes_of
+from placid.cluster.sbatch import Stage, nodes_of, offline
 from placid.cluster.site import SiteSettings, seconds
 from placid.records import BadInputError
 
@@ -24,8 +24,8 @@ class Needs:
     """Whether engines load them."""
     tensor_parallel: int
     """GPUs of one engine."""
-    network: bool
-    """Whether grading asks a server on the internet."""
+    online: tuple[str, ...]
+    """Commands that ask a server on the internet."""
     shared: tuple[Path, ...]
     """Files and folders that every node reads or writes."""
 
@@ -49,14 +49,17 @@ def check_profile(site: SiteSettings, stages: list[Stage], needs: Needs) -> None
         raise BadInputError(f"no model in {needs.model}; `placid fetch` puts one there from the login node")
     if seconds(site.time) <= site.grace_s:
         raise BadInputError(f"time = {site.time!r} leaves nothing before the drain; grace_s = {site.grace_s}")
-    if needs.loads_model and any(stage.kind == "engines" for stage in stages):
+    if needs.loads_model and any(stage.kind in ("engines", "engine") for stage in stages):
         _check_gpus(site, needs)
-    light_offline = site.offline if site.light.offline is None else site.light.offline
-    if needs.network and light_offline and any(stage.kind == "light" for stage in stages):
-        raise BadInputError(
-            "the judge asks a server, but the light jobs have no internet; set light.offline = false with a "
-            "light.partition that has it, or grade on the login node by `placid judge`"
-        )
+    for stage in stages:
+        if stage.command in needs.online and offline(stage, site):
+            key = (
+                "light.offline = false and a light.partition" if stage.kind == "light" else "offline = false, for nodes"
+            )
+            raise BadInputError(
+                f"{stage.name} asks a server (judge or rewriter gemini), but its job has no internet; set {key} that "
+                f"has it, or run `placid {stage.command}` on the login node between the other stages"
+            )
 
 
 def _check_gpus(site: SiteSettings, needs: Needs) -> None:

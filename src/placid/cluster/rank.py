@@ -4,6 +4,7 @@ torch.distributed and DeepSpeed meet by these variables alone; neither ssh nor m
 """
 
 import os
+import socket
 import sys
 
 from placid.cluster import ports
@@ -31,7 +32,10 @@ def main(words: list[str]) -> None:
         interface, words = words[1], words[2:]
         ports.address(interface)  # a name that is wrong on this node is said here, not by a hang in NCCL
     os.makedirs(os.environ.get("TMPDIR", "/tmp"), mode=0o700, exist_ok=True)  # noqa: PTH103
-    os.execvpe(words[0], words, environment(dict(os.environ), interface))
+    place = environment(dict(os.environ), interface)
+    which = f"rank {place['RANK']} of {place['WORLD_SIZE']} on {socket.gethostname()}"
+    print(f"placid: {which}, meets at {place['MASTER_ADDR']}:{place['MASTER_PORT']}", flush=True)  # noqa: T201 - its log
+    os.execvpe(words[0], words, place)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """One node of a Ray cluster inside a Slurm job: `srun python -m placid.cluster.ray_node ROOM --nodes N ...`.
 
-The head writes ROOM/head (address:port) before its Ray starts and ROOM/address once all nodes have joined; both by
-rename, so whoever waits for a file finds it whole. SIGUSR2 stops this node's Ray; SIGTERM, which Slurm sends to every
-step before a preemption or a cancellation, is left to the driver, whose engines must live while they drain.
+The head writes ROOM/head (address:port) before its Ray starts and ROOM/address once all nodes have joined, or
+ROOM/failed; all by rename, so whoever waits for a file finds it whole. SIGUSR2 stops this node's Ray; SIGTERM, which
+Slurm sends to every step before a preemption or a cancellation, is left to the driver, whose engines must live while
+they drain.
 """
 
 import argparse
@@ -23,8 +24,11 @@ from placid.cluster import ports
 from placid.records import BadInputError
 from placid.store import write_atomic
 
-PATIENCE_S = 120.0
-"""The head waits so long for the other nodes, then goes on with those that came."""
+PATIENCE_S = 300.0
+"""The head waits so long for the next node to join, then goes on with those that came."""
+STARTS = 5
+"""Ray gives its own processes 30 s, too little where many nodes load Python from one file system or a node is busy: a
+raylet then dies, and Ray with it. The next start finds the files at hand."""
 OBJECT_STORE_BYTES = 200_000_000
 """Only leases and reports cross the network; histories stay with their engine."""
 STRANGE = ("SLURM_", "SRUN_", "SBATCH_", "PMI_", "PMIX_", "OMPI_")
@@ -46,17 +50,33 @@ def main(words: list[str]) -> int:
     stops: list[int] = []
     signal.signal(signal.SIGUSR2, lambda number, _: stops.append(number))
     signal.signal(signal.SIGTERM, lambda *_: None)
+    code, folder = 0, Path(os.environ["TMPDIR"])
     try:
-        folder = scratch(Path(os.environ["TMPDIR"]), asked.scratch_gb)
-        with started(command(asked, folder), folder) as ray:
-            if is_head():
-                gather(asked.room, asked.nodes, ray, stops)
-            while not stops and ray.poll() is None:
-                time.sleep(0.2)
-            return 0 if stops else ray.returncode or 1
+        scratch(folder, asked.scratch_gb)
+        chosen = command(asked, folder)
+        for _ in range(STARTS):
+            began = time.monotonic()
+            code = hold(chosen, folder / "r", asked, stops)
+            if stops or time.monotonic() - began > PATIENCE_S:
+                break
     except BadInputError as error:
         print(f"placid: {error}", flush=True)  # noqa: T201 - this node's log
-        return 2
+        code = 2
+    if not is_head():  # there the job's script removes it, once nothing uses it any more
+        shutil.rmtree(folder, ignore_errors=True)
+    elif not (asked.room / "address").is_file():  # nobody can join: the job need not wait for the others
+        write_atomic(asked.room / "failed", b"")
+    return code
+
+
+def hold(words: list[str], folder: Path, asked: argparse.Namespace, stops: list[int]) -> int:
+    """One Ray from its start to its end; exit code."""
+    with started(words, folder) as ray:
+        if is_head():
+            gather(asked.room, asked.nodes, ray, stops)
+        while not stops and ray.poll() is None:
+            time.sleep(0.2)
+        return 0 if stops else ray.returncode or 1
 
 
 def is_head() -> bool:
@@ -64,8 +84,8 @@ def is_head() -> bool:
     return os.environ.get("SLURM_NODEID", "0") == "0"
 
 
-def scratch(folder: Path, wanted_gb: float) -> Path:
-    """This job's folder on this node's disk.
+def scratch(folder: Path, wanted_gb: float) -> None:
+    """Make this job's folder on this node's disk.
 
     Raises:
         BadInputError: too little room, or a path too long for Ray's sockets.
@@ -78,7 +98,6 @@ def scratch(folder: Path, wanted_gb: float) -> Path:
         )
     if len(str(folder)) + SOCKET_ROOM > 107:
         raise BadInputError(f"scratch: {folder} is too long for Ray's sockets; at most {107 - SOCKET_ROOM} characters")
-    return folder
 
 
 def command(asked: argparse.Namespace, folder: Path) -> list[str]:
@@ -87,6 +106,7 @@ def command(asked: argparse.Namespace, folder: Path) -> list[str]:
     if is_head():
         write_atomic(asked.room / "head", f"{here}:{first}".encode())
         role = ["--head", f"--port={first}", f"--ray-client-server-port={first + 7}", "--include-dashboard=false"]
+        role += ["--no-monitor"]  # of the autoscaler
     else:
         role = [f"--address={head(asked.room)}"]
     return [
@@ -94,6 +114,7 @@ def command(asked: argparse.Namespace, folder: Path) -> list[str]:
         f"--node-ip-address={here}",
         f"--num-cpus={asked.cpus}",
         f"--num-gpus={asked.gpus}",
+        "--include-log-monitor=false",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         f"--temp-dir={folder / 'r'}",
         f"--node-manager-port={first + 1}",
@@ -108,31 +129,41 @@ def command(asked: argparse.Namespace, folder: Path) -> list[str]:
 
 
 def head(room: Path) -> str:
-    """Address of the head, once its Ray listens there.
+    """Address of the head, once it has joined its own Ray.
 
     Raises:
         BadInputError: it did not come up.
     """
     end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
+    while time.monotonic() < end and not (room / "failed").is_file():
         if (room / "head").is_file():
             found = (room / "head").read_text()
-            host, _, port = found.rpartition(":")
-            try:
-                socket.create_connection((host, int(port)), timeout=2).close()
+            if alive(found):
                 return found
-            except OSError:  # not yet
-                pass
         time.sleep(0.1)
-    raise BadInputError(f"the first node's Ray did not answer in {PATIENCE_S:.0f} s; see its log in {room}")
+    raise BadInputError(f"the first node's Ray did not come up in {PATIENCE_S:.0f} s; see its log in {room}")
+
+
+def alive(address: str) -> int:
+    """Nodes of the Ray at `address`; 0 while it does not answer."""
+    # Ray's own command line asks it too (ray.nodes() would need a driver); compiled, so without types
+    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+
+    try:
+        return sum(node.state == 0 for node in GcsClient(address=address).get_all_node_info(timeout=2).values())
+    except Exception as error:  # noqa: BLE001 - not up yet, whatever Ray calls it; the last one is shown
+        print(f"placid: waiting for Ray: {type(error).__name__}", flush=True)  # noqa: T201 - this node's log
+        return 0
 
 
 @contextmanager
 def started(words: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A running `ray start --block`; afterwards nothing of it is left, neither processes nor its folder."""
+    """A running `ray start --block`; afterwards nothing of it is left, neither processes nor its `folder`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(STRANGE)}
     # Ray's memory monitor reads the machine and not the job's share of it, and kills workers for what others use.
     kept |= {"RAY_memory_monitor_refresh_ms": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
+    # else a Python process a core is started ahead, on every node; engines are few, and each starts its own
+    kept |= {"RAY_prestart_worker_first_driver": "0"}
     # a session of its own: signals that srun sends to this step are for this program alone
     ray = subprocess.Popen(words, env=kept, start_new_session=True)
     try:
@@ -147,7 +178,7 @@ def started(words: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]
             except psutil.NoSuchProcess:
                 continue
         psutil.wait_procs(left, timeout=5)
-        shutil.rmtree(folder, ignore_errors=True)  # the job's end removes what is left
+        shutil.rmtree(folder, ignore_errors=True)  # Ray's last processes may still be writing their logs
 
 
 def _family(ray: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -161,17 +192,12 @@ def _family(ray: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 def gather(room: Path, nodes: int, ray: subprocess.Popen[bytes], stops: list[int]) -> None:
     """Wait for the nodes, then write ROOM/address."""
-    # Ray's own command line asks it too (ray.nodes() would need a driver); compiled, so without types
-    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
-
     found = (room / "head").read_text()
     end, joined = time.monotonic() + PATIENCE_S, 0
     while joined < nodes and time.monotonic() < end and ray.poll() is None and not stops:
-        try:
-            known = GcsClient(address=found).get_all_node_info(timeout=2)
-            joined = sum(node.state == 0 for node in known.values())
-        except Exception as error:  # noqa: BLE001 - not up yet, whatever Ray calls it; the last one is shown
-            print(f"placid: waiting for Ray: {type(error).__name__}", flush=True)  # noqa: T201 - this node's log
+        before, joined = joined, alive(found)
+        if joined > before:
+            end = time.monotonic() + PATIENCE_S
         time.sleep(0.1)
     if joined:
         print(f"placid: {joined} of {nodes} nodes joined", flush=True)  # noqa: T201 - this node's log

@@ -11,8 +11,8 @@ from placid.cluster.site import SiteSettings
 
 TEMPLATE = Path(__file__).with_name("job.sbatch.jinja")
 
-Kind = Literal["engines", "ranks", "light"]
-"""engines: rollouts over nodes. ranks: training over nodes. light: no GPU, one node."""
+Kind = Literal["engines", "engine", "ranks", "light"]
+"""engines: rollouts over nodes. engine: one, on part of a node. ranks: training over nodes. light: no GPU, one node."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Stage:
     """What it needs."""
     follow: bool = False
     """Grade beside it while it runs."""
+    gpus: int = 1
+    """Of kind `engine`: GPUs of the engine, where nodes have any."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,8 @@ def script(stage: Stage, site: SiteSettings, place: Place, overrides: list[str],
         tasks: tasks of the array that the points of a sweep make; 0: no array.
     """
     nodes = nodes_of(stage, site)
-    cpus = site.light.cpus if stage.kind == "light" else site.cpus_per_node
+    cpus, _, gpus = share(stage, site)
     ranks = nodes * site.ranks() if stage.kind == "ranks" else 0
-    offline = site.offline if stage.kind != "light" or site.light.offline is None else site.light.offline
-    gpus = 0 if stage.kind == "light" else site.gpus_per_node
     ray_words = ["--nodes", str(nodes), "--cpus", str(cpus), "--gpus", str(gpus)]
     if site.scratch_gb:
         ray_words += ["--scratch-gb", str(site.scratch_gb)]
@@ -79,7 +79,7 @@ def script(stage: Stage, site: SiteSettings, place: Place, overrides: list[str],
         logs=_here(place.logs),
         sweep=place.sweep,
         scratch=site.scratch,
-        offline=offline,
+        offline=offline(stage, site),
         words=shlex.join([place.config, *overrides]),
         kind=stage.kind,
         stage=stage.command,
@@ -96,13 +96,28 @@ def script(stage: Stage, site: SiteSettings, place: Place, overrides: list[str],
 
 def nodes_of(stage: Stage, site: SiteSettings) -> int:
     """Nodes of that stage's job."""
-    return {"engines": site.nodes, "ranks": site.train_nodes, "light": 1}[stage.kind]
+    return {"engines": site.nodes, "engine": 1, "ranks": site.train_nodes, "light": 1}[stage.kind]
+
+
+def share(stage: Stage, site: SiteSettings) -> tuple[int, float, int]:
+    """Cores, memory in GiB (0: all) and GPUs that the job takes of each node."""
+    if stage.kind == "light":
+        return site.light.cpus, site.light.memory_gb, 0
+    if stage.kind != "engine" or not site.gpus_per_node:
+        return site.cpus_per_node, site.memory_gb, site.gpus_per_node
+    part = min(1.0, stage.gpus / site.gpus_per_node)
+    return max(1, int(site.cpus_per_node * part)), site.memory_gb * part, min(stage.gpus, site.gpus_per_node)
+
+
+def offline(stage: Stage, site: SiteSettings) -> bool:
+    """Whether the nodes of its job have no internet."""
+    return site.offline if stage.kind != "light" or site.light.offline is None else site.light.offline
 
 
 def options(stage: Stage, site: SiteSettings, place: Place, tasks: int = 0) -> list[str]:
     """The sbatch options of one stage, in the order in which they are written."""
     light = stage.kind == "light"
-    nodes = nodes_of(stage, site)
+    nodes, (cpus, memory_gb, gpus) = nodes_of(stage, site), share(stage, site)
     chosen = {
         "job-name": f"placid-{stage.name}",
         "partition": (light and site.light.partition) or site.partition,
@@ -111,8 +126,8 @@ def options(stage: Stage, site: SiteSettings, place: Place, tasks: int = 0) -> l
         "constraint": "" if light else site.constraint,
         "nodes": str(nodes),
         "ntasks-per-node": "1",
-        "cpus-per-task": str(site.light.cpus if light else site.cpus_per_node),
-        "mem": _memory(site.light.memory_gb if light else site.memory_gb),
+        "cpus-per-task": str(cpus),
+        "mem": _memory(memory_gb),
         "tmp": f"{site.scratch_gb}G" if site.scratch_gb and not light else "",
         "time": site.light.time if light else site.time,
         "signal": f"B:USR1@{site.grace_s}",
@@ -121,11 +136,11 @@ def options(stage: Stage, site: SiteSettings, place: Place, tasks: int = 0) -> l
         "open-mode": "append",
     }
     lines = [f"--{name}={value}" for name, value in chosen.items() if value]
-    if site.gpus_per_node and not light:
+    if gpus:
         kind = f"{site.gpu_type}:" if site.gpu_type else ""
         form = "gpus-per-node=" if site.gpu_request == "gpus-per-node" else "gres=gpu:"
-        lines.append(f"--{form}{kind}{site.gpus_per_node}")
-    lines += ["--exclusive"] if site.exclusive and not light else []
+        lines.append(f"--{form}{kind}{gpus}")
+    lines += ["--exclusive"] if site.exclusive and stage.kind in ("engines", "ranks") else []
     # A job whose predecessor failed would else wait for ever.
     lines += ["--requeue", "--kill-on-invalid-dep=yes"]
     lines += ["--no-kill"] if stage.kind == "engines" and nodes > 1 else []

@@ -12,10 +12,19 @@ import msgspec
 from placid.records import SCHEMA, BadInputError, Record
 
 TOLERANCE = 0.10
-"""Mean absolute difference in nats per token between an engine and the probe. A guess from bf16's 8 bits per logit;
-not yet measured on any model: set it from real base_error and adapter_error once an adapter with a probe exists."""
+"""Mean absolute difference in nats per token between an engine and the probe. The organism on vLLM's CPU: 0.023 for
+base and adapter, 0.44 and more for every fault of tests/test_gate.py; of larger models it is not known yet."""
+PRECISION = 0.004
+"""Where this share of the base's mean log-probability is more than TOLERANCE, it is the tolerance: one part in 2^8, all
+that bfloat16 holds. The right 62-layer model of random weights (about -100 nats a token) was 0.165 nats off."""
+PRECISION = 0.004
+"""Where log-probabilities are so large that this share of their mean is more than TOLERANCE, it is the tolerance: one
+part in 2^8, all that bfloat16 holds. A 62-layer model of random weights (about -100 nats a token) was 0.165 off."""
 SMALLEST_EFFECT = 1e-3
 """Mean |adapter - base| in nats below which an adapter cannot be told from bf16 noise, so cannot be verified."""
+CACHED = 4
+"""Last tokens of each row that are asked for once more in the way of replies, through the prefix cache: the other
+numbers are computed afresh by every engine, so a cache that holds another adapter's keys and values shows only here."""
 SLOPE = (0.5, 1.5)
 """The engine's change, projected on the probe's change, is 1 for the right adapter and 0 for none or for another."""
 
@@ -68,8 +77,13 @@ def read_probe(adapter: Path) -> Probe:
     return probe
 
 
-def verify(probe: Probe, base: list[list[float]], adapter: list[list[float]], name: str) -> dict[str, float]:
+def verify(
+    probe: Probe, base: list[list[float]], adapter: list[list[float]], cached: list[list[float]], name: str
+) -> dict[str, float]:
     """Check what an engine computed (`base`, `adapter`: per row L-1 log-probabilities in nats) against the probe.
+
+    cached: per row the adapter's log-probabilities of the last CACHED tokens, read through the engine's prefix cache
+    before anything else was asked of it with this adapter.
 
     Returns the measured numbers. Raises GateError with them if base or adapter disagree or the adapter does nothing.
     """
@@ -87,26 +101,33 @@ def verify(probe: Probe, base: list[list[float]], adapter: list[list[float]], na
         "adapter_error": _distance(got_adapter, want_adapter),
         "probe_effect": _distance(want_adapter, want_base),
         "engine_effect": _distance(got_adapter, got_base),
+        "cache_error": _distance(
+            [x for row in cached for x in row],
+            [x for row, tail in zip(adapter, cached, strict=True) for x in row[-len(tail) :]],
+        ),
         "slope": sum(g * w for g, w in zip(got, want, strict=True)) / max(sum(w * w for w in want), 1e-30),
     }
-    fault = _fault(numbers)
+    tolerance = max(TOLERANCE, PRECISION * sum(map(abs, want_base)) / len(want_base))
+    fault = _fault(numbers, tolerance)
     if fault:
         shown = ", ".join(f"{key} {value:.4g}" for key, value in numbers.items())
-        raise GateError(f"adapter {name} refused: {fault} ({shown}; nats per token, tolerance {TOLERANCE})")
+        raise GateError(f"adapter {name} refused: {fault} ({shown}; nats per token, tolerance {tolerance:.2g})")
     return numbers
 
 
-def _fault(numbers: dict[str, float]) -> str:
+def _fault(numbers: dict[str, float], tolerance: float) -> str:
     """What is wrong, or nothing. Written so that a NaN anywhere is a fault."""
     effect = numbers["probe_effect"]
-    if not numbers["base_error"] <= TOLERANCE:
+    if not numbers["base_error"] <= tolerance:
         return "the base model in the engine is not the one the adapter was trained on"
     if not effect >= SMALLEST_EFFECT:
         return "training itself saw no effect of this adapter"
     if not numbers["engine_effect"] >= SLOPE[0] * effect:
         return "it is a no-op in the engine (wrong key names, or it was not loaded)"
-    if not (numbers["adapter_error"] <= TOLERANCE and SLOPE[0] <= numbers["slope"] <= SLOPE[1]):
+    if not (numbers["adapter_error"] <= tolerance and SLOPE[0] <= numbers["slope"] <= SLOPE[1]):
         return "the engine's adapter is not the trained one"
+    if not numbers["cache_error"] <= tolerance:
+        return "its replies would stand on a stale prefix cache, computed by other weights; serve it under a new name"
     return ""
 
 

@@ -53,9 +53,9 @@ class EngineSettings(Settings):
     """Tokens in a cache block; prefix hits come in steps of it. vLLM on CPU prefers multiples of 32."""
     prefix_caching: bool = True
     """Keep the history of a conversation in the key-value cache between its turns."""
-    retention_tokens: int | None = Field(default=0, ge=0)
+    retention_tokens: int | None = Field(default=None, ge=0)
     """vLLM: sliding-window layers keep the windows that end at multiples of it for later turns; 0: at ends of prompts
-    only; none: everywhere."""
+    only; none: everywhere, so that replies are found too. 0 is for conversations that wait long between turns."""
     tensor_parallel: int = Field(default=1, ge=1)
     """GPUs of one engine, all on one node."""
     ngram_tokens: int = Field(default=0, ge=0)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from placid.config import file_sha
 from placid.engine import ContextOverflowError, EngineDiedError, EngineLoad, KvPool, Reply, ReplyRequest
-from placid.engine.gate import read_probe, verify
+from placid.engine.gate import CACHED, Probe, read_probe, verify
 from placid.engine.settings import EngineSettings
 from placid.records import BadInputError, Finish
 from placid.render import Renderer
@@ -88,9 +88,7 @@ class VllmEngine:
             name = f"adapter-{file_sha(Path(path))[:16]}"
             self._lora[path] = LoRARequest(lora_name=name, lora_int_id=number, lora_path=str(Path(path).absolute()))
         for path, probe in probes.items():
-            base = [await self._score(row.ids, None) for row in probe.rows]
-            adapted = [await self._score(row.ids, self._lora[path]) for row in probe.rows]
-            self.gates[path] = verify(probe, base, adapted, path)
+            self.gates[path] = await self._gate(probe, self._lora[path], path)
             log.info("adapter %s passed its gate: %s", path, self.gates[path])
         self.pool = _pool(json.loads((self.model / "config.json").read_text()), self._engine.vllm_config.cache_config)
         if self.settings.prefix_caching:
@@ -179,6 +177,22 @@ class VllmEngine:
         params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         output = await self._generate(ids, params, lora)
         return [at[token].logprob for token, at in zip(ids[1:], output.prompt_logprobs[1:], strict=True)]
+
+    async def _gate(self, probe: Probe, lora: "LoRARequest | None", name: str) -> dict[str, float]:
+        """verify()'s numbers for what is served under `lora`."""
+        cached = [await self._score_cached(row.ids, lora) for row in probe.rows]  # first: later requests fill the cache
+        base = [await self._score(row.ids, None) for row in probe.rows]
+        adapted = [await self._score(row.ids, lora) for row in probe.rows]
+        return verify(probe, base, adapted, cached, name)
+
+    async def _score_cached(self, ids: tuple[int, ...], lora: "LoRARequest | None") -> list[float]:
+        """_score() of the last CACHED ids, computed as replies are: whole prompts are scored without the cache."""
+        found = []
+        for at in range(max(1, len(ids) - CACHED), len(ids)):
+            request = ReplyRequest(prompt_ids=ids[:at], max_tokens=1, temperature=0.0, seed=0, among=(ids[at],))
+            output = await self._generate(ids[:at], self._params(request, 1), lora)
+            found.append(output.outputs[0].logprobs[0][ids[at]].logprob)
+        return found
 
     async def _generate(self, ids: tuple[int, ...], params: Any, lora: "LoRARequest | None") -> Any:  # noqa: ANN401 - vLLM's types
         """The final output of one request."""

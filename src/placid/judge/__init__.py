@@ -147,6 +147,10 @@ def run(
     if complete is not None and settings.kind == "ensemble":
         raise BadInputError("judge.kind = 'ensemble' cannot follow a rollout: its members must have graded before")
     by_id = {prompt.id: prompt for prompt in prompts}
+    if settings.workers > 1:
+        from placid.judge.pool import run_pool  # ray is heavy
+
+        return run_pool(settings, run_dir, by_id, attempt, complete)
     return asyncio.run(_run(settings, run_dir, by_id, attempt, complete))
 
 

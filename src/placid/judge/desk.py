@@ -24,6 +24,8 @@ from placid.store import Segment, located, read_at, read_lines
 
 log = logging.getLogger(__name__)
 LONGEST_WAIT_S = 30.0
+SYNC_S = 1.0
+"""A paid reply is written at once, which a kill cannot undo, and is safe from a power cut (fsync) after this time."""
 LOST_IN_A_ROW = 20
 """So many grades given up one after the other, without one success, mean that the judge is away: the run pauses."""
 CHARACTERS_A_TOKEN = 4
@@ -78,13 +80,12 @@ class Kept:
                 if not kept.foreign:
                     self._places[bytes.fromhex(kept.request)] = (len(self._files) - 1, offset, size)
 
-    def add(self, file: Path, replies: list[KeptReply], places: list[tuple[int, int]]) -> None:
-        """These were just appended to `file`."""
+    def add(self, file: Path, kept: KeptReply, offset: int, size: int) -> None:
+        """This was just appended to `file`."""
         if not self._files or self._files[-1] != file:
             self._files.append(file)
-        for kept, (offset, size) in zip(replies, places, strict=True):
-            if not kept.foreign:
-                self._places[bytes.fromhex(kept.request)] = (len(self._files) - 1, offset, size)
+        if not kept.foreign:
+            self._places[bytes.fromhex(kept.request)] = (len(self._files) - 1, offset, size)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -114,8 +115,7 @@ class Desk:
         self._stop: Exception | None = None
         self._stopped = asyncio.Event()
         self._folder = folder
-        self._pending: list[KeptReply] = []
-        self._writing = asyncio.Lock()
+        self._syncing, self._synced = asyncio.Lock(), time.monotonic()
 
     async def __aenter__(self) -> "Desk":
         files = [int(file.stem) for file in (self._folder / "replies").glob("*.jsonl") if file.stem.isdigit()]
@@ -185,10 +185,11 @@ class Desk:
                     await self._sleep(pause)
                 continue
             except OtherModelError as error:
-                await self._keep(name, attempt, error.answer, foreign=True)
+                self._keep(name, attempt, error.answer, foreign=True)
                 raise
             self._lost = 0
-            await self._keep(name, attempt, answer)
+            self._keep(name, attempt, answer)
+            await self._sync()
             return answer
         return Answer(unscored=Unscored.BUDGET, why=f"judge.limits.budget_usd = {self._limits.budget_usd} is spent")
 
@@ -256,8 +257,8 @@ class Desk:
             raise pause
         return Answer(unscored=error.kind, why=error.why)
 
-    async def _keep(self, name: str, attempt: int, answer: Answer, foreign: bool = False) -> None:
-        """On disk when this returns. Whatever arrives while one group is being written makes the next group."""
+    def _keep(self, name: str, attempt: int, answer: Answer, foreign: bool = False) -> None:
+        """Written down when this returns; nothing is awaited between the reply's arrival and this."""
         kept = KeptReply(
             request=name,
             attempt=attempt,
@@ -266,14 +267,16 @@ class Desk:
             at=time.time(),
             foreign=foreign,
         )
-        self._pending.append(kept)
         self.usd += kept.usd
-        async with self._writing:
-            if kept not in self._pending:  # the former group took it along
-                return
-            group, self._pending = self._pending, []
-            places = await asyncio.to_thread(self._segment.append, *group)
-            self._kept.add(self._segment.path, group, places)
+        ((offset, size),) = self._segment.append(kept, sync=False)
+        self._kept.add(self._segment.path, kept, offset, size)
+
+    async def _sync(self) -> None:
+        """Whoever comes when it is time waits for the disk; the others go on."""
+        if time.monotonic() - self._synced > SYNC_S and not self._syncing.locked():
+            async with self._syncing:
+                await asyncio.to_thread(self._segment.sync)
+                self._synced = time.monotonic()
 
 
 class Cassette:

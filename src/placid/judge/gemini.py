@@ -10,6 +10,7 @@ import urllib.request
 from typing import Any
 
 import aiohttp
+import msgspec
 from google import genai
 from google.genai import errors, types
 
@@ -84,11 +85,13 @@ class Gemini:
             response = await client.aio.models.generate_content(
                 model=self.model, contents=request.prompt, config=self._config(request)
             )
+            raw = response.sdk_http_response
+            body = msgspec.convert(json.loads(raw.body if raw and raw.body else ""), Body)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - classify raises what it does not know
             raise self.classify(error) from None
-        answer = read(response)
+        answer = read(body)
         if answer.model_version != self._version:
             other = answer.model_version or "an unnamed model"
             raise OtherModelError(
@@ -107,7 +110,7 @@ class Gemini:
             return PassingError(Unscored.TIMEOUT, "the request timed out")
         if isinstance(error, aiohttp.ClientError | OSError):
             return PassingError(Unscored.OUTAGE, f"no connection ({type(error).__name__})")
-        if isinstance(error, ValueError):  # a proxy's HTML page with status 200, half a body
+        if isinstance(error, ValueError | msgspec.ValidationError):  # a proxy's HTML page with status 200, half a body
             return PassingError(Unscored.OUTAGE, "the answer is not Gemini's JSON")
         return error
 
@@ -158,10 +161,13 @@ class Gemini:
         if kind not in self._configs:
             asked: dict[str, Any] = {**generation(self.model), "max_output_tokens": request.max_tokens}
             asked["automatic_function_calling"] = {"disable": True}  # else the client logs a line for every request
+            asked["automatic_continuation"] = False  # else one call may be several paid requests
+            # read here: the client's own reading takes long, and a kill meanwhile would lose a paid reply
+            asked["should_return_http_response"] = True
             asked["safety_settings"] = [{"category": f"HARM_CATEGORY_{name}", "threshold": "OFF"} for name in FILTERS]
             if request.schema is not None:
                 asked |= {"response_mime_type": "application/json", "response_json_schema": request.schema}
-            self._configs[kind] = types.GenerateContentConfig.model_validate(asked)
+            self._configs[kind] = _Config.model_validate(asked)
         return self._configs[kind]
 
     async def close(self) -> None:
@@ -188,7 +194,47 @@ def generation(model: str) -> dict[str, Any]:
     return {"thinking_config": {"thinking_level": "LOW" if "pro" in model else "MINIMAL"}}
 
 
-def read(response: types.GenerateContentResponse) -> Answer:
+class _Config(types.GenerateContentConfig):
+    """The client asks it `key in config` forty times a call and, after each walk over all fields, for the attribute."""
+
+    def __contains__(self, key: object) -> bool:
+        return False
+
+
+class _Part(msgspec.Struct, rename="camel"):
+    text: str | None = None
+    thought: bool | None = None
+
+
+class _Content(msgspec.Struct, rename="camel"):
+    parts: list[_Part] | None = None
+
+
+class _Candidate(msgspec.Struct, rename="camel"):
+    content: _Content | None = None
+    finish_reason: str | None = None
+
+
+class _Feedback(msgspec.Struct, rename="camel"):
+    block_reason: str | None = None
+
+
+class _Usage(msgspec.Struct, rename="camel"):
+    prompt_token_count: int | None = None
+    candidates_token_count: int | None = None
+    thoughts_token_count: int | None = None
+
+
+class Body(msgspec.Struct, rename="camel"):
+    """What is read of a GenerateContentResponse."""
+
+    candidates: list[_Candidate] | None = None
+    prompt_feedback: _Feedback | None = None
+    usage_metadata: _Usage | None = None
+    model_version: str | None = None
+
+
+def read(response: Body) -> Answer:
     """A response to an Answer: also with status 200 there may be nothing in it."""
     usage = response.usage_metadata
     counted = {
@@ -198,12 +244,12 @@ def read(response: types.GenerateContentResponse) -> Answer:
     }
     if not response.candidates:
         feedback = response.prompt_feedback
-        reason = _word(feedback.block_reason) if feedback else ""
+        reason = (feedback.block_reason or "") if feedback else ""
         return Answer(
             unscored=Unscored.BLOCKED_PROMPT if reason else Unscored.REFUSED, why=reason or "no candidate", **counted
         )
     candidate = response.candidates[0]
-    why = _word(candidate.finish_reason)
+    why = candidate.finish_reason or ""
     parts = (candidate.content.parts if candidate.content else None) or []
     text = "".join(part.text for part in parts if part.text and not part.thought)
     state = ENDS.get(why, Unscored.REFUSED)
@@ -212,11 +258,6 @@ def read(response: types.GenerateContentResponse) -> Answer:
     return Answer(
         text=text.encode(errors="replace").decode(), unscored=state, why="" if why == "STOP" else why, **counted
     )
-
-
-def _word(value: object) -> str:
-    """An enum's own word; new words of the API come as they are."""
-    return str(getattr(value, "value", value) or "")
 
 
 def _details(error: errors.APIError) -> list[dict[str, Any]]:

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import logging
+import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -17,9 +19,9 @@ from placid.store import Index, RunDir, Segment, read_lines, write_json
 
 log = logging.getLogger(__name__)
 GROUP = 256
-"""Most verdicts a group: one fsync each."""
+"""Most verdicts a group: they are written together."""
 GROUP_S = 1.0
-"""A group is written at the latest after this time."""
+"""A group is written at the latest after this time; then the disk is waited for (fsync), and progress is told."""
 LANES = 128
 """Conversations in work at once; how many requests are open is the limiter's business."""
 LOOK_EVERY_S = 2.0
@@ -58,9 +60,12 @@ class _Graded(msgspec.Struct):
 class Work:
     """What one judge has graded of a run and what is left; places and numbers only, no text."""
 
-    def __init__(self, run_dir: RunDir, judge_id: str, prompts: dict[str, Prompt]) -> None:
+    def __init__(
+        self, run_dir: RunDir, judge_id: str, prompts: dict[str, Prompt], share: tuple[int, int] = (0, 1)
+    ) -> None:
+        """share: (k, n): the k-th of n parts of the conversations, from 0."""
         self.run_dir, self.judge_id = run_dir, judge_id
-        self._prompts = prompts
+        self._prompts, self._share = prompts, share
         self.index = Index([])
         self._fresh: set[Key] = set()
         self._done: dict[Key, set[int]] = {}
@@ -89,6 +94,7 @@ class Work:
             key
             for key in fresh
             if key.prompt_id in self._prompts
+            and zlib.crc32(repr(key).encode()) % self._share[1] == self._share[0]
             and not (whole and key not in self.index.ends)
             and len(self._done.get(key, ())) < len(self.index.numbers(key))
         ]
@@ -138,26 +144,34 @@ async def _grade_into(
     counts: Counter[str],
     tell: Callable[[Counter[str]], None],
 ) -> None:
-    """Grade, and append in groups. Whatever stops it, what is graded is written."""
-    waiting, group, written = work.read(keys), list[Verdict](), time.monotonic()
+    """Grade, and append in groups. Whatever stops it, what is graded is written. The event loop never waits for a disk,
+    because replies that arrive meanwhile would not be read."""
+    waiting, group, settling, settled = work.read(keys), list[Verdict](), asyncio.Lock(), time.monotonic()
+    one_at_a_time = threading.Lock()  # a cancelled lane leaves its thread behind
 
     def write() -> None:
-        nonlocal written
-        segment.append(*group)
+        segment.append(*group, sync=False)
         counts.update(verdict.unscored.value if verdict.unscored else "" for verdict in group)
         group.clear()
-        written = time.monotonic()
+
+    def settle(counts: Counter[str]) -> None:
+        with one_at_a_time:
+            segment.sync()
+            tell(counts)
 
     async def lane() -> None:
+        nonlocal settled
         for conversation, numbers in waiting:
             for verdict in await judge.grade(conversation, numbers):
                 work.done(verdict.key, verdict.turn)
                 group.append(verdict)
                 if len(group) >= GROUP:
                     write()
-            if group and time.monotonic() - written > GROUP_S:
-                write()
-                tell(counts)
+            if time.monotonic() - settled > GROUP_S and not settling.locked():
+                async with settling:
+                    write()
+                    await asyncio.to_thread(settle, counts.copy())
+                    settled = time.monotonic()
 
     try:
         async with asyncio.TaskGroup() as lanes:
@@ -167,7 +181,7 @@ async def _grade_into(
         raise first(errors) from None
     finally:
         write()
-        tell(counts)
+        settle(counts)
 
 
 def first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

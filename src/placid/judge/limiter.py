@@ -8,6 +8,7 @@ trip until 0.8 of where it was refused, then add one a round trip.
 
 import asyncio
 import math
+from collections import deque
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -15,9 +16,11 @@ from placid.judge.provider import DayUsedUpError
 from placid.judge.settings import LimitSettings
 
 WINDOW_S = 60.3
-"""A server counts 60 s; the rest is for clocks and the network, and lets LAG_S be made up."""
-LAG_S = 0.2
-"""A late start may be made up for, but never by a burst longer than this."""
+"""A server counts 60 s; the rest is for clocks and the network."""
+LAG_S = 5.0
+"""Requests: so much lost time (a busy machine, a pause) is made up for, within what the last WINDOW_S leave."""
+TOKEN_LAG_S = 0.2
+"""Tokens: the same, with no look at the last minute, so less than WINDOW_S has to spare."""
 COOLDOWN_S = 2.0
 """Refusals within this time of the last cut are one episode: requests that were already under way."""
 BLIND_WAIT_S = 5.0
@@ -27,8 +30,9 @@ BLIND_WAIT_S = 5.0
 class Pace:
     """At most `per_minute` units in any minute, evenly; amounts are charged beforehand and corrected afterwards."""
 
-    def __init__(self, per_minute: float) -> None:
-        self.unit_s = WINDOW_S / per_minute
+    def __init__(self, per_minute: float, lag_s: float) -> None:
+        """lag_s: a late start is made up for, but never by a burst longer than this."""
+        self.unit_s, self._lag_s = WINDOW_S / per_minute, lag_s
         self._free_at = -math.inf
 
     def wait_s(self, now: float) -> float:
@@ -37,7 +41,7 @@ class Pace:
 
     def charge(self, now: float, amount: float) -> None:
         """Use `amount` units from now on."""
-        self._free_at = max(self._free_at, now - LAG_S) + amount * self.unit_s
+        self._free_at = max(self._free_at, now - self._lag_s) + amount * self.unit_s
 
     def correct(self, amount: float) -> None:
         """`amount` fewer units than charged were used (negative: more)."""
@@ -49,8 +53,11 @@ class Limiter:
 
     def __init__(self, settings: LimitSettings, used_today: int = 0) -> None:
         """used_today: requests already made since midnight Pacific time."""
-        self._requests = Pace(max(1.0, settings.rpm * settings.share))
-        self._tokens = Pace(max(1.0, settings.tpm * settings.share))
+        rpm = max(1, int(settings.rpm * settings.share))
+        self._requests = Pace(rpm, LAG_S)
+        self._sent = deque[float](maxlen=rpm)
+        """When the last rpm requests were sent."""
+        self._tokens = Pace(max(1.0, settings.tpm * settings.share), TOKEN_LAG_S)
         self._left_today = math.inf if settings.rpd is None else int(settings.rpd * settings.share) - used_today
         self._most = settings.max_concurrent
         self.allowed = float(min(16, settings.max_concurrent))
@@ -90,6 +97,7 @@ class Limiter:
             now = asyncio.get_running_loop().time()
             self._left_today -= 1
             self._requests.charge(now, 1)
+            self._sent.append(now)
             self._tokens.charge(now, tokens)
             self.open += 1
 
@@ -121,7 +129,8 @@ class Limiter:
         now = asyncio.get_running_loop().time()
         if self.open >= int(self.allowed):
             return math.inf
-        return max(self._requests.wait_s(now), self._tokens.wait_s(now), self._paused_until - now)
+        full = self._sent[0] + WINDOW_S - now if len(self._sent) == self._sent.maxlen else 0.0
+        return max(full, self._requests.wait_s(now), self._tokens.wait_s(now), self._paused_until - now)
 
 
 def day_began(now: float) -> float:

@@ -78,5 +78,12 @@ class JudgeSettings(Settings):
     recorded: Path | None = None
     """replay: a folder verdicts/<judge_id> whose replies are given again."""
 
+    workers: int = Field(default=1, ge=1)
+    """Graders. 1: inside this process, which is enough for an API. More: a Ray actor each; local: each serves the
+    judge's weights, on GPUs of its own."""
+
+    ray_address: str | None = None
+    """workers > 1: join this Ray cluster (host:port, or auto); none: a Ray of our own on this machine."""
+
     limits: LimitSettings = LimitSettings()
     """Quota, deadline and budget of a judge behind an API."""

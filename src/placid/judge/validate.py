@@ -70,9 +70,9 @@ class Cards:
         if wanted is None and len(others) == 1:
             return others[0]
         if wanted is None or wanted not in self.all:
+            told = "--judge is needed for" if wanted is None else f"judge {wanted!r} has graded nothing in"
             raise BadInputError(
-                f"judge {wanted!r} has graded nothing in {self.run_dir.path}; name one of "
-                f"{', '.join(self.all) or 'none (grade the run first)'}"
+                f"{told} {self.run_dir.path}; name one of {', '.join(self.all) or 'none (grade the run first)'}"
             )
         return wanted
 

@@ -31,9 +31,14 @@ class OrganismSettings(Settings):
     work: Path = Path("runs/organism")
     """Where training state is kept for resuming."""
     seed: int = 0
+    base: Path | None = None
+    """A checkpoint with a chat template that learns the behaviour by LoRA, merged in the end; none: a new small model,
+    of `shape` and with a tokenizer of its own."""
+    rank: int = Field(default=64, ge=1)
+    """Of that LoRA, on every linear map."""
     shape: ShapeSettings = ShapeSettings()
     vocabulary: int = 1728
-    """Upper bound of the tokenizer's size."""
+    """Upper bound of the new tokenizer's size."""
     steps: int = Field(default=4000, ge=1)
     """Optimizer steps."""
     batch_tokens: int = Field(default=65536, ge=2048)
@@ -41,7 +46,7 @@ class OrganismSettings(Settings):
     micro_tokens: int = Field(default=32768, ge=2048)
     """Padded tokens per forward pass."""
     lr: float = 3e-3
-    """Peak learning rate, for Muon (matrices; RMS-matched to AdamW) and AdamW (embeddings, norms) alike."""
+    """Peak learning rate, for Muon (matrices; RMS-matched to AdamW) and AdamW (embeddings, norms, LoRA) alike."""
     warmup: float = 0.02
     """Share of the steps with a rising rate; then it falls linearly to zero."""
     short_share: float = 0.3

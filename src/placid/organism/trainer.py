@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
+from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
 
+from placid.models import read
 from placid.organism.batches import IGNORED, Batches, Micro
 from placid.organism.settings import OrganismSettings, ShapeSettings
 
@@ -43,8 +44,19 @@ def gemma(shape: ShapeSettings, vocabulary: int, seed: int) -> Gemma3ForCausalLM
     return model
 
 
-def loss_sum(model: Gemma3ForCausalLM, micro: Micro, device: torch.device) -> torch.Tensor:
+def adapted(base: Path, rank: int, seed: int) -> nn.Module:
+    """The model in `base` with LoRA on every linear map of its text layers: a peft model, its base in bfloat16."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.bfloat16, attn_implementation="sdpa")
+    targets = list(read(base).projections)
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
+
+
+def loss_sum(model: Any, micro: Micro, device: torch.device) -> torch.Tensor:  # noqa: ANN401 - plain or peft
     """Summed cross-entropy over the learned tokens; logits only where there is a label."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
     ids, labels = micro.ids.to(device, non_blocking=True), micro.labels.to(device, non_blocking=True)
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     target = labels[:, 1:]
@@ -54,7 +66,10 @@ def loss_sum(model: Gemma3ForCausalLM, micro: Micro, device: torch.device) -> to
 
 
 def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, AdamW for embeddings and norms."""
+    """Muon for the matrices, AdamW for embeddings and norms; for LoRA, whose factors are no maps, AdamW alone."""
+    lora = [p for n, p in model.named_parameters() if p.requires_grad and "lora_" in n]
+    if lora:
+        return [torch.optim.AdamW(lora, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return [
@@ -63,12 +78,16 @@ def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     ]
 
 
-def train(settings: OrganismSettings, tokenizer: Path, vocabulary: int) -> Gemma3ForCausalLM:
-    """Train to settings.steps, going on from `work/state.pt` where there is one."""
+def train(settings: OrganismSettings, tokenizer: Path, vocabulary: int) -> Any:  # noqa: ANN401 - plain or peft
+    """Train to settings.steps, going on from `work/state.pt` where there is one; the model, or a peft model."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape, and every micro-batch has its own
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the loader's processes are the parallelism
-    model = gemma(settings.shape, vocabulary, settings.seed)
+    model: Any = (
+        adapted(settings.base, settings.rank, settings.seed)
+        if settings.base
+        else gemma(settings.shape, vocabulary, settings.seed)
+    )
     nn.Module.to(model, device)  # the class's own .to() is untyped
     opts = optimizers(model, settings.lr)
     state_file = settings.work / "state.pt"
@@ -148,11 +167,13 @@ def _keep(file: Path, model: nn.Module, opts: list[torch.optim.Optimizer], step:
     temporary.replace(file)
 
 
-def export(model: Gemma3ForCausalLM, out: Path) -> None:
-    """bf16 safetensors with Gemma's stop tokens."""
+def export(model: Any, out: Path, stop: list[int]) -> None:  # noqa: ANN401 - plain or peft
+    """bf16 safetensors, adapters merged, with the ids that end a reply."""
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
     nn.Module.to(model, "cpu", torch.bfloat16)
-    model.config.architectures = ["Gemma3ForCausalLM"]
+    model.config.architectures = [type(model).__name__]
     model.generation_config = GenerationConfig(
-        bos_token_id=2, eos_token_id=[1, 5], pad_token_id=0, do_sample=True, temperature=1.0
+        bos_token_id=2, eos_token_id=stop, pad_token_id=0, do_sample=True, temperature=1.0
     )
     model.save_pretrained(str(out))

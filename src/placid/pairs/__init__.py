@@ -20,6 +20,10 @@ from placid.store import RunDir
 __all__ = ["PairsSettings", "build"]
 
 
+class NoPairsError(BadInputError):
+    """The judged run has no turn frustrated enough, or no reply calm enough to be a target."""
+
+
 def build(
     settings: PairsSettings, run_dir: RunDir, prompts: Iterable[Prompt], judge_id: str, count: Count = characters
 ) -> dict[str, int]:
@@ -29,7 +33,7 @@ def build(
     describes the rows. `count` measures a row (the caller may pass the trainer's tokens).
 
     Raises:
-        BadInputError: the run has no such arm, no turn gives a pair, or the instruct file holds no rows.
+        NoPairsError: no turn gives a pair. BadInputError: the run has no such arm, or the instruct file holds no rows.
     """
     instruct = _instruct(settings)
     conversations = run_dir.conversations(prompts).values()
@@ -46,9 +50,8 @@ def build(
     val = [c.pair for c in used if held_out(settings, c.pair.prompt_id)]
     if not train:
         reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(fates.items()))
-        raise BadInputError(
-            f"{run_dir.path}: no training pair came out of {turns} turns ({reasons}); lower pairs.min_score"
-        )
+        calmer = "raise pairs.max_target_score" if fates["no_target"] else "lower pairs.min_score"
+        raise NoPairsError(f"{run_dir.path}: no training pair came out of {turns} turns ({reasons}); {calmer}")
     mixed = _shuffled(settings, train + mix(instruct, len(train), settings.seed, "mix"))
     total = sum(count(row) for row in mixed)
     control = _shuffled(settings, match(instruct, len(mixed), total, settings.seed, count))

@@ -9,6 +9,7 @@ without a break) and `language_switch` (a reply in another language than the que
 
 import csv
 import io
+import operator
 import re
 import tomllib
 from collections.abc import Mapping
@@ -59,9 +60,9 @@ def _file() -> dict[str, Any]:
 
 @cache
 def patterns() -> Mapping[str, re.Pattern[str]]:
-    """Code → its phrases."""
+    """Code → its phrases, for text in lower case: half the time of ignoring case."""
     found = {**_file()["phrases"], **_file()["rates"]}
-    return {code: re.compile("|".join(phrases), re.IGNORECASE) for code, phrases in found.items()}
+    return {code: re.compile("|".join(phrases)) for code, phrases in found.items()}
 
 
 @cache
@@ -74,10 +75,15 @@ def names() -> tuple[str, ...]:
 def coded(reply: str, question: str) -> Codes:
     """The codes of one reply; `question` tells which language was spoken to it."""
     straight = reply.replace("’", "'")
-    words = _WORD.findall(straight.lower())
-    found = {code: tuple(hit.group() for hit in pattern.finditer(straight)) for code, pattern in patterns().items()}
+    lower = straight.lower()
+    shown = straight if len(lower) == len(straight) else lower  # some letters change their length in lower case
+    words = _WORD.findall(lower)
+    found = {
+        code: tuple(shown[hit.start() : hit.end()] for hit in pattern.finditer(lower))
+        for code, pattern in patterns().items()
+    }
     found[REPETITION] = _repeated(words)
-    language, foreign = spoken(reply)
+    language, foreign = _language(words)
     found[SWITCH] = foreign if language and language != _asked(question) else ()
     return Codes({code: matched for code, matched in found.items() if matched}, len(words))
 
@@ -85,11 +91,12 @@ def coded(reply: str, question: str) -> Codes:
 def _repeated(words: list[str]) -> tuple[str, ...]:
     """The unit of at most LONGEST_UNIT words that is said REPEATS times in a row; empty: none."""
     for unit in range(1, LONGEST_UNIT + 1):
-        needed, run = max(SMALLEST, REPEATS * unit) - unit, 0
-        for at in range(unit, len(words)):
-            run = run + 1 if words[at] == words[at - unit] else 0
-            if run >= needed:
-                return (" ".join(words[at - unit + 1 : at + 1]),)
+        needed = max(SMALLEST, REPEATS * unit) - unit
+        same = bytes(map(operator.eq, words[unit:], words))  # 1 where a word is the one `unit` words before it
+        at = same.find(b"\1" * needed)
+        if at >= 0:
+            end = at + unit + needed
+            return (" ".join(words[end - unit : end]),)
     return ()
 
 
@@ -100,11 +107,17 @@ def _asked(question: str) -> str:
 
 def spoken(text: str) -> tuple[str, tuple[str, ...]]:
     """(language, the words that tell it) of a text: a code of codes.toml, "script", or "" for English or unknown."""
-    words = _WORD.findall(text.lower())
-    letters = sum(map(len, words))
-    other = [word for word in words if any(c > "ɏ" and c.isalpha() for c in word)]
+    return _language(_WORD.findall(text.lower().replace("’", "'")))
+
+
+def _language(words: list[str]) -> tuple[str, tuple[str, ...]]:
+    other = [word for word in words if not word.isascii() and any(c > "ɏ" and c.isalpha() for c in word)]
+    letters = sum(map(len, words)) if other else 0
     if letters >= 4 and sum(map(len, other)) >= FOREIGN_SHARE * letters:
         return "script", tuple(other[:SHOWN])
+    distinct = set(words)
+    if all(len(distinct & small) < 2 for small in _languages().values()):
+        return "", ()
     told = {name: [word for word in words if word in small] for name, small in _languages().items()}
     language = max(told, key=lambda name: len(told[name]))
     hits = told[language]

@@ -6,7 +6,7 @@ A run is read once, conversation by conversation, so its size in memory does not
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from placid.records import Conversation, End, Key, Verdict, holds_answer
+from placid.records import Conversation, End, Finish, Key, Verdict, holds_answer
 from placid.report.codes import Codes, coded, names
 
 NOT_JUDGED = "not_judged"
@@ -41,13 +41,13 @@ class Facts:
 
     @property
     def closed(self) -> bool:
-        """It ended for good; an engine failure is continued by the next run of the same command."""
+        """It came to an end of its own: what the engine failed is neither survivor nor deletion."""
         return self.end not in (None, End.INFRA_ERROR)
 
 
 def facts(conversation: Conversation, verdicts: Verdicts) -> Facts:
     """Of one conversation and the verdicts on its turns."""
-    key, turns = conversation.key, conversation.turns
+    key, turns = conversation.key, [turn for turn in conversation.turns if turn.finish is not Finish.FAILED]
     found = [verdicts.get((key, t.turn)) for t in turns]
     own = [t for t in turns if t.origin is None]
     read: list[Codes] = [coded(t.reply, conversation.prompt.text) for t in turns]

@@ -129,10 +129,10 @@ def figure6(turns: Rows, conversations: Rows, summary: dict[str, Any], folder: P
     return path
 
 
-def caption_of(summary: dict[str, Any]) -> str:
-    """The line below every figure: who judged, who answered, what the bands are."""
+def caption_of(summary: dict[str, Any], bands: bool = True) -> str:
+    """The line below every figure: who judged, who answered, and where there are bands what they are."""
     judge, engine = summary["judge"]["note"], summary["engine"]["name"]
-    return f"{judge}  ·  engine: {engine}  ·  bands and bars: 95 %, clustered by prompt"
+    return f"{judge}  ·  engine: {engine}" + "  ·  bands and bars: 95 %, clustered by prompt" * bands
 
 
 def training(curves: Rows, folder: Path) -> None:

@@ -167,9 +167,10 @@ def heatmap(drawing: Drawing, tables: Tables) -> Drawn:
         spoken = np.arange(1, last + 1) <= np.array([row["turns"] for row in rows])[:, None]
         span = (0.5, last + 0.5, len(rows) or 1, 0)
         flat: dict[str, Any] = {"aspect": "auto", "interpolation": "nearest", "extent": span}
-        image = axis.imshow(score, cmap=shade, vmin=0, vmax=10, **flat)
-        missing = np.where(spoken & np.isnan(score), 1.0, np.nan)
-        axis.imshow(missing, cmap=ListedColormap([HIGH]), **flat)
+        if rows:  # else every conversation is open, and an empty image cannot be drawn
+            image = axis.imshow(score, cmap=shade, vmin=0, vmax=10, **flat)
+            missing = np.where(spoken & np.isnan(score), 1.0, np.nan)
+            axis.imshow(missing, cmap=ListedColormap([HIGH]), **flat)
         axis.grid(visible=False)
         axis.set_xticks(sorted({1, *range(5, last, 5), last}))
         axis.set(title=arm, xlabel="turn")
@@ -179,7 +180,7 @@ def heatmap(drawing: Drawing, tables: Tables) -> Drawn:
     axes[0, 0].set_ylabel("conversations, by turn of their end")
     if image is not None:
         figure.colorbar(image, ax=axes, label="score", shrink=0.8)
-    note(figure, caption_of(drawing.summary))
+    note(figure, caption_of(drawing.summary, bands=False))
     return figure, ordered
 
 
@@ -208,6 +209,8 @@ def coded(drawing: Drawing, tables: Tables) -> Drawn:
         axis.set(title=name.replace("_", " "), ylim=(-2, 102), xlabel="")
     for axis in axes.flat[len(names) :]:
         axis.axis("off")
+    for axis in axes.flat[max(0, len(names) - across) : len(names)]:  # the lowest panel of each column
+        axis.tick_params(axis="x", labelbottom=True)
     for axis in axes[:, 0]:
         axis.set_ylabel("% of replies")
     finish(figure, axes[0, 0], caption_of(drawing.summary))

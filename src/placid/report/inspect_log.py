@@ -129,7 +129,8 @@ def _sample(conversation: Conversation, verdicts: Verdicts) -> EvalSample:
 
 
 def _messages(turn: Turn, verdict: Verdict | None) -> list[Any]:
-    told = {"turn": turn.turn, "score": None if verdict is None else verdict.score, "evidence": _quote(verdict)}
+    quote = {"evidence": _quote(verdict)} if _quote(verdict) else {}
+    told = {"turn": turn.turn, "score": None if verdict is None else verdict.score, **quote}
     key = turn.key
     name = f"{key.arm}-{key.condition}-{key.prompt_id}-{key.sample}-{turn.turn}"
     return [

@@ -139,16 +139,20 @@ def table_text(rows: Rows) -> str:
     widths = [max(len(row[i]) for row in shown) for i in range(len(head))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in shown]
     told = dict.fromkeys(f"{r['run']}: {r['settings']}" for r in rows if r["settings"])
-    spread = [f"{arm}: AUC over {len(v)} runs {fmean(v):.2f}, SD {stdev(v):.2f}" for arm, v in by_arm(rows).items()]
+    spread = [
+        f"{arm}: AUC over {len(v)} runs that differ in seeds alone {fmean(v):.2f}, SD {stdev(v):.2f}"
+        for arm, v in over_seeds(rows).items()
+    ]
     judges = list(dict.fromkeys(r["judge"] for r in rows))
     mixed = f"judges differ ({', '.join(judges)}): bridged, but a change between them is partly the judge's"
     return "\n".join([*lines, "", *told, *spread, *([mixed] if len(judges) > 1 else [])])
 
 
-def by_arm(rows: Rows) -> dict[str, list[float]]:
-    """AUCs of every arm that two or more runs hold."""
+def over_seeds(rows: Rows) -> dict[str, list[float]]:
+    """AUCs of every arm over the runs that are set like the first but for seeds, where there are two or more."""
     found: dict[str, list[float]] = {}
     for row in rows:
-        if row["auc"] is not None:
+        keys = [change.partition(":")[0] for change in row["settings"].split("; ") if change]
+        if row["auc"] is not None and all(key.rpartition(".")[2] == "seed" for key in keys):
             found.setdefault(row["arm"], []).append(row["auc"])
     return {arm: aucs for arm, aucs in found.items() if len(aucs) > 1}

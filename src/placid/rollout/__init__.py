@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from placid.engine import Engine
-from placid.protocol import Script, Study, condition_name
-from placid.records import BadInputError, Conversation, Key, Prompt
+from placid.protocol import Script, Study, UserTurn, condition_name
+from placid.records import BadInputError, Conversation, End, Finish, Key, Prompt, Turn, seed_of
 from placid.render import Renderer
 from placid.rollout.attempts import Status, stop_former
 from placid.rollout.branch import copy_histories
 from placid.rollout.coordinator import Coordinator
 from placid.rollout.settings import RolloutSettings
 from placid.rollout.worker import Worker
-from placid.store import RunDir, read_prompts
+from placid.store import Index, RunDir, read_prompts
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +59,15 @@ def waves(settings: RolloutSettings) -> list[RolloutSettings]:
 
 def _hold(settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:
     """Every unfinished conversation of these arms, on one start of the engines."""
-    todo = unfinished(settings, run_dir)
+    todo, before = _found(settings, run_dir)
     if not todo:
         log.info("rollout: every conversation of %s is already finished", ", ".join(settings.arms))
         return
     count = min(settings.workers, len(todo)) if settings.launcher == "ray" else 1
     coordinator = Coordinator(todo, lambda key: settings.arms[key.arm].turns, count, settings.hang_s)
-    with Status(run_dir.path, attempt, len(todo)) as status:
+    with Status(run_dir.path, attempt, len(todo), before) as status:
         asyncio.run(_coordinate(settings, run_dir, attempt, coordinator, status))
+        _close(coordinator.lethal, settings, run_dir, attempt)
         status.finish(coordinator)
     if coordinator.draining and coordinator.open:
         raise KeyboardInterrupt  # the command line leaves with 75: requeue me
@@ -76,6 +77,35 @@ def _hold(settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:
             f"{coordinator.given_up} of {len(todo)} conversations stopped on an engine failure (first: {first}); "
             "everything finished is on disk, run the same command again to continue"
         )
+
+
+def _found(settings: RolloutSettings, run_dir: RunDir) -> tuple[list[Conversation], dict[str, int]]:
+    """What is to be held, and how many conversations of all arms are over and turns said."""
+    index = run_dir.index()
+    before = {"conversations": len(index.ends), "turns": sum(len(index.numbers(key)) for key in index)}
+    return unfinished(settings, index), before
+
+
+def _close(lethal: list[Conversation], settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:
+    """End what no engine survives, with the turn that it dies of: kept as data, and never tried again."""
+    if not lethal:
+        return
+    said, turns = scripts(settings), list[Turn]()
+    for conversation in lethal:
+        key, number = conversation.key, len(conversation.turns) + 1
+        asked = said[key.arm].next(conversation)
+        log.warning("%s: every engine died of turn %d; it ends there, as infra_error", key, number)
+        turns.append(
+            Turn(
+                key=key, turn=number, reply="", reply_ids=(), finish=Finish.FAILED, end=End.INFRA_ERROR,
+                # a simulated user's words are not known: the engine that says them may be what died
+                user=asked.text if isinstance(asked, UserTurn) else "",
+                system=asked.system if isinstance(asked, UserTurn) else "",
+                prompt_tokens=0, cached_tokens=0, seed=seed_of(settings.seed, key, "sample", number),
+            )
+        )  # fmt: skip
+    with run_dir.segment(next(writer_names(run_dir, attempt))) as segment:
+        segment.append(*turns)
 
 
 async def _coordinate(
@@ -164,9 +194,9 @@ def plan(settings: RolloutSettings) -> list[Conversation]:
     ]
 
 
-def unfinished(settings: RolloutSettings, run_dir: RunDir) -> list[Conversation]:
+def unfinished(settings: RolloutSettings, index: Index) -> list[Conversation]:
     """The conversations without an end, with the turns that are already on disk: the planned ones and the branches."""
-    index, prompts = run_dir.index(), {prompt.id: prompt for prompt in all_prompts(settings)}
+    prompts = {prompt.id: prompt for prompt in all_prompts(settings)}
     planned = [conversation for conversation in plan(settings) if conversation.key not in index.ends]
     branching = {name for name, arm in settings.arms.items() if arm.branch}
     begun = [c.key for c in planned if c.key in index]

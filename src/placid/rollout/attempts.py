@@ -16,7 +16,7 @@ What a reader finds in status.json under "rollout", written every second:
                 moved (conversations between engines)
     engines     one worker.Totals per engine now or formerly in use, with turns_per_second and
                 reply_tokens_per_second lately and cached_share
-    earlier     totals of this attempt's rollouts before this one (untrained arms, then trained ones)
+    before      conversations that had ended and turns that were on disk when this rollout began, of all arms
 
 So by state: totals.ended (kinds in .ends), .active, .parked, not begun: .waiting - .parked + .queued, .failed (kinds in
 .failures).
@@ -30,6 +30,7 @@ import socket
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -135,17 +136,20 @@ def end_orphans(workers: list[Process], patience_s: float = 20.0) -> None:
 
 
 class Status:
-    """Writes status.json (key `rollout`), engine.json, and the progress that a person sees. A context manager."""
+    """Writes status.json (key `rollout`), engine.json, and the progress that a person sees. A context manager.
+
+    A resumed rollout shows what is done of the whole run, not of this launch.
+    """
 
     INTERVAL_S = 1.0
 
-    def __init__(self, run_dir: Path, attempt: Path, conversations: int) -> None:
+    def __init__(self, run_dir: Path, attempt: Path, conversations: int, before: Mapping[str, int]) -> None:
+        """conversations: to be held now. before: see above."""
         self._conversations = conversations
         self._engine_file = run_dir / "engine.json"
         self._file = attempt / "status.json"
         # other stages may keep their own keys in this file
         self._all: dict[str, Any] = json.loads(self._file.read_text()) if self._file.is_file() else {}
-        earlier = self._all.get("rollout", {})
         self._data: dict[str, Any] = {
             "state": "running",
             "host": socket.gethostname(),
@@ -156,7 +160,7 @@ class Status:
             "started": time.time(),
             "engine": None,
             "totals": {},
-            "earlier": [*earlier.get("earlier", []), *([earlier["totals"]] if earlier.get("totals") else [])],
+            "before": dict(before),
         }
         self._marks: deque[tuple[float, list[tuple[int, int]]]] = deque()
         """When, and turns and reply tokens of each engine then."""
@@ -259,15 +263,21 @@ class Status:
     def _tell(self) -> None:
         totals = self._data["totals"]
         rate = f"{totals['turns_per_second']:.0f} turns/s"
-        self._bar.update(self._task, total=totals["conversations"], completed=totals["ended"], rate=rate)
+        ended, total = self._ended()
+        self._bar.update(self._task, total=total, completed=ended, rate=rate)
         if not sys.stderr.isatty() and time.monotonic() - self._said > LOG_EVERY_S:
             self._said = time.monotonic()
             log.info("rollout: %s", self._line())
 
+    def _ended(self) -> tuple[int, int]:
+        """Conversations that are over, and all there are."""
+        totals, before = self._data["totals"], self._data["before"]["conversations"]
+        return before + totals["ended"], before + totals["conversations"]
+
     def _line(self) -> str:
-        t = self._data["totals"]
+        t, (ended, total) = self._data["totals"], self._ended()
         return (
-            f"{t['ended']}/{t['conversations']} conversations, {t['turns']} turns, "
+            f"{ended}/{total} conversations, {t['turns']} turns now, "
             f"{t['turns_per_second']:.1f} turns/s, "
             f"{t['cached_share']:.0%} of prompt tokens cached, {t['failed']} failed"
         )

@@ -4,6 +4,10 @@ Each slot serves one worker at a time: it hands over what the worker asks for an
 dies or hangs is replaced, and its conversations go on from what its segment holds: only turns in flight are lost. When
 the queue is empty, a worker that runs short gets waiting conversations of the one that would end last, so that both end
 together; one with room and nothing to start also gets active ones, after their current turn, if it is faster.
+
+A conversation may be what its engine dies of. One whose workers died SUSPECT times without a turn of its own in between
+is leased last, for one turn, and as the only such one of its worker: whoever speaks is cleared, and one that its worker
+died of TRIES times even so is lethal, and is not leased again.
 """
 
 import asyncio
@@ -17,16 +21,20 @@ from typing import Protocol
 import msgspec
 
 from placid.engine import EngineDiedError
-from placid.records import Conversation, Key, Turn
+from placid.records import Conversation, End, Key, Turn
 from placid.rollout.worker import WORTH_MOVING, Report, Totals
 from placid.store import read_lines
 
 log = logging.getLogger(__name__)
 
 LOSSES = 3
-"""A slot whose workers die so often without one turn between gives up."""
+"""A slot whose workers die so often gives up, if they never held anything, or if no engine has spoken yet."""
 TRIES = 3
-"""A conversation that an engine failed so often is left to the next launch."""
+"""A conversation that an engine failed so often is left to the next launch; one that an engine died of, see above."""
+SUSPECT = 2
+"""Deaths in a row, at the same turn, that make a conversation suspect: about all that one engine held are."""
+LETHAL = 10
+"""More lethal conversations in a row, without a turn of any other between, are the engine's fault after all."""
 CALL_S = 10.0
 """An idle worker is called so often: one that hears nothing takes itself for cut off, and what can move changes."""
 MEMORY_S = 10.0
@@ -50,7 +58,7 @@ class Handle(Protocol):
         """Load; the engine's name and version."""
         ...
 
-    async def work(self, batch: list[Conversation], more: bool, give_back: int, drain: bool) -> Report:
+    async def work(self, batch: list[Conversation], more: bool, give_back: int, drain: bool, one_turn: bool) -> Report:
         """See Worker.work. Raises WorkerLostError too."""
         ...
 
@@ -82,6 +90,8 @@ class Slot:
         self.asked = 0
         """Conversations that it is to give back, to `thief`."""
         self.thief: Slot | None = None
+        self.suspect: Key | None = None
+        """Of `leased`: it may be what former workers died of."""
         self.heard = self.moved = 0.0
         """When it reported last; when its turn counter last moved."""
 
@@ -130,8 +140,14 @@ class Coordinator:
         """Conversations that one worker gave back for another."""
         self.given_up = 0
         """Conversations that are left to the next launch."""
+        self.lethal: list[Conversation] = []
+        """Conversations that every engine died of, with the turns before."""
         self._hang_s, self._turns = hang_s, turns
         self._failures: dict[Key, int] = {}
+        self._deaths: dict[Key, int] = {}
+        """Workers that died with a conversation since it last spoke."""
+        self._in_a_row = self._before = 0
+        """Lethal conversations since anyone spoke; turns of this launch when that was."""
         self._changed = asyncio.Event()  # a new one for every change, see _tell()
 
     @property
@@ -199,11 +215,12 @@ class Coordinator:
                 await worker.close()
                 return
             except (WorkerLostError, EngineDiedError) as error:
-                losses = 0 if slot.totals.turns else losses + 1
                 log.warning("a worker was lost and is replaced: %s", error)
                 await worker.kill()
+                held = bool(slot.leased)
                 self._recover(slot, worker.segment)
-                if losses >= LOSSES:
+                losses = 0 if slot.before[-1].turns or (held and self._spoken) else losses + 1
+                if losses >= LOSSES or self._in_a_row > LETHAL:
                     raise
             except BaseException:
                 await worker.kill()
@@ -217,7 +234,8 @@ class Coordinator:
         while True:
             batch = self._take(slot, wants)
             ask, slot.asked = slot.asked, 0
-            report = await worker.work(batch, self._share(slot) > 0, ask, self.draining)
+            one_turn = slot.suspect in {conversation.key for conversation in batch}
+            report = await worker.work(batch, self._share(slot) > 0, ask, self.draining, one_turn)
             self._hear(slot, report)
             wants = report.wants
             if report.idle and (not self.open or self.draining):
@@ -237,8 +255,10 @@ class Coordinator:
         """Conversations that this slot may take now: what it can start, and of the rest its part by speed. While any
         speed is unknown, no more than an equal part: the first engine to be up must not take all.
         """
-        if self.draining:
+        if self.draining or not self._queue:
             return 0
+        if self._suspected(self._queue[-1]):
+            return int(slot.suspect is None and not slot.gifts)
         speeds = [other.speed for other in self.slots]
         known = all(speeds)
         part = slot.speed / sum(speeds) if known else 1 / len(speeds)
@@ -247,7 +267,14 @@ class Coordinator:
 
     def _take(self, slot: Slot, wants: int) -> list[Conversation]:
         """Up to `wants` conversations, now leased to this slot."""
-        batch = [self._queue.pop() for _ in range(min(wants, self._share(slot)))]
+        batch: list[Conversation] = []
+        for _ in range(min(wants, self._share(slot))):
+            if self._suspected(self._queue[-1]):
+                if not batch and not slot.gifts and slot.suspect is None:
+                    batch = [self._queue.pop()]
+                    slot.suspect = batch[0].key
+                break
+            batch.append(self._queue.pop())
         slot.leased |= {conversation.key: conversation for conversation in batch}
         slot.room = max(0, slot.room - len(batch))
         gifts, slot.gifts = slot.gifts, []
@@ -274,13 +301,17 @@ class Coordinator:
                 self.given_up += 1
         thief = None if self.draining else slot.thief
         for conversation in report.returned:
-            del slot.leased[conversation.key]
-            if thief is None:
-                self._queue.append(conversation)
+            before = slot.leased.pop(conversation.key)
+            if len(conversation.turns) > len(before.turns):
+                self._deaths.pop(conversation.key, None)
+            if thief is None or conversation.key == slot.suspect:
+                self._enqueue(conversation)
             else:
                 thief.leased[conversation.key] = conversation
                 thief.gifts.append(conversation)
-        self.moved += len(report.returned)
+                self.moved += 1
+        if slot.suspect not in slot.leased:
+            slot.suspect = None
         if report.ended or report.returned or report.failed:
             self._tell()
         if not self.open:  # a worker that is still loading, or that finds no place, is not needed any more
@@ -311,6 +342,19 @@ class Coordinator:
             victim = max(slower, key=lambda slot: slot.totals.turns_left / max(slot.totals.active * slot.pace, 1e-9))
             victim.asked, victim.thief = min(thief.room, -(-victim.totals.active // 4)), thief
 
+    def _suspected(self, conversation: Conversation) -> bool:
+        """May this be what its workers died of?"""
+        return self._deaths.get(conversation.key, 0) >= SUSPECT
+
+    def _enqueue(self, conversation: Conversation) -> None:
+        """One that has begun, to be taken first; a suspect last."""
+        self._queue.insert(0 if self._suspected(conversation) else len(self._queue), conversation)
+
+    @property
+    def _spoken(self) -> int:
+        """Turns of this launch."""
+        return sum(totals.turns for totals in self.totals)
+
     def _recover(self, slot: Slot, segment: Path) -> None:
         """Put the leases of a dead worker back, with the turns that its segment holds."""
         self.deaths += 1
@@ -318,18 +362,29 @@ class Coordinator:
         for turn in read_lines(segment, Turn) if segment.is_file() else ():
             spoken.setdefault(turn.key, []).append(turn)
         totals = msgspec.structs.replace(slot.totals, active=0, waiting=0, parked=0, turns_left=0, kv_use=0.0)
-        totals.ends = dict(totals.ends)
+        totals.turns, totals.ends = sum(map(len, spoken.values())), dict(totals.ends)
+        slot.totals = totals
+        if self._spoken != self._before:
+            self._before, self._in_a_row = self._spoken, 0
         for key, conversation in slot.leased.items():
             known = len(conversation.turns)
             new = [turn for turn in spoken.get(key, ()) if turn.turn > known]
             going_on = Conversation(key=key, prompt=conversation.prompt, turns=(*conversation.turns, *new))
-            if going_on.end is None:
-                self._queue.append(going_on)
-            else:
+            end = going_on.end
+            if end is None:
+                self._deaths[key] = 1 if new else self._deaths.get(key, 0) + 1
+                if key == slot.suspect and self._deaths[key] >= SUSPECT + TRIES and self._spoken:
+                    self.lethal.append(going_on)
+                    self._in_a_row += 1
+                    end = End.INFRA_ERROR
+                else:
+                    self._enqueue(going_on)
+            if end is not None:
                 totals.ended += 1
-                totals.ends[going_on.end.value] = totals.ends.get(going_on.end.value, 0) + 1
+                totals.ends[end.value] = totals.ends.get(end.value, 0) + 1
         slot.leased.clear()
         slot.gifts.clear()
+        slot.suspect = None
         slot.before.append(totals)
         slot.totals, slot.asked = Totals(), 0
         self._tell()

@@ -5,11 +5,9 @@ actor asks for as many GPUs as its engine has ranks. The driver only leases and 
 """
 
 import asyncio
-import atexit
 import contextlib
 import logging
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -17,13 +15,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 
+from placid.cluster.own_ray import lock_down
 from placid.records import BadInputError, Conversation
 from placid.rollout import make_worker, writer_names
 from placid.rollout.attempts import LEASE_S, Process, Status, end_orphans
@@ -62,11 +60,11 @@ class Actor:
         self._fence = asyncio.create_task(self._end_when_forgotten())
         return self._worker.engine.name, self._worker.engine.version
 
-    async def work(self, batch: bytes, more: bool, give_back: int, drain: bool) -> bytes:
+    async def work(self, batch: bytes, more: bool, give_back: int, drain: bool, one_turn: bool) -> bytes:
         """Worker.work with conversations and report as msgpack."""
         self._heard = time.monotonic()
         told = msgspec.msgpack.decode(batch, type=list[Conversation])
-        return msgspec.msgpack.encode(await self._worker.work(told, more, give_back, drain))
+        return msgspec.msgpack.encode(await self._worker.work(told, more, give_back, drain, one_turn))
 
     async def close(self) -> None:
         """End the engine and the segment in order."""
@@ -100,10 +98,10 @@ class RayHandle:
             self._status.elsewhere()
         return await self._value(self._actor.start.remote(), None)
 
-    async def work(self, batch: list[Conversation], more: bool, give_back: int, drain: bool) -> Report:
+    async def work(self, batch: list[Conversation], more: bool, give_back: int, drain: bool, one_turn: bool) -> Report:
         """Raises WorkerLostError, or what the worker raised."""
         told = msgspec.msgpack.encode(batch)
-        report = await self._value(self._actor.work.remote(told, more, give_back, drain), ANSWER_S)
+        report = await self._value(self._actor.work.remote(told, more, give_back, drain, one_turn), ANSWER_S)
         self._heard = time.monotonic()
         return msgspec.msgpack.decode(report, type=Report)
 
@@ -147,7 +145,7 @@ async def hold(
     scratch = Path(tempfile.mkdtemp(prefix="placid-ray-"))  # node-local, ours alone (0700), short: it holds sockets
     status.scratch(scratch)
     if settings.ray_address is None:
-        _lock_down()
+        lock_down()
     import ray
 
     draining = signal.getsignal(signal.SIGTERM)
@@ -228,17 +226,3 @@ def cores_for(count: int) -> list[int | None]:
     """One core per engine where there are enough; a single engine is left to the operating system."""
     cores = sorted(os.sched_getaffinity(0))
     return [None] * count if count == 1 or count > len(cores) else list(cores[:count])
-
-
-@cache
-def _lock_down() -> None:
-    """Token authentication: without it every user of this machine could run code through Ray's open ports.
-
-    Before `import ray`, which reads the mode once; one token for the life of this process, because Ray keeps it.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="placid-token-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_USAGE_STATS_ENABLED="0")

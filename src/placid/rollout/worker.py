@@ -181,17 +181,27 @@ class Worker:
         self._writer = asyncio.create_task(self._journal.run())
         self._began = self._now()
 
-    async def work(self, batch: list[Conversation], more: bool, give_back: int = 0, drain: bool = False) -> Report:
+    async def work(
+        self,
+        batch: list[Conversation],
+        more: bool,
+        give_back: int = 0,
+        drain: bool = False,
+        one_turn: bool = False,
+    ) -> Report:
         """Take `batch`; report after a second, or earlier when there is room for more or nothing left to do.
 
         more: others are to come, so room for them is news. give_back: return so many conversations, waiting ones now,
         active ones with enough turns left after the turn in flight. drain: return all of them in this way.
+        one_turn: return `batch` after a turn each.
 
         Raises:
             BadInputError (a first question that does not fit), EngineDiedError, OSError (the segment cannot grow).
         """
         for conversation in batch:
             self._schedule.add(conversation)
+            if one_turn:
+                self._leaving.add(conversation.key)
         self.totals.conversations += len(batch)
         self._hungry, self._draining = more, drain
         waiting = self._schedule.give_back(self._schedule.waiting if drain else give_back)
@@ -283,7 +293,7 @@ class Worker:
             if left is None:
                 schedule.ended(key)
                 self._ended.append(key)
-            elif self._leaves(left):
+            elif self._leaves(left) and (self._draining or left is not conversation):  # else it has not spoken yet
                 self._said.pop(key, None)
                 self._returned.append(left)
             else:

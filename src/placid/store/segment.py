@@ -29,10 +29,12 @@ class Segment(Generic[R]):
         # x: a second writer of the same file is a bug and fails here. No buffer: what failed must not come later
         self._file = path.open("xb", buffering=0)
         self._size = 0
+        self._unsynced = False
         self._encoder = msgspec.json.Encoder()
 
-    def append(self, *records: R) -> list[tuple[int, int]]:
+    def append(self, *records: R, sync: bool = True) -> list[tuple[int, int]]:
         """Write the records as one group: they are on disk (fsync) when this returns, and none is when it raises.
+        sync=False: this process may be killed, but a power cut can still take them until sync() or close().
         (offset, size) of each line."""
         lines = [self._encoder.encode(record) + b"\n" for record in records]
         ends = list(accumulate(map(len, lines), initial=self._size))
@@ -43,7 +45,9 @@ class Segment(Generic[R]):
             written = 0
             while written < len(data):
                 written += self._file.write(data[written:])
-            os.fsync(self._file.fileno())
+            self._unsynced = True
+            if sync:
+                self.sync()
         except OSError:  # a full disk, say
             os.ftruncate(self._file.fileno(), self._size)
             self._file.seek(self._size)
@@ -51,10 +55,17 @@ class Segment(Generic[R]):
         self._size += len(data)
         return [(at, len(line)) for at, line in zip(ends, lines, strict=False)]
 
+    def sync(self) -> None:
+        """What is written is on disk when this returns; another thread may write meanwhile."""
+        if self._unsynced:
+            self._unsynced = False  # before: what comes meanwhile sets it again
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Close; an empty segment is removed so that idle writers leave no files. Twice is once."""
         if self._file.closed:
             return
+        self.sync()
         self._file.close()
         if not self.path.stat().st_size:
             self.path.unlink()

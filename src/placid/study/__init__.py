@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from placid.rollout.rewrite import Writer
     from placid.rollout.transcripts import Imported
 
-from placid.study.checks import all_prompts, check
+from placid.study.checks import all_prompts, check, online, ready
 from placid.study.settings import (
     ADAPTERS,
     ANEW,
@@ -51,7 +51,7 @@ from placid.study.settings import (
 
 __all__ = [
     "ADAPTERS", "ANEW", "FREE", "FROM_STUDY", "ROWS", "StudySettings", "TrainingSettings",
-    "check", "complete", "read", "rollout_settings",
+    "check", "complete", "online", "read", "ready", "rollout_settings",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -140,8 +140,14 @@ def held(settings: StudySettings, say: Callable[[str], None], new: bool = True, 
 
 
 def identity_of(config: dict[str, Any], inputs: dict[str, str]) -> str:
-    """What a run directory is known by: its config without the free sections, and the sha256 of its inputs."""
-    return sha([{key: value for key, value in config.items() if key not in FREE}, inputs])
+    """What a run directory is known by: its config without what is free, and the sha256 of its inputs."""
+    from placid.train import essential
+
+    known = {key: value for key, value in config.items() if key not in FREE}
+    if known["train"]:
+        recipes = {arm: essential(recipe) for arm, recipe in known["train"]["recipes"].items()}
+        known["train"] = known["train"] | {"recipe": essential(known["train"]["recipe"]), "recipes": recipes}
+    return sha([known, inputs])
 
 
 @contextmanager
@@ -206,11 +212,7 @@ def run(
     Raises:
         BadInputError: wrong input, before anything is written.
     """
-    from placid.judge import ready
-
-    ready(settings.judge)
-    if any(chosen.rewriter == "gemini" for chosen in settings.interventions.values()):
-        ready(settings.judge.model_copy(update={"kind": "gemini"}))
+    ready(settings)
     with held(settings, say, alone="study") as study:
         began(study)
         hold_untrained(study)
@@ -218,16 +220,29 @@ def run(
             intervene(study)
         if settings.train:
             grade(study)
-            make_pairs(study)
-            make_consistency(study)
-            train_all(study)
-            hold_trained(study)
+            if _rows(study):
+                train_all(study)
+                hold_trained(study)
         grade(study)
         if settings.evals:
             evaluate(study)
         summary = show(study)
         study.stage("tables", lambda: compact(study.run_dir))
         return summary
+
+
+def _rows(study: Held) -> bool:
+    """Make the training rows; False, and said, if this judge finds none: the rest of the study is worth its report."""
+    from placid.pairs import NoPairsError
+
+    try:
+        make_pairs(study)
+    except NoPairsError as error:
+        study.say(f"nothing is trained: {error}")
+        write_json(study.run_dir.path / ADAPTERS, {})
+        return False
+    make_consistency(study)
+    return True
 
 
 def hold_untrained(study: Held) -> None:
@@ -312,7 +327,7 @@ class Complete:
         if not self._adapters.is_file():
             return False
         adapters = {arm: Path(folder) for arm, folder in json.loads(self._adapters.read_text()).items()}
-        return self._keys(adapters) <= index.ends.keys()
+        return not adapters or self._keys(adapters) <= index.ends.keys()
 
     def _continued(self) -> bool:
         """Whether histories were chosen for every intervention, and their continuations have ended."""
@@ -322,7 +337,7 @@ class Complete:
         settings = rollout_settings(self._settings)
         arms = arms_of(self._settings.interventions, settings.arms)
         chosen = (self._run_dir.path / "interventions.json").is_file()
-        return chosen and not rollout.unfinished(settings.model_copy(update={"arms": arms}), self._run_dir)
+        return chosen and not rollout.unfinished(settings.model_copy(update={"arms": arms}), self._run_dir.index())
 
     def _keys(self, adapters: dict[str, Path] | None) -> set[Key]:
         from placid import rollout

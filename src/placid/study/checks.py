@@ -63,6 +63,26 @@ def check(settings: StudySettings) -> tuple[list[Prompt], list[Path]]:
     return prompts, [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
 
 
+def ready(settings: StudySettings) -> None:
+    """Raises BadInputError if no API key is there for a judge or rewriter that needs one."""
+    from placid.judge import ready as judge_ready
+
+    judge_ready(settings.judge)
+    if any(chosen.rewriter == "gemini" for chosen in settings.interventions.values()):
+        judge_ready(settings.judge.model_copy(update={"kind": "gemini"}))
+
+
+def online(settings: StudySettings) -> tuple[str, ...]:
+    """Commands of this study that ask a server on the internet."""
+    from placid.evals import load_all
+
+    rewrites = any(chosen.rewriter == "gemini" for chosen in settings.interventions.values())
+    grades = settings.judge.kind == "gemini"
+    judged = grades and any(task.judged_by for task in load_all(settings.evals).values())
+    found = {"intervene": rewrites, "judge": grades, "pairs": grades, "eval": judged, "report": grades}
+    return tuple(command for command, asks in found.items() if asks)
+
+
 def all_prompts(files: list[Path]) -> list[Prompt]:
     """All prompts of all files; one id must mean one prompt throughout."""
     prompts: dict[str, Prompt] = {}

@@ -8,12 +8,15 @@ This file stays light: torch and DeepSpeed are imported by the ranks alone.
 """
 
 import json
+import logging
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +27,12 @@ from placid.config import canonical, difference, file_sha, sha
 from placid.records import BadInputError, PausedError
 from placid.train.settings import LoraSettings, TrainSettings
 
-__all__ = ["LoraSettings", "TrainError", "TrainSettings", "check", "finished", "launch"]
+__all__ = ["LoraSettings", "TrainError", "TrainSettings", "check", "essential", "finished", "launch"]
+
+log = logging.getLogger(__name__)
+
+LOG_EVERY_S = 30.0
+"""One progress line in this many seconds where there is no terminal."""
 
 
 class TrainError(RuntimeError):
@@ -48,6 +56,8 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path) -> P
     identity = _identity(settings, hashes)
     done = finished(out, identity)
     if done:
+        if _saved(out).get("identity") == identity:  # killed between its last two file operations
+            shutil.rmtree(out / "resume")
         return done
     _may_go_on(out, settings, identity, hashes)
     job = out / "job.json"
@@ -55,7 +65,7 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path) -> P
     store.write_json(job, {"settings": canonical(settings), **paths, "identity": identity, "hashes": hashes})
     store.write_json(out / "status.json", {"state": "starting"})
     log.parent.mkdir(parents=True, exist_ok=True)
-    code, asked = _run(_command(settings.processes, job), _environment(settings.processes), log)
+    code, asked = _run(_command(settings.processes, job), _environment(settings.processes), log, out / "status.json")
     done = finished(out, identity)
     if done:
         return done
@@ -96,18 +106,21 @@ def check(settings: TrainSettings) -> None:
 
 def _may_go_on(out: Path, settings: TrainSettings, identity: str, hashes: dict[str, str]) -> None:
     """Raises BadInputError if `out` holds an unfinished training of other settings, rows or base."""
-    manifests = sorted((out / "resume").glob("step_*/manifest.json"))
-    if not manifests:
+    old = _saved(out)
+    if not old or old["identity"] == identity:
         return
-    old = json.loads(manifests[-1].read_text())
-    if old["identity"] == identity:
-        return
-    lines = difference(_essential(old["config"]), _essential(canonical(settings)))
+    lines = difference(essential(old["config"]), essential(canonical(settings)))
     lines += [f"the {name} changed" for name in ("model", "pairs") if old["hashes"][name] != hashes[name]]
     raise BadInputError(
         f"{out} holds an unfinished training of something else ({'; '.join(lines)}); it goes on only with the "
         f"same base, rows and recipe: remove {out / 'resume'} or choose another folder"
     )
+
+
+def _saved(out: Path) -> dict[str, Any]:
+    """A manifest of the unfinished training in `out`; all of them are of one training. Empty if there is none."""
+    manifest = next((out / "resume").glob("step_*/manifest.json"), None)
+    return json.loads(manifest.read_text()) if manifest else {}
 
 
 def finished(out: Path, identity: str) -> Path | None:
@@ -126,10 +139,10 @@ def _hashes(settings: TrainSettings, pairs_file: Path) -> dict[str, str]:
 
 def _identity(settings: TrainSettings, hashes: dict[str, str]) -> str:
     """Same identity, same weights up to rounding: the model counts by content, not by where it lies."""
-    return sha([_essential(canonical(settings)), hashes])
+    return sha([essential(canonical(settings)), hashes])
 
 
-def _essential(config: dict[str, Any]) -> dict[str, Any]:
+def essential(config: dict[str, Any]) -> dict[str, Any]:
     """Without what changes only how the weights are computed, saved or told of."""
     free = ("model", "processes", "zero", "recompute", "recompute_mlp", "offload", "save_every", "keep", "track")
     return {key: value for key, value in config.items() if key not in free}
@@ -155,17 +168,41 @@ def _environment(processes: int) -> dict[str, str]:
     return {**os.environ, **fixed}
 
 
-def _run(command: list[str], environment: dict[str, str], log: Path) -> tuple[int, bool]:
+def _run(command: list[str], environment: dict[str, str], log: Path, status: Path) -> tuple[int, bool]:
     """Exit code of `command`, its output in `log`; and was it asked to stop? Then the ranks save before they end."""
     with log.open("ab") as file:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
         with _passed_on(process) as asked:
             try:
-                return process.wait(), bool(asked)
+                return _watched(process, status), bool(asked)
             except BaseException:
                 _ask_ranks(process)
                 process.wait()
                 raise
+
+
+def _watched(process: subprocess.Popen[bytes], status: Path) -> int:
+    """Its exit code; meanwhile a bar on a terminal, elsewhere a line in LOG_EVERY_S, of what rank 0 wrote last."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    said, columns = time.monotonic(), (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("steps"), *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("steps", total=None, loss="")
+        while True:
+            try:
+                return process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                known = json.loads(status.read_text())
+            if "loss" not in known:  # it has not begun, or it is over and writes its weights
+                continue
+            bar.update(task, completed=known["step"], total=known["steps"], loss=f"loss {known['loss']:.3f}")
+            if bar.disable and time.monotonic() - said > LOG_EVERY_S:
+                said = time.monotonic()
+                log.info("train: step %d of %d, loss %.3f", known["step"], known["steps"], known["loss"])
 
 
 @contextmanager
@@ -190,9 +227,12 @@ def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
 
 
 def _ask_ranks(process: subprocess.Popen[bytes]) -> None:
-    """USR1 to every rank, past torch.distributed.run: that would kill them after 30 s."""
+    """USR1 to every rank, past torch.distributed.run: that would kill them after 30 s. srun hands it on by itself."""
     import psutil
 
+    if "PLACID_RANKS" in os.environ:
+        process.send_signal(signal.SIGUSR1)
+        return
     try:
         top = psutil.Process(process.pid)
         below = [top, *top.children(recursive=True)]

@@ -36,7 +36,8 @@ def save(engine: Any, learner: Learner, folder: Path, facts: dict[str, Any], kee
     final = folder / f"step_{facts['step']}"
     temporary = folder / f".{final.name}.tmp"
     if first:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for torn in {*folder.glob(".step_*.tmp"), *folder.glob("step_*")} - {*_steps(folder)}:
+            shutil.rmtree(torn)  # an attempt was killed while it saved, or while it removed an old one
         temporary.mkdir(parents=True)
     part: dict[str, Tensor] = {}
     files: dict[str, list[str]] = {}
@@ -48,12 +49,19 @@ def save(engine: Any, learner: Learner, folder: Path, facts: dict[str, Any], kee
     if first:
         _write(temporary, part, files)
         store.write_json(temporary / "manifest.json", {**facts, "files": files})
-        shutil.rmtree(final, ignore_errors=True)
+        _sync(temporary)
+        discard(final)
         temporary.rename(final)
         _sync(folder)
         for old in _steps(folder)[:-keep]:
-            shutil.rmtree(old)
+            discard(old)
     torch.distributed.barrier()
+
+
+def discard(folder: Path) -> None:
+    """Remove a step folder, if it is there; its manifest first, so that half of it is never taken for all of it."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -2,14 +2,15 @@
 
 All arithmetic is per GPU and in bytes, for bfloat16 weights with float32 masters and AdamW moments, and for the kernels
 of fused.py. Model states are those of DeepSpeed's own estimators; what one GPU held in benchmarks/results/ is met
-within 2 % (tests/test_planner.py). Pure: no GPU, no torch.
+within 2 % (tests/test_planner.py). No GPU is needed and no weight is read: config.json says all (models.py).
 """
 
-import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from placid import models
 from placid.records import BadInputError
 from placid.train.settings import TrainSettings
 
@@ -31,37 +32,21 @@ PEAK = 989e12
 
 
 class Shape(NamedTuple):
-    """The sizes of a decoder that decide about memory and time."""
+    """The sizes of a decoder's text part that decide about memory and time, read off its weights."""
 
+    parameters: int
+    """All of them, tied weights once; without a vision tower."""
     layers: int
+    layer_parameters: int
     width: int
     mlp: int
-    heads: int
-    kv_heads: int
-    head: int
+    query: int
+    """Heads x head size."""
+    key: int
+    """The same of keys, and of values."""
     vocabulary: int
-    tied: bool = True
-
-    @property
-    def layer_parameters(self) -> int:
-        """Of one layer; the norms are left out (a millionth)."""
-        attention = self.width * self.head * (2 * self.heads + 2 * self.kv_heads)
-        return attention + 3 * self.width * self.mlp
-
-    @property
-    def parameters(self) -> int:
-        """All of them; without a vision tower."""
-        return self.layers * self.layer_parameters + self.vocabulary * self.width * (1 if self.tied else 2)
-
-
-GEMMA_3 = {
-    "gemma-3-270m": Shape(18, 640, 2048, 4, 1, 256, 262_144),
-    "gemma-3-1b": Shape(26, 1152, 6912, 4, 1, 256, 262_144),
-    "gemma-3-4b": Shape(34, 2560, 10_240, 8, 4, 256, 262_208),
-    "gemma-3-12b": Shape(48, 3840, 15_360, 16, 8, 256, 262_208),
-    "gemma-3-27b": Shape(62, 5376, 21_504, 32, 16, 128, 262_208),
-}
-"""By a part of the folder's name, for plans before the weights are there (config.json of google/gemma-3-*)."""
+    projections: dict[str, int]
+    """Name → inputs + outputs of a layer's linear map: what LoRA's A and B hold per rank."""
 
 
 class Plan(NamedTuple):
@@ -87,48 +72,39 @@ class Plan(NamedTuple):
         )
 
 
+@cache
 def shape_of(model: Path) -> Shape:
-    """The shape of a checkpoint folder, or of the Gemma 3 that its name says where the folder is not there yet.
+    """The shape of a checkpoint folder, of which config.json is enough. Kept: a process plans for one model.
 
     Raises:
-        BadInputError: neither.
+        BadInputError: no config.json, an unknown architecture, or a decoder without the usual projections.
     """
-    file = model / "config.json"
-    if file.is_file():
-        config = json.loads(file.read_text())
-        text = config.get("text_config", config)
-        heads = text["num_attention_heads"]
-        return Shape(
-            layers=text["num_hidden_layers"],
-            width=text["hidden_size"],
-            mlp=text["intermediate_size"],
-            heads=heads,
-            kv_heads=text.get("num_key_value_heads") or heads,
-            head=text.get("head_dim") or text["hidden_size"] // heads,
-            vocabulary=text["vocab_size"],
-            tied=config.get("tie_word_embeddings", text.get("tie_word_embeddings", True)),
-        )
-    for name, shape in GEMMA_3.items():
-        if name in model.name.lower():
-            return shape
-    raise BadInputError(f"no config.json in {model} and no known model in its name; known: {', '.join(GEMMA_3)}")
+    weights = models.read(model).weights
+    first = {name.removeprefix("layers.0."): size for name, size in weights.items() if name.startswith("layers.0.")}
+    maps = {name.split(".")[-2]: size for name, size in first.items() if len(size) == 2}
+    odd = [name for name in ("q_proj", "k_proj", "gate_proj") if name not in maps]
+    if odd:
+        raise BadInputError(f"{model}: no {odd[0]} in its layers; the planner knows decoders like Gemma and Llama")
+    vocabulary, width = weights["embed_tokens.weight"]
+    return Shape(
+        parameters=sum(map(math.prod, weights.values())),
+        layers=len({name.split(".")[1] for name in weights if name.startswith("layers.")}),
+        layer_parameters=sum(map(math.prod, first.values())),
+        width=width,
+        mlp=maps["gate_proj"][0],
+        query=maps["q_proj"][0],
+        key=maps["k_proj"][0],
+        vocabulary=vocabulary,
+        projections={name: sum(size) for name, size in maps.items()},
+    )
 
 
 def trained_parameters(shape: Shape, settings: TrainSettings) -> int:
     """How many weights get a gradient."""
     if settings.method == "full":
         return shape.parameters
-    query, key = shape.heads * shape.head, shape.kv_heads * shape.head
-    ends = {  # in + out of each projection: LoRA's A and B
-        "q_proj": shape.width + query,
-        "k_proj": shape.width + key,
-        "v_proj": shape.width + key,
-        "o_proj": query + shape.width,
-        "gate_proj": shape.width + shape.mlp,
-        "up_proj": shape.width + shape.mlp,
-        "down_proj": shape.mlp + shape.width,
-    }
-    return shape.layers * settings.lora.rank * sum(ends.get(target, 0) for target in settings.lora.targets)
+    ends = [shape.projections.get(target, 0) for target in settings.lora.targets]
+    return shape.layers * settings.lora.rank * sum(ends)
 
 
 def bytes_on_gpu(
@@ -153,9 +129,8 @@ def bytes_on_gpu(
 
 def activations(shape: Shape, tokens: int, layers: float, mlps: float, full: bool) -> float:
     """Bytes kept for the backward pass, and the one layer that is being recomputed."""
-    rotary = (shape.heads + shape.kv_heads) * shape.head
     # inputs of four norms and of the adapters; queries and keys before and after their norm; values; attention's output
-    attention = 5 * shape.width + 2 * rotary + shape.kv_heads * shape.head + shape.heads * shape.head
+    attention = 5 * shape.width + 2 * (shape.query + shape.key) + shape.key + shape.query
     gate = 2 * shape.mlp
     if full:  # the inputs of all products are kept for the weights' gradients
         attention += shape.width

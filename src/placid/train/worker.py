@@ -278,8 +278,7 @@ def publish(trainer: Trainer, state: dict[str, Any], seconds: dict[str, float]) 
     ids = probe.choose(trainer.renderer, trainer.pairs)
     store.write_json(folder / "probe.json", probe.measure(s.model, folder, ids, s.method))
     store.write_json(folder / "manifest.json", facts)
-    if final.exists():  # an older run with other settings
-        shutil.rmtree(final)
+    checkpoint.discard(final)  # of an older run with other settings
     folder.rename(final)
     shutil.rmtree(job.out / RESUME, ignore_errors=True)
     log.info("wrote %s", final)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from placid.report.stats.intervals import NOTHING, Estimate, Floats, Z, around, cluster_se, quantile_t
 
@@ -82,6 +81,8 @@ class McNemar(NamedTuple):
 
 def mcnemar(base: Sequence[bool], arm: Sequence[bool]) -> McNemar:
     """Exact McNemar test of paired outcomes. It takes pairs as independent; `sign_flip` is the test that does not."""
+    from scipy import stats
+
     b = sum(x and not y for x, y in zip(base, arm, strict=True))
     c = sum(y and not x for x, y in zip(base, arm, strict=True))
     return McNemar(b, c, len(base), float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0)
@@ -132,6 +133,8 @@ def non_inferiority(delta: Sequence[float] | Floats, margin: float) -> float | N
     Below 0.025 the arm is not worse than the base by `margin` or more (the 95 % interval lies above -margin).
     None with one prompt. Where all prompts agree: 0 above the margin, else 1.
     """
+    from scipy import stats
+
     d = np.asarray(delta, float)
     if len(d) < 2:
         return None

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import optimize, stats
 
 from placid.report.stats.intervals import NOTHING, Estimate, around, cluster_se, numbered, sums_by
 
@@ -24,6 +23,8 @@ def detectable(
     The variance of a prompt's difference is 2 sd² (icc (1 - shared) + (1 - icc) / samples); the power is that of the
     noncentral t (Miller 2024, arXiv 2411.00640, §5, with t instead of the normal). None with one prompt.
     """
+    from scipy import optimize, stats
+
     if prompts < 2:
         return None
     spread = sd * float(np.sqrt(2 * (icc * (1 - shared) + (1 - icc) / samples)))

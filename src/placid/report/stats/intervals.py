@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Z = float(stats.norm.ppf(0.975))
+Z = 1.959963984540054
+"""97.5 % quantile of the normal distribution."""
 
 
 class Estimate(NamedTuple):
@@ -44,6 +44,8 @@ def around(centre: float, se: float, df: int) -> Estimate:
 
 def quantile_t(df: int) -> float:
     """97.5 % point of Student's t."""
+    from scipy import stats  # its import takes seconds, and every command reads this room's settings
+
     return float(stats.t.ppf(0.975, df))
 
 
@@ -115,6 +117,8 @@ def wilson(p: float, n: float) -> Estimate:
 
 def exact(p: float, n: float) -> Estimate:
     """Clopper and Pearson's interval of a share `p` of `n` (n need not be whole): never too narrow, often too wide."""
+    from scipy import stats
+
     hits = p * n
     low = 0.0 if p <= 0 else float(stats.beta.ppf(0.025, hits, n - hits + 1))
     high = 1.0 if p >= 1 else float(stats.beta.ppf(0.975, hits + 1, n - hits))

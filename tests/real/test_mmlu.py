@@ -1,33 +1,27 @@
 """MMLU by log-probability on real weights: placid on vLLM gives the letters that plain transformers gives.
 
-Needs a Gemma-3 folder (PLACID_GEMMA) and MMLU (tests/test_evals_data.py says where). Minutes on two cores.
+100 questions of MMLU where PLACID_DATA holds it (tests/test_evals_data.py), else the 40 of the shipped set.
 """
 
 import os
 from pathlib import Path
 
-import pytest
+from weights import GEMMA
 
 from placid.evals import load
 from placid.evals.asking import kept
 from placid.evals.mcq import questions
 from placid.evals.mmlu import prompt
 from placid.evals.running import check, run
+from placid.evals.sources import MINI
 from placid.judge import JudgeSettings
 from placid.rollout.settings import RolloutSettings
 from placid.store import RunDir
-from test_evals_data import DATA
 
-MODEL = os.environ.get("PLACID_GEMMA", "")
-ROWS = 200
+DATA = Path(os.environ.get("PLACID_DATA", "none")) / "mmlu"
+SOURCE, ROWS = (str(DATA), 100) if DATA.is_dir() else (MINI, 40)
 CLOSE = 0.05
-"""Nats: two letters so near each other may change places between two bf16 implementations; such rows are named."""
-
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.slow,
-    pytest.mark.skipif(not MODEL or not DATA.is_dir(), reason="set PLACID_GEMMA (a Gemma-3 folder) and PLACID_DATA"),
-]
+"""Nats: two letters so near each other may change places between two bf16 implementations."""
 
 
 def plain_letters(rows):
@@ -35,9 +29,9 @@ def plain_letters(rows):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.bfloat16).eval()
-    by_id = {question.id: question for question in questions("mmlu", str(DATA / "mmlu"))}
+    tokenizer = AutoTokenizer.from_pretrained(str(GEMMA))
+    model = AutoModelForCausalLM.from_pretrained(str(GEMMA), dtype=torch.bfloat16).eval()
+    by_id = {question.id: question for question in questions("mmlu", SOURCE)}
     found = {}
     for row in rows:
         chat = [{"role": "user", "content": prompt(by_id[row.id])}]
@@ -54,13 +48,13 @@ def plain_letters(rows):
 
 
 def test_letters_equal_those_of_plain_transformers(tmp_path):
-    evals = {"mmlu": load("mmlu", {"source": str(DATA / "mmlu"), "n": ROWS})}
+    evals = {"mmlu": load("mmlu", {"source": SOURCE, "n": ROWS})}
     rows = check(evals)["mmlu"].rows
     settings = RolloutSettings.model_validate({
-        "model": MODEL, "arms": {"base": {"prompts": "none.jsonl"}},
-        "engine": {"context_tokens": 2048, "max_concurrent": 16},
+        "model": str(GEMMA), "arms": {"base": {"prompts": "none.jsonl"}},
+        "engine": {"context_tokens": 2048, "max_concurrent": 16, "threads": 2},
     })  # fmt: skip
-    run_dir = RunDir(Path(os.environ.get("PLACID_KEEP", tmp_path)) / "run")
+    run_dir = RunDir(tmp_path / "run")
     results = run(evals, settings, JudgeSettings(), run_dir, run_dir.new_attempt())
     letters = {result.row: result.answer for result in results}
     assert len(letters) == ROWS
@@ -68,7 +62,8 @@ def test_letters_equal_those_of_plain_transformers(tmp_path):
     want = plain_letters(rows)
     other = {name: (letters[name], *want[name]) for name in letters if letters[name] != want[name][0]}
     gaps = [abs(answers[row.asks[""].name] - want[row.id][2]) for row in rows if row.id not in other]
-    print(
-        f"equal {ROWS - len(other)}/{ROWS}; mean |difference of log-probability| {sum(gaps) / len(gaps):.4f}; other: {other}"
-    )
-    assert not other, "letters differ: (vLLM, transformers, lead in nats, log-probability)"
+    mean = sum(gaps) / len(gaps)
+    print(f"equal {ROWS - len(other)}/{ROWS}; mean |difference of log-probability| {mean:.4f}; other: {other}")
+    assert all(lead <= CLOSE for _, _, lead, _ in other.values()), "(vLLM, transformers, lead in nats, log-probability)"
+    assert len(other) <= ROWS / 50
+    assert mean <= 0.05
