@@ -38,7 +38,7 @@ def plain_letters(rows):
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         ids = tokenizer.encode(text, add_special_tokens=False, return_tensors="pt")
         with torch.no_grad():
-            logits = model(ids).logits[0, -1].float()
+            logits = model(ids, logits_to_keep=1).logits[0, -1].float()
         logprobs = logits.log_softmax(-1)
         scores = sorted(
             ((float(logprobs[tokenizer.encode(x, add_special_tokens=False)[0]]), x) for x in "ABCD"), reverse=True
