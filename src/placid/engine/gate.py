@@ -15,9 +15,6 @@ TOLERANCE = 0.10
 """Mean absolute difference in nats per token between an engine and the probe. The organism on vLLM's CPU: 0.023 for
 base and adapter, 0.44 and more for every fault of tests/test_gate.py; of larger models it is not known yet."""
 PRECISION = 0.004
-"""Where this share of the base's mean log-probability is more than TOLERANCE, it is the tolerance: one part in 2^8, all
-that bfloat16 holds. The right 62-layer model of random weights (about -100 nats a token) was 0.165 nats off."""
-PRECISION = 0.004
 """Where log-probabilities are so large that this share of their mean is more than TOLERANCE, it is the tolerance: one
 part in 2^8, all that bfloat16 holds. A 62-layer model of random weights (about -100 nats a token) was 0.165 off."""
 SMALLEST_EFFECT = 1e-3

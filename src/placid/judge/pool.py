@@ -6,7 +6,6 @@ and write their own; the driver watches, and looks whether the rollouts are over
 """
 
 import asyncio
-import logging
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from placid.cluster.own_ray import lock_down
+from placid.cluster.own_ray import connect, lock_down
 from placid.judge import asking, desk_of, opened
 from placid.judge.grading import LOOK_EVERY_S, Judge, Progress, Work, grade
 from placid.judge.provider import Answer, Ask, JudgeStopError
@@ -132,13 +131,8 @@ def run_pool(
     import ray
 
     leaving = signal.getsignal(signal.SIGTERM)
-    how: dict[str, Any] = (
-        {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": False, "_temp_dir": str(scratch)}
-        if settings.ray_address is None
-        else {"address": settings.ray_address}
-    )
     try:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, **how)
+        connect(settings.ray_address, scratch)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, leaving)  # Ray's own handler would leave at once
         return asyncio.run(_watch(settings, run_dir, prompts, attempt, complete))

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from placid.cluster.own_ray import lock_down
+from placid.cluster.own_ray import connect, lock_down
 from placid.records import BadInputError, Conversation
 from placid.rollout import make_worker, writer_names
 from placid.rollout.attempts import LEASE_S, Process, Status, end_orphans
@@ -150,16 +150,7 @@ async def hold(
 
     draining = signal.getsignal(signal.SIGTERM)
     try:
-        if settings.ray_address is None:
-            ray.init(
-                num_cpus=max(len(coordinator.slots), len(os.sched_getaffinity(0))),
-                include_dashboard=False,
-                log_to_driver=False,  # it goes into ENGINE_LOG
-                logging_level=logging.WARNING,
-                _temp_dir=str(scratch),
-            )
-        else:
-            ray.init(address=settings.ray_address, log_to_driver=False, logging_level=logging.WARNING)
+        connect(settings.ray_address, scratch, len(coordinator.slots))
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, draining)  # Ray's own handler would leave at once
         coordinator.limit(_engines_that_fit(settings, len(coordinator.slots)))
