@@ -43,6 +43,13 @@ def study(config: Path, overrides: list[str]) -> None:
     from placid import study as room
 
     settings = room.read(config, overrides)
+    for key in ("samples", "turns"):
+        own = {
+            arm: getattr(its, key) for arm, its in settings.arms.items() if getattr(its, key) != getattr(settings, key)
+        }
+        if own and f"--{key}" in overrides:
+            shown = ", ".join(f"--arms.{arm}.{key} {value}" for arm, value in own.items())
+            say(f"--{key} is not for arms that have their own: {shown}")
     summary = room.run(settings, say, lambda held: plan.record(held.settings, held.run_dir))
     folder = settings.root / settings.name
     say("")
@@ -397,7 +404,7 @@ USAGE = {
 WORDS = {
     "prompts": (
         "placid prompts [NAME | FILE] [--key VALUE ...]",
-        "keys: source out name heldout seed n file (placid.prompts.PromptSettings)",
+        "a file is JSONL or CSV with a column text, prompt or question, and optionally id, answers and family",
     ),
     "compare": (
         "placid compare RUN RUN ... [--bridge FILE] [--out FILE.csv]",
@@ -429,13 +436,18 @@ def keys(command: str) -> str:
     from placid.config import describe
     from placid.study import FROM_STUDY
 
+    title = "keys of the config file, each also an override (--key VALUE):"
     if command == "organism":
         from placid.organism.settings import OrganismSettings as Kind
+    elif command == "prompts":
+        from placid.prompts.settings import PromptSettings as Kind
+
+        title = "keys (--key VALUE):"
     else:
         from placid.study import StudySettings as Kind
-    lines = ["keys of the config file, each also an override (--key VALUE):"]
+    lines = [title]
     for key, plain, text in describe(Kind):
-        default = plain if command == "organism" else FROM_STUDY.get(key, plain)
+        default = plain if command in ("organism", "prompts") else FROM_STUDY.get(key, plain)
         shown = f"{key} = {default}" if default else f"[{key}]"
         lines += textwrap.wrap(f"{shown:<34}  {text}", 110, initial_indent="  ", subsequent_indent=" " * 38)
     return "\n".join(lines)
@@ -453,7 +465,7 @@ def parser() -> argparse.ArgumentParser:
     for name, (_, takes, text) in COMMANDS.items():
         # abbreviations off: an override must never be taken for a shortened option
         sub = commands.add_parser(
-            name, help=text, description=text, allow_abbrev=False, add_help=takes != "config",
+            name, help=text, description=text, allow_abbrev=False, add_help=takes != "config" and name != "prompts",
             usage=USAGE.get(takes, "").format(name) or None,
         )  # fmt: skip
         if takes == "config":
@@ -463,6 +475,8 @@ def parser() -> argparse.ArgumentParser:
             OPTIONS[name](sub)
         elif takes == "words":
             sub.usage, sub.epilog = WORDS[name]
+            if name == "prompts":
+                sub.add_argument("-h", "--help", action=Help)
         elif takes:
             sub.add_argument(takes, type=Path, help=TAKES[takes])
     return top
@@ -514,9 +528,18 @@ def chosen(words: list[str]) -> tuple[str, Callable[[], None]]:
     return arguments.command, run
 
 
+def _deaf() -> None:
+    """Nobody reads standard output any more; without this the interpreter's own flush fails."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(words: list[str] | None = None) -> None:
     """Run one command and leave with its exit code."""
-    command, work = chosen(sys.argv[1:] if words is None else words)
+    try:
+        command, work = chosen(sys.argv[1:] if words is None else words)
+    except BrokenPipeError:  # placid study --help | head
+        _deaf()
+        raise SystemExit(0) from None
     terminal = logging.StreamHandler()
     # a person at a terminal sees a bar; a log gets the progress lines that the bar would have been
     terminal.setLevel(logging.WARNING if sys.stderr.isatty() and command != "organism" else logging.INFO)
@@ -530,7 +553,7 @@ def main(words: list[str] | None = None) -> None:
         print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:  # the reader has seen enough: placid conditions | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's own flush fails
+        _deaf()
     except KeyboardInterrupt:
         print("placid: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

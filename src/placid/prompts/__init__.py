@@ -76,6 +76,8 @@ def run(settings: PromptSettings) -> str:
     """
     if not settings.source:
         return listing()
+    if settings.source != "wildchat" and {"n", "file"} & settings.model_fields_set:
+        raise BadInputError(f"n and file are wildchat's; {settings.source!r} is taken whole, heldout splits it")
     prompts = load(settings)
     counts = ", ".join(f"{n} {family or 'without family'}" for family, n in Counter(p.family for p in prompts).items())
     known = sum(bool(p.answers) for p in prompts)
