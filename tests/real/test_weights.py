@@ -122,7 +122,8 @@ def test_log_probabilities_are_those_of_transformers(model, adapter, asked, serv
     for ids, reply in zip(asked, served[0][adapted], strict=True):
         said = torch.tensor(reply.token_ids)
         with torch.no_grad():
-            logits = plain(torch.tensor([ids + reply.token_ids])).logits[0, len(ids) - 1 : -1].float()
+            whole = torch.tensor([ids + reply.token_ids])
+            logits = plain(whole, logits_to_keep=len(said) + 1).logits[0, :-1].float()
         logprobs = logits.log_softmax(-1)
         theirs = logprobs.gather(1, said[:, None])[:, 0]
         gaps += (theirs - torch.tensor(reply.logprobs)).abs().tolist()
