@@ -236,7 +236,7 @@ def measure(args: argparse.Namespace, root: Path) -> dict[str, Any]:
         if launcher == "inline":
             os.waitpid(forked(chosen, folder), 0)
         else:
-            assert launched(chosen, folder).wait() == 0
+            assert launched(chosen, folder).wait() == 0, (root / "stderr.txt").read_text()[-2000:]
         seconds[launcher], sizes[launcher] = time.monotonic() - began, size(folder)
         wholes[launcher], twice = on_disk(folder)
         assert not twice

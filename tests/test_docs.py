@@ -13,7 +13,7 @@ from placid.cli import main
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ("configs/study/demo.toml --name mine", "--judge.kind local")
-"""Lines with these start vLLM; tests/real/test_study.py does the same on real weights."""
+"""Lines with these start vLLM; tests/real/test_loop.py does the same on real weights."""
 
 
 def lines_of(page):

@@ -99,7 +99,8 @@ def engines(settings: StudySettings, profile: Path) -> int:
         BadInputError: no such profile, or one whose nodes cannot hold the model.
     """
     site, wanted = read_site(profile), needs(settings)
-    preflight.check_profile(site, stages(settings), wanted)
+    if wanted.loads_model:
+        preflight.check_gpus(site, wanted)
     return site.nodes * site.engines(wanted.tensor_parallel)
 
 

@@ -38,7 +38,7 @@ def plain_letters(rows):
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         ids = tokenizer.encode(text, add_special_tokens=False, return_tensors="pt")
         with torch.no_grad():
-            logits = model(ids).logits[0, -1].float()
+            logits = model(ids, logits_to_keep=1).logits[0, -1].float()
         logprobs = logits.log_softmax(-1)
         scores = sorted(
             ((float(logprobs[tokenizer.encode(x, add_special_tokens=False)[0]]), x) for x in "ABCD"), reverse=True
@@ -52,7 +52,7 @@ def test_letters_equal_those_of_plain_transformers(tmp_path):
     rows = check(evals)["mmlu"].rows
     settings = RolloutSettings.model_validate({
         "model": str(GEMMA), "arms": {"base": {"prompts": "none.jsonl"}},
-        "engine": {"context_tokens": 2048, "max_concurrent": 16, "threads": 2},
+        "engine": {"context_tokens": 2048, "max_concurrent": 16},
     })  # fmt: skip
     run_dir = RunDir(tmp_path / "run")
     results = run(evals, settings, JudgeSettings(), run_dir, run_dir.new_attempt())

@@ -55,7 +55,7 @@ def served(model, renderer, asked, adapter):
     from placid.engine.vllm import VllmEngine
 
     async def main():
-        settings = EngineSettings(context_tokens=2048, max_concurrent=16, threads=2)
+        settings = EngineSettings(context_tokens=2048, max_concurrent=16)
         engine = VllmEngine(settings, model, (str(adapter),))
         await engine.start()
         try:

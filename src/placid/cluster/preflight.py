@@ -50,7 +50,7 @@ def check_profile(site: SiteSettings, stages: list[Stage], needs: Needs) -> None
     if seconds(site.time) <= site.grace_s:
         raise BadInputError(f"time = {site.time!r} leaves nothing before the drain; grace_s = {site.grace_s}")
     if needs.loads_model and any(stage.kind in ("engines", "engine") for stage in stages):
-        _check_gpus(site, needs)
+        check_gpus(site, needs)
     for stage in stages:
         if stage.command in needs.online and offline(stage, site):
             key = (
@@ -62,7 +62,7 @@ def check_profile(site: SiteSettings, stages: list[Stage], needs: Needs) -> None
             )
 
 
-def _check_gpus(site: SiteSettings, needs: Needs) -> None:
+def check_gpus(site: SiteSettings, needs: Needs) -> None:
     """One engine must fit on a node's GPUs."""
     weights_gb = sum(file.stat().st_size for file in needs.model.glob("*.safetensors")) / 2**30
     if not site.gpus_per_node:

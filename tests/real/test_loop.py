@@ -24,7 +24,6 @@ max_tokens = 24
 [engine]
 max_concurrent = 8
 kv_gib = 0.5
-threads = 2
 [arms.base]
 [arms.collect]
 prompts = "{folder}/train.jsonl"
@@ -66,7 +65,6 @@ rubric = "frustration_turn"
 context_tokens = 4096
 max_concurrent = 8
 kv_gib = 0.5
-threads = 2
 """
 
 
