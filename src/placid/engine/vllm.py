@@ -106,7 +106,7 @@ class VllmEngine:
         arguments: dict[str, Any] = {
             "model": str(self.model),
             "skip_tokenizer_init": True,
-            "dtype": "bfloat16",
+            "dtype": settings.dtype,
             "max_model_len": settings.context_tokens,
             "max_num_seqs": settings.max_concurrent,
             "kv_cache_memory_bytes": int(settings.kv_gib * 2**30),
