@@ -61,7 +61,7 @@ class EngineSettings(Settings):
     ngram_tokens: int = Field(default=0, ge=0)
     """Speculative decoding: propose so many tokens by n-gram lookup in the conversation; 0: off."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """vLLM: of weights and activations. bfloat16 holds a logit of 20 to 0.06; float32 is for comparisons with others."""
+    """vLLM: of weights and activations. bfloat16 holds a logit of 20 to 0.06; float32 is for comparisons."""
     load_format: Literal["auto", "dummy"] = "auto"
     """vLLM: dummy fills the weights with random numbers (benchmarks)."""
     threads: int = Field(default=1, ge=1)
