@@ -163,7 +163,8 @@ def started(words: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]
     # Ray's memory monitor reads the machine and not the job's share of it, and kills workers for what others use.
     kept |= {"RAY_memory_monitor_refresh_ms": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
     # else a Python process a core is started ahead, on every node; engines are few, and each starts its own
-    kept |= {"RAY_prestart_worker_first_driver": "0"}
+    # and engines run at nice 15, so that Ray's own processes and the judge starve them on a busy node
+    kept |= {"RAY_prestart_worker_first_driver": "0", "RAY_worker_niceness": "0"}
     # a session of its own: signals that srun sends to this step are for this program alone
     ray = subprocess.Popen(words, env=kept, start_new_session=True)
     try:
