@@ -64,7 +64,8 @@ def lines(path):
 
 @pytest.mark.parametrize("killed_at", [1, 97, 400])
 def test_kill_nine_and_resume(tmp_path, undisturbed, killed_at):
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, settings().model_dump_json(), str(tmp_path)])
+    slow = settings(engine={"kind": "simulate", "max_concurrent": 6, "reply_s": 0.02})  # else it may end before it dies
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, slow.model_dump_json(), str(tmp_path)])
     while driver.poll() is None and lines(tmp_path) < killed_at:
         pass
     os.kill(driver.pid, signal.SIGKILL)
