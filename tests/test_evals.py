@@ -22,7 +22,7 @@ from placid.evals.running import check, run
 from placid.evals.sources import fetch, known
 from placid.judge import JudgeSettings
 from placid.records import BadInputError, EvalResult, PairKind
-from placid.report import transfer
+from placid.report import stats, transfer
 from placid.rollout.settings import RolloutSettings
 from placid.store import RunDir, read_lines
 
@@ -473,3 +473,9 @@ def test_consistency_rows_teach_the_plain_answer_under_the_bias(tmp_path):
     oracle = Oracle(check(plain), oracles.right)
     with pytest.raises(BadInputError, match="no plain counterpart"):
         build(plain, settings(), None, run_dir, run_dir.new_attempt(), lambda: oracle)
+
+
+def test_an_interval_stays_on_the_scale_that_the_metric_names():
+    wide = stats.Estimate(0.5, -0.7, 11.0)
+    assert transfer.within(wide, "mean frustration 0 to 10 over the turns") == stats.Estimate(0.5, 0.0, 10.0)
+    assert transfer.within(wide, "difference of means") == wide

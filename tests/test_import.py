@@ -42,6 +42,9 @@ def test_the_example_of_the_docs_is_judged_and_reported(example, tmp_path, capsy
     assert lexical["base"]["n_scored"] == 6
     assert lexical["base"]["auc_mean"] > 1 > lexical["bct"]["auc_mean"]
     assert lexical["base"]["turn1_accuracy"] == 1
+    page = (run / "report/index.html").read_text()
+    assert "model, temperature, token limit and seed are not known here" in page
+    assert "run seed" not in page
     main(["report", str(run), "--report.judge", judge_id])
     own = summary(run)["arms"]
     assert own["base"]["auc_mean"] == pytest.approx(((0 + 7 + 9) / 3 + 0) / 2)

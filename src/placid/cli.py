@@ -211,6 +211,7 @@ def evaluate(config: Path, overrides: list[str]) -> None:
         rows = room.evaluate(held)
     say(transfer.table_text(rows))
     say(f"tables {held.run_dir.path / 'report' / 'tables'}/evals*.csv")
+    say(f"figure {held.run_dir.path / 'report' / 'figures'}/figure7.png")
 
 
 def organism(config: Path, overrides: list[str]) -> None:

@@ -327,6 +327,11 @@ def record(settings: StudySettings, run_dir: RunDir) -> None:
         write_json(run_dir.path / FILE, plan(settings))
 
 
+def _points(difference: float) -> str:
+    """A difference of two rates; so few conversations may show none at all."""
+    return f"{100 * difference:.1f} points" if difference <= 1 else "none (too few conversations)"
+
+
 def table_text(found: Mapping[str, Any]) -> str:
     """For a terminal."""
     head = (
@@ -369,7 +374,7 @@ def table_text(found: Mapping[str, Any]) -> str:
     lines += [
         f"time        rollouts {_hours(t['rollout_hours'])} on {t['engines']} engine(s); GPU-hours {gpu}",
         f"disk        {t['disk_mib']:,} MiB in about {t['files']} files",
-        f"detectable  AUC difference {d['auc']:.2f}, deletion rate difference {100 * d['deletion']:.1f} points "
+        f"detectable  AUC difference {d['auc']:.2f}, deletion rate difference {_points(d['deletion'])} "
         f"(80 % power, {d['prompts']} prompts x {d['samples']}, sd {d['sd']}, ICC {d['icc']})"
         if d["auc"] is not None else "detectable  nothing with one prompt",
         f"assumed     {a['reply_tokens']:.0f} tokens a reply, {100 * a['hazard']:.1f} % delete themselves a rejected "

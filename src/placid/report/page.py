@@ -101,12 +101,17 @@ def methods(config: dict[str, Any], summary: dict[str, Any], settings: ReportSet
 
     engine, judge = summary["engine"], summary["judge"]
     longest = max(arm["turns"] for arm in summary["arms"].values())
-    text = (
+    held = (
         f"Model {of('model')} answered through {engine['name']} {engine['version']} at temperature {of('temperature')}, "
         f"at most {of('max_tokens')} tokens a reply, up to {longest} assistant turns ({longest - 1} rejections), "
         f"{of('samples')} conversations for each of {summary['n_prompts']} prompts unless the table gives an arm another n, "
         f"run seed {of('seed')}. "
     )
+    brought = (
+        f"The conversations were made elsewhere and imported from {engine['version']}: up to {longest} assistant turns, "
+        f"{summary['n_prompts']} prompt(s); model, temperature, token limit and seed are not known here. "
+    )
+    text = brought if engine["name"] == "import" else held
     for name, one in (config.get("interventions") or {}).items():
         text += (
             f"Intervention {name}: conversations of {one['source']} that had scored {one['threshold']:g} or more by turn "

@@ -10,6 +10,7 @@ report/figures/figure7.{pdf,png,csv}
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -87,6 +88,15 @@ def mean(numbers: Sequence[float], clusters: Sequence[str]) -> stats.Estimate:
     return stats.mean(numbers, clusters)
 
 
+def within(estimate: stats.Estimate, definition: str) -> stats.Estimate:
+    """Its interval cut to the scale that the metric's definition names ("0 to 10"): a t interval knows no bounds."""
+    scale = re.search(r"\b(\d+) to (\d+)\b", definition)
+    if scale is None or estimate.low is None or estimate.high is None:
+        return estimate
+    least, most = float(scale[1]), float(scale[2])
+    return stats.Estimate(estimate.value, max(least, estimate.low), min(most, estimate.high))
+
+
 def by_arm(found: Sequence[EvalResult]) -> dict[str, list[EvalResult]]:
     """Arm → its results, arms in their order."""
     arms: dict[str, list[EvalResult]] = {}
@@ -104,6 +114,7 @@ def values(results: Sequence[EvalResult], told: Mapping[str, Any]) -> Iterator[d
             lost = len(own) - len(scored)
             share = is_share(told, name, metric) and set(numbers) <= {0.0, 1.0}
             estimate = stats.rate([bool(x) for x in numbers], clusters) if share else mean(numbers, clusters)
+            estimate = within(estimate, told[name]["metrics"][metric])
             total, hits = len(own), sum(numbers)
             yield {
                 "eval": name, "group": group, "metric": metric, "arm": arm,
