@@ -76,8 +76,6 @@ class Forced(VllmEngine):
     """Replies that end when the context does."""
     graphs = ""
     """vLLM's cudagraph_mode; empty: its own choice."""
-    splits = 0
-    """Most splits of FlashAttention over one conversation's keys; 0: vLLM's own choice (32)."""
 
     async def start(self) -> None:
         """Load once."""
@@ -86,9 +84,7 @@ class Forced(VllmEngine):
             self._renderer = Ids(self.model)
 
     def _arguments(self) -> dict[str, Any]:
-        more: dict[str, Any] = {"compilation_config": {"cudagraph_mode": self.graphs}} if self.graphs else {}
-        if self.splits:
-            more["attention_config"] = {"flash_attn_max_num_splits_for_cuda_graph": self.splits}
+        more = {"compilation_config": {"cudagraph_mode": self.graphs}} if self.graphs else {}
         return super()._arguments() | more
 
     async def close(self) -> None:
@@ -304,7 +300,7 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
             }
         )
         engine = Forced(settings.engine, model)
-        engine.scale, engine.graphs, engine.splits = args.scale, args.graphs, args.splits
+        engine.scale, engine.graphs = args.scale, args.graphs
         began = time.monotonic()
         await engine.start()
         started = time.monotonic() - began
@@ -341,7 +337,6 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
         "kv_gib": args.kv_gib,
         "retention": args.retention,
         "graphs": args.graphs or "vLLM's own",
-        "splits": args.splits or "vLLM's own",
         "turns": args.turns,
         "capacity": capacity,
         "ceiling_full_pool": ceiling(config, capacity, final / 2, speed),
@@ -378,10 +373,6 @@ def main() -> None:
     parse.add_argument("--warm", type=float, default=15)
     parse.add_argument("--no-decode", dest="decode", action="store_false", help="leave the first cell out")
     parse.add_argument("--graphs", default="", help="vLLM's cudagraph_mode, FULL say; empty: its own choice")
-    parse.add_argument(
-        "--splits", type=int, default=0, help="FlashAttention's splits of one conversation; 0: vLLM's own"
-    )
-    parse.add_argument("--block", type=int, default=None, help="tokens of a cache block (default 16; tiny 32)")
     parse.add_argument("--concurrent", type=int, default=384, help="engine.max_concurrent")
     parse.add_argument("--retention", type=int, default=-1, help="engine.retention_tokens; -1: none, keep all windows")
     parse.add_argument("--out", type=Path)
@@ -393,8 +384,7 @@ def main() -> None:
     args.loads = [float(x) for x in args.loads.split(",")]
     args.schedules = args.schedules.split(",")
     args.kv_gib = args.kv_gib or (0.05 if args.tiny else 12.0)
-    args.scale, args.context = (0.15, 2048) if args.tiny else (1.0, 8192)
-    args.block = args.block or (32 if args.tiny else 16)
+    args.scale, args.block, args.context = (0.15, 32, 2048) if args.tiny else (1.0, 16, 8192)
     result = asyncio.run(measure(args))
     print(table(result), file=sys.stderr)
     text = json.dumps(result, indent=2)

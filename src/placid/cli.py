@@ -56,7 +56,7 @@ def study(config: Path, overrides: list[str]) -> None:
     say(report.table_text(summary))
     say(f"page     {folder / 'report' / 'index.html'}")
     say(f"summary  {folder / 'report' / 'summary.json'}")
-    if (settings.checkpoints / settings.name).is_dir():
+    if settings.train and (settings.checkpoints / settings.name).is_dir():
         say(f"adapters {settings.checkpoints / settings.name}")
 
 

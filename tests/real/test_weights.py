@@ -44,7 +44,7 @@ def adapter(model, tmp_path_factory):
     rows = sorted(rows, key=len)[:320:20]  # short ones: Gemma's 262,144 words cost two cores a second for ten tokens
     (folder / "rows.jsonl").write_text("\n".join(rows) + "\n")
     settings = TrainSettings.model_validate({
-        "model": str(model), "lr": 1e-3, "batch": 4, "accumulate": 1, "warmup": 0, "max_tokens": 1024,
+        "model": str(model), "lr": 1e-2, "batch": 4, "accumulate": 1, "warmup": 0, "max_tokens": 1024,
     })  # fmt: skip
     return launch(settings, folder / "rows.jsonl", folder / "out", folder / "train.log")
 
@@ -143,7 +143,7 @@ def test_the_adapter_passes_its_gate_and_speaks(served):
     answers, gate, _ = served
     print({name: round(value, 4) for name, value in gate.items()})
     assert gate["probe_effect"] > 0.01
-    # the slope is the gate's affair: the probe is bfloat16, so four steps of 0.1 nats stand in 0.05 of noise
+    assert gate["slope"] == pytest.approx(1, abs=0.1)
     changed = sum(a.token_ids != b.token_ids for a, b in zip(answers[False], answers[True], strict=True))
     assert changed >= PROMPTS / 2
 
