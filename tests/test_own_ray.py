@@ -1,5 +1,8 @@
 """placid.cluster.own_ray: a Ray that does not start in its 30 s is tried again, and anything else is not."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from placid.cluster import own_ray
@@ -12,8 +15,6 @@ SLOW = "The current node timed out during startup. This could happen because som
     [([], 1, None), ([SLOW, SLOW], 3, None), ([SLOW] * 3, 3, "timed out"), (["no port is free"], 1, "no port")],
 )
 def test_only_a_slow_start_is_tried_again(monkeypatch, tmp_path, faults, starts, raises):
-    import ray
-
     tried, left = [], list(faults)
 
     def init(**words):
@@ -21,8 +22,8 @@ def test_only_a_slow_start_is_tried_again(monkeypatch, tmp_path, faults, starts,
         if left:
             raise Exception(left.pop(0))
 
-    monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    # not the real module: it reads its token mode when it is imported, once for all tests of this process
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init, shutdown=lambda: None))
     if raises:
         with pytest.raises(Exception, match=raises):
             own_ray.connect(None, tmp_path, 3)
