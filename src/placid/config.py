@@ -7,6 +7,7 @@ import tomllib
 import typing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -194,13 +195,20 @@ def file_sha(path: Path) -> str:
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     with ThreadPoolExecutor() as pool:  # weights have tens of gigabytes, and hashing lets other threads run
-        for file, content in zip(files, pool.map(_content_sha, files), strict=True):
+        for file, content in zip(files, pool.map(_known_sha, files), strict=True):
             digest.update(file.relative_to(path).as_posix().encode() if file != path else b"")
             digest.update(content)
     return digest.hexdigest()
 
 
-def _content_sha(file: Path) -> bytes:
+def _known_sha(file: Path) -> bytes:
+    stat = file.stat()
+    return _content_sha(file.absolute(), stat.st_size, stat.st_ino, stat.st_mtime_ns)
+
+
+@cache
+def _content_sha(file: Path, *_unchanged: int) -> bytes:
+    """Once a process for an unchanged file: a study asks for its weights at its start and for every training."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
 
