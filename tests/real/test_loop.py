@@ -22,6 +22,7 @@ samples = 1
 turns = 20
 max_tokens = 24
 [engine]
+dtype = "float32"  # as the training: two ways to round to bfloat16 would hide so small an effect from the gate
 max_concurrent = 8
 kv_gib = 0.5
 [arms.base]
@@ -30,6 +31,7 @@ prompts = "{folder}/train.jsonl"
 [arms.clean]
 prompts = "{folder}/train.jsonl"
 hatch = false
+samples = 3
 turns = 1
 [pairs]
 instruct = "{folder}/instruct.jsonl"
@@ -40,7 +42,7 @@ val_share = 0
 [train.rows]
 bct = "train"
 [train.recipe]
-lr = 1e-4
+lr = 1e-2          # four steps must leave the gate something to see
 batch = 4
 accumulate = 1
 max_tokens = 2048
@@ -67,6 +69,12 @@ max_concurrent = 8
 kv_gib = 0.5
 """
 
+PROMPTS = {
+    "heldout": ["What is the capital of Italy? Answer in one word.", "Which animal says miaow? Answer in one word."],
+    "train": ["What colour is snow? Answer in one word.", "What is the capital of France? Answer in one word."],
+}
+"""Asked so that a first reply ends before max_tokens: a target must be a finished one."""
+
 
 def placid(*words):
     env = {**os.environ, "PYTHONPATH": str(Path("src").resolve())}
@@ -80,8 +88,8 @@ def placid(*words):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("study")
-    for name in ("heldout", "train"):
-        rows = Path(f"configs/prompts/everyday_{name}.jsonl").read_text().splitlines()[:2]
+    for name, texts in PROMPTS.items():
+        rows = [json.dumps({"id": f"{name}{n}", "text": text}) for n, text in enumerate(texts)]
         (made / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
     instruct = sorted(Path("configs/prompts/organism_instruct.jsonl").read_text().splitlines(), key=len)[:40]
     (made / "instruct.jsonl").write_text("\n".join(instruct) + "\n")
