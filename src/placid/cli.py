@@ -87,7 +87,7 @@ def plan(config: Path, overrides: list[str]) -> None:
     say(room.table_text(room.plan(settings, jobs.engines(settings, site), found.rates)))
     for line in found.lines:
         say(line)
-    if not found.lines:
+    if not found.rates:  # nothing was set
         return
     derived = ("workers", "train.recipe.processes") if sites else ()  # placid submit takes them from the profile
     shown = [word for key, value in found.chosen.items() if key not in derived for word in (f"--{key}", str(value))]
