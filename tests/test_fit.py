@@ -52,8 +52,8 @@ def promised():
     """(profile, words of the site, rest of the line) of every `# Plan WORDS: ...` above a profile."""
     found, lines = [], []
     for line in PAPER.read_text().splitlines():
-        if line.startswith("# Plan"):
-            lines.append(re.fullmatch(r"# Plan ?([^:]*): (.*)", line).groups())
+        if told := re.fullmatch(r"# Plan ?([^:`]*): (.* for the judge)", line):
+            lines.append(told.groups())
         elif (name := re.fullmatch(r"\[profiles\.(\w+)\]", line)) and lines:
             found += [(name[1], shlex.split(words), told) for words, told in lines]
             lines = []

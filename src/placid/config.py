@@ -62,7 +62,7 @@ def _profile(profiles: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
         raise BadInputError(f"{path} has no profile {name!r}; it has {', '.join(profiles) or 'none'}")
     own = dict(profiles[name])
     below = own.pop("profile", None)
-    others = {key: value for key, value in profiles.items() if key != name}  # so that no circle has an end
+    others = {key: value for key, value in profiles.items() if key != name}  # a circle ends as a name that is not there
     return overlaid(_profile(others, below, path), own) if below else own
 
 

@@ -175,7 +175,10 @@ def _split(model: models.Model, tokens: int, site: SiteSettings, own: int | None
 
 
 def _training(recipe: TrainSettings, site: SiteSettings, said: Collection[str], card: Card) -> Fit:
-    """ZeRO stage, micro-batches, recomputation. One row a pack: then none is longer than max_tokens."""
+    """ZeRO stage, micro-batches, recomputation, by the recipe that arms without their own have.
+
+    One row a pack: the planner counts packs of max_tokens, and several rows may be longer than that together.
+    """
     if recipe.dtype != "bfloat16":
         told = f"training    dtype = {recipe.dtype}: what fits is counted for train.recipe.dtype = bfloat16 only"
         return Fit({}, {"train_tokens_per_s": None}, [told])
