@@ -123,6 +123,16 @@ def test_a_model_without_a_chat_template(config, tmp_path, refused):
     refused(config, "--model", tmp_path / "model", says=["model", "no chat template"])
 
 
+def test_a_system_prompt_for_a_template_without_one(config, tmp_path, refused):
+    """As Gemma 2's."""
+    folder = shutil.copytree(ROOT / "checkpoints/organism", tmp_path / "gemma2")
+    own = (folder / "chat_template.jinja").read_text()
+    rule = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    (folder / "chat_template.jinja").write_text(rule + own)
+    words = ("--model", folder, "--arms.base.system", "true")
+    refused(config, *words, says=["the chat template refuses (system, user): System role not supported"])
+
+
 def without(folder, *names):
     for name in names:
         (folder / name).unlink()

@@ -118,6 +118,16 @@ def test_a_profile_lies_over_the_file_and_below_the_overrides(tmp_path):
         load(write(tmp_path, '[profiles.big]\nnme = "b"\n'), Outer, ["--profile", "big"])
 
 
+def test_a_profile_lies_over_the_one_that_it_names(tmp_path):
+    text = 'name = "a"\n[profiles.big]\nname = "b"\n[profiles.big.rollout]\nsamples = 9\n'
+    file = write(tmp_path, text + '[profiles.own]\nprofile = "big"\nname = "c"\n')
+    assert load(file, Outer, ["--profile", "own"]) == Outer(name="c", rollout=Inner(samples=9))
+    with pytest.raises(BadInputError, match="has no profile 'bg'"):
+        load(write(tmp_path, '[profiles.own]\nprofile = "bg"\n'), Outer, ["--profile", "own"])
+    with pytest.raises(BadInputError, match="has no profile 'own'"):
+        load(write(tmp_path, '[profiles.own]\nprofile = "own"\n'), Outer, ["--profile", "own"])
+
+
 @pytest.mark.parametrize("name", ["replication", "interventions", "paper"])
 def test_27b_is_one_override(name):
     settings = read(Path(f"configs/study/{name}.toml"), ["--profile", "gemma27b"])

@@ -1,5 +1,6 @@
 """Each loss against its equation, written out once more on whole logits and transformers' own forward pass."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from torch.nn import functional
 
 from placid.records import BadInputError, Message, Pair, PairKind
 from placid.render import Renderer
-from placid.train import TrainSettings, data, losses, model
+from placid.train import TrainSettings, data, losses, model, planner
 from placid.train.losses.act import common_suffix
 
 torch.set_num_threads(1)  # threads of a small model only wait for one another
@@ -148,3 +149,39 @@ def test_an_empty_target_is_refused():
     pair = Pair(kind=PairKind.BCT, prompt_id="p7", messages=chat("Hi"), target=" ")
     with pytest.raises(BadInputError, match=r"row 1 .*'p7'.* empty target"):
         data.encode(losses.of(TrainSettings(model=MODEL)), RENDERER, [pair], 100)
+
+
+@pytest.mark.parametrize("kind", ["shares keys and values", "makes values of keys"])
+def test_a_gemma_4_is_read_as_transformers_reads_it(kind, tmp_path):
+    """E2B and E4B, and 12B and 31B, in small: layers of two head sizes, of which some project no keys or no values."""
+    import transformers
+
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(MODEL / file, tmp_path)
+    size = len(RENDERER.tokenizer)
+    own = (
+        {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": size}
+        if kind == "shares keys and values"
+        else {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0}
+    )
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4}
+    shape |= {"num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 32, "sliding_window": 16}
+    kinds = ["sliding_attention", "full_attention"] * 3
+    config = transformers.Gemma4TextConfig(vocab_size=size, layer_types=kinds, **shape, **own)
+    theirs = transformers.Gemma4ForCausalLM(config)
+    theirs.save_pretrained(tmp_path)
+    settings = TrainSettings(model=tmp_path)
+    made = model.build(settings)
+    examples = [data.Example(rows=(RENDERER.example(pair.messages, pair.target),)) for pair in PAIRS]
+    found = made(examples)
+    whole = 0.0
+    for example in examples:
+        (row,) = example.rows
+        labels = torch.tensor([token if on else -100 for token, on in zip(row.ids, row.learn, strict=True)])
+        logits = theirs(input_ids=torch.tensor([row.ids])).logits[0, :-1]
+        whole += functional.cross_entropy(logits, labels[1:], reduction="sum").item()
+    assert found.item() == pytest.approx(whole, rel=1e-5)
+    found.backward()
+    trained = [parameter for parameter in made.parameters() if parameter.requires_grad]
+    assert any(parameter.grad.abs().sum() > 0 for parameter in trained)
+    assert planner.trained_parameters(planner.shape_of(tmp_path), settings) == sum(p.numel() for p in trained)

@@ -1,6 +1,7 @@
 """What placid reads off a checkpoint, against published numbers; and what is wrong with one, before an engine starts."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from placid import models
 from placid.records import BadInputError
 
-ORGANISM = Path("checkpoints/organism")
+ORGANISM = Path(__file__).parent.parent / "checkpoints/organism"
 VISION = {
     "model_type": "siglip_vision_model", "hidden_size": 1152, "image_size": 896, "intermediate_size": 4304,
     "num_attention_heads": 16, "num_hidden_layers": 27, "patch_size": 14, "vision_use_head": False,
@@ -34,6 +35,28 @@ def gemma3_vision(*sizes):
     return own | {"text_config": text, "vision_config": VISION}
 
 
+def gemma4(text, **parts):
+    """parts: vision_config, audio_config."""
+    own = {"architectures": ["Gemma4ForConditionalGeneration"], "model_type": "gemma4"}
+    parts = {name: {"model_type": f"gemma4_{name.partition('_')[0]}", **part} for name, part in parts.items()}
+    return own | {"text_config": {"model_type": "gemma4_text", "vocab_size": 262144} | text} | parts
+
+
+VISION_4 = {
+    "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+    "num_key_value_heads": 16, "head_dim": 72, "standardize": True,
+}  # fmt: skip
+LARGE_4 = {"attention_k_eq_v": True, "sliding_window": 1024, "max_position_embeddings": 262144}
+GEMMA_4_12B = {  # one that reads images and sounds without towers of their own
+    "architectures": ["Gemma4UnifiedForConditionalGeneration"], "model_type": "gemma4_unified",
+    "text_config": {
+        "model_type": "gemma4_unified_text", "vocab_size": 262144, "num_global_key_value_heads": 1,
+        **shape(3840, 15360, 48, 16, 8, 256, **LARGE_4),
+    },
+    "vision_config": {"model_type": "gemma4_unified_vision"}, "audio_config": {"model_type": "gemma4_unified_audio"},
+}  # fmt: skip
+
+
 def gemma2(*sizes):
     own = {"architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "vocab_size": 256000}
     return own | shape(*sizes, sliding_window=4096)
@@ -41,6 +64,7 @@ def gemma2(*sizes):
 
 def llama(*sizes):
     own = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256}
+    own |= {"max_position_embeddings": 131072}
     return own | shape(*sizes, tie_word_embeddings=False)
 
 
@@ -53,6 +77,32 @@ PUBLISHED = {  # config.json of the published checkpoint, and the parameter coun
     "gemma-2-2b": (gemma2(2304, 9216, 26, 8, 4, 256), 2_614_341_888),
     "gemma-2-9b": (gemma2(3584, 14336, 42, 16, 8, 256), 9_241_705_984),
     "gemma-2-27b": (gemma2(4608, 36864, 46, 32, 16, 128), 27_227_128_320),
+    # the files of the two small Gemma 4 also hold keys and values of the layers that use another layer's: never read
+    "gemma-4-e2b": (
+        gemma4(
+            shape(1536, 6144, 35, 8, 1, 256, sliding_window=512, num_kv_shared_layers=20, use_double_wide_mlp=True)
+            | {"layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 7},
+            vision_config={},
+            audio_config={},
+        ),
+        5_123_178_051 - (16 * 256 + 4 * 512) * 1536 * 2,
+    ),
+    "gemma-4-e4b": (
+        gemma4(
+            shape(2560, 10240, 42, 8, 2, 256, sliding_window=512, num_kv_shared_layers=18),
+            vision_config={},
+            audio_config={},
+        ),
+        7_996_156_490 - (15 * 512 + 3 * 1024) * 2560 * 2,
+    ),
+    "gemma-4-12b": (GEMMA_4_12B, 11_959_730_224),
+    "gemma-4-31b": (
+        gemma4(
+            shape(5376, 21504, 60, 32, 16, 256, num_global_key_value_heads=4, hidden_size_per_layer_input=0, **LARGE_4),
+            vision_config=VISION_4,
+        ),
+        31_273_088_876,
+    ),
     "llama-3.1-70b": (llama(8192, 28672, 80, 64, 8, 128), 70_553_706_496),
 }
 
@@ -68,7 +118,35 @@ def test_parameter_counts_are_the_published_ones(name, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = models.read(tmp_path)
     assert model.parameters == pytest.approx(parameters, rel=0.005)
-    assert model.projections == ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
+    assert {"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"} <= set(model.projections)
+
+
+def test_what_a_layer_keeps_where_keys_and_values_are_shared(tmp_path):
+    def kept(name):
+        (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[name][0]))
+        return models.read(tmp_path).layers
+
+    large = kept("gemma-4-31b")  # full layers: 4 heads of 512, values made of the keys and kept beside them
+    assert {(layer.window, layer.kv_values) for layer in large} == {(1024, 2 * 16 * 256), (None, 2 * 4 * 512)}
+    small = kept("gemma-4-e4b")  # the last 18 of 42 keep nothing
+    assert [layer.kv_values > 0 for layer in small] == [True] * 24 + [False] * 18
+
+
+def headers(folder, name):
+    """A published checkpoint as plan and checks see it: its config.json, headers of all its weights, no byte of them."""
+    folder.mkdir(parents=True)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        shutil.copy(ORGANISM / file, folder)
+    (folder / "config.json").write_text(json.dumps(PUBLISHED[name][0]))
+    header, at = {}, 0
+    for weight, size in models.read(folder).weights.items():
+        end = at + 2 * math.prod(size)
+        header[weight], at = {"dtype": "BF16", "shape": size, "data_offsets": [at, end]}, end
+    raw = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + at)
+    return folder
 
 
 def test_a_sliding_layer_keeps_its_window_only(tmp_path):

@@ -1,13 +1,10 @@
 """The plan: within 25 % of what was sampled, and what it says of judges, training and detectable effects."""
 
 import json
-import math
-import shutil
 from pathlib import Path
 
 import pytest
 
-from placid import models
 from placid.cli import main
 from placid.config import load
 from placid.plan import plan, profile_of, table_text
@@ -15,7 +12,7 @@ from placid.report.facts import facts
 from placid.report.tables import planned_rows
 from placid.store import RunDir, read_prompts
 from placid.study import complete, read
-from test_models import PUBLISHED
+from test_models import headers
 
 ROOT = Path(__file__).parent.parent
 STUDIES = ROOT / "configs" / "study"
@@ -89,21 +86,7 @@ def test_other_models_are_planned_by_the_profile_of_the_paper(tmp_path):
 
 @pytest.fixture
 def folder_27b(tmp_path):
-    """Gemma-3-27B as plan and checks see it: its config.json, headers of all its weights, and no byte of them."""
-    folder = tmp_path / "gemma-3-27b-it"
-    folder.mkdir()
-    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
-        shutil.copy(ROOT / "checkpoints" / "organism" / file, folder)
-    (folder / "config.json").write_text(json.dumps(PUBLISHED["gemma-3-27b"][0]))
-    header, at = {}, 0
-    for name, shape in models.read(folder).weights.items():
-        end = at + 2 * math.prod(shape)
-        header[name], at = {"dtype": "BF16", "shape": shape, "data_offsets": [at, end]}, end
-    raw = json.dumps(header).encode()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(raw).to_bytes(8, "little") + raw)
-        file.truncate(8 + len(raw) + at)
-    return folder
+    return headers(tmp_path / "gemma-3-27b-it", "gemma-3-27b")
 
 
 def test_the_whole_paper_on_27b_is_one_override(folder_27b, capsys):
@@ -154,4 +137,4 @@ def test_a_model_that_a_cluster_cannot_hold_is_refused(capsys, tmp_path):
     with pytest.raises(SystemExit) as left:
         main(["plan", str(STUDIES / "demo.toml"), "--site", str(site)])
     assert left.value.code == 2
-    assert "at least" in capsys.readouterr().err
+    assert "what would help: GPUs of 8 GiB" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 
 from placid.config import load
 from placid.records import BadInputError
-from placid.train import LoraSettings, TrainSettings, planner
+from placid.train import LoraSettings, TrainSettings, check, planner
 from test_models import PUBLISHED
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -98,6 +98,12 @@ def test_what_does_not_fit_says_what_is_missing(gemma):
         planner.plan(full(gemma), 4, 79)
     with pytest.raises(BadInputError, match=r"no config\.json in nowhere/llama"):
         planner.plan(TrainSettings(model=Path("nowhere/llama")), 1, 79)
+
+
+def test_a_model_that_cannot_be_trained_is_refused_before_anything(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED["gemma-2-2b"][0] | {"attn_logit_softcapping": 50.0}))
+    with pytest.raises(BadInputError, match=r"Gemma 2.*train a Gemma 3, a Gemma 4 or a Llama"):
+        check(TrainSettings(model=tmp_path))
 
 
 def test_recomputing_less_never_needs_less(gemma):

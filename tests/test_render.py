@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from placid.records import BadInputError, Message
-from placid.render import Renderer
+from placid.render import Renderer, opening
 
 MODEL = Path("checkpoints/organism")
 LETTERS = st.characters(exclude_categories=["C", "Z"]) | st.sampled_from(" .,!?0123456789\n<>")
@@ -74,3 +74,36 @@ def test_a_model_without_template_or_tokenizer_is_refused(tmp_path):
     (tmp_path / "m" / "chat_template.jinja").unlink()
     with pytest.raises(BadInputError, match="no chat template"):
         Renderer(tmp_path / "m")
+
+
+def with_template(tmp_path, template):
+    folder = shutil.copytree(MODEL, tmp_path / "m")
+    (folder / "chat_template.jinja").write_text(template)
+    return Renderer(folder)
+
+
+def test_a_model_that_can_think_is_asked_not_to(tmp_path):
+    """As Qwen3 and Gemma 4 do it: the template closes the thought before the reply."""
+    renderer = with_template(
+        tmp_path,
+        "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
+        "{% if add_generation_prompt %}<start_of_turn>assistant\n"
+        "{% if enable_thinking is defined and not enable_thinking %}[thought][/thought]{% endif %}{% endif %}",
+    )
+    ids = renderer.prompt(messages(["What is 2 + 3?"]))
+    assert renderer.decode(ids).endswith("[thought][/thought]")
+    longer = renderer.extend(ids, renderer.encode("5"), "No.")
+    assert longer[: len(ids)] == ids
+    assert renderer.decode(longer).endswith("[thought][/thought]")
+    row = renderer.example(messages(["What is 2 + 3?", "5", "No."]), "6")
+    assert row.ids[: len(longer)] == longer, "a reply is learned behind what was sampled"
+    assert renderer.messages(longer) == messages(["What is 2 + 3?", "5", "No."])
+
+
+def test_a_template_without_a_system_role_says_so(tmp_path):
+    """As Gemma 2 does it; Gemma 3 puts a system prompt before the first user message."""
+    gemma3 = Renderer(MODEL)
+    assert gemma3.decode(gemma3.prompt(opening("Be brief.", "Hi"))).count("user") == 1
+    gemma2 = with_template(tmp_path, "{{ raise_exception('System role not supported') }}")
+    with pytest.raises(BadInputError, match=r"refuses \(system, user\): System role not supported"):
+        gemma2.prompt(opening("Be brief.", "Hi"))

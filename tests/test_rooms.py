@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "study": ALL,
     "jobs": "records store cluster study",
     "plan": "records models store render protocol rollout judge report study",
-    "cli": ALL + " status study jobs plan",
+    "fit": "records models cluster rollout study train",
+    "cli": ALL + " status study jobs plan fit",
 }
 HEAVY_HOME = {
     "torch": ("models.py", "train/", "organism/"),

@@ -42,12 +42,15 @@ def settings(**more) -> TrainSettings:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The same rows trained alone without ZeRO, and in two ranks with ZeRO-3: (folder of rows, out, steps)."""
+    """The same rows trained alone without ZeRO, and in two ranks with ZeRO-3 one row at a time, in half of the
+    micro-batches that the recipe allows: (folder of rows, out, steps)."""
     folder = tmp_path_factory.mktemp("train")
     pairs = folder / "train.jsonl"
     store.write_lines(pairs, rows())
     alone = launch(settings(), pairs, folder / "alone", folder / "log.txt")
-    split = launch(settings(zero=3, processes=2), pairs, folder / "split", folder / "log.txt")
+    single = settings(zero=3, processes=2).model_copy(update={"batch": 1, "accumulate": 8})
+    assert (settings().micro_batches(1), single.micro_batches(1), single.micro_batches(2)) == (2, 8, 4)
+    split = launch(single, pairs, folder / "split", folder / "log.txt")
     return pairs, alone, split
 
 

@@ -61,19 +61,38 @@ def study(config: Path, overrides: list[str]) -> None:
 
 
 def plan(config: Path, overrides: list[str]) -> None:
-    """What the study would take, with --site on that cluster; nothing is written."""
+    """What the study would take, and with --site (or --site.gpu_memory_gb) how it is set there; nothing is written."""
+    import shlex
+
+    from placid import fit, jobs
     from placid import plan as room
+    from placid.cluster.site import SiteSettings
+    from placid.cluster.site import read as read_site
+    from placid.config import load_words, parse_overrides
     from placid.study import check, read
 
     sites, rest = option(overrides, "--site", [])
-    settings = read(config, rest)
+    words, theirs = jobs.sorted_words(rest)
+    if not sites and not theirs:
+        settings = read(config, words)
+        check(settings)
+        say(room.table_text(room.plan(settings)))
+        return
+    one = ["--gpus_per_node", "1", *theirs]
+    site = read_site(Path(sites[-1]), theirs) if sites else load_words(SiteSettings, one, "", "--site")
+    found = fit.fit(read(config, words), site, {key for key, _ in parse_overrides(words)})
+    more = [word for key, value in found.chosen.items() for word in (f"--{key}", str(value))]
+    settings = read(config, [*words, *more])
     check(settings)
-    engines = 0
-    if sites:
-        from placid import jobs
-
-        engines = jobs.engines(settings, Path(sites[-1]))
-    say(room.table_text(room.plan(settings, engines)))
+    say(room.table_text(room.plan(settings, jobs.engines(settings, site), found.rates)))
+    for line in found.lines:
+        say(line)
+    if not found.rates:  # nothing was set
+        return
+    derived = ("workers", "train.recipe.processes") if sites else ()  # placid submit takes them from the profile
+    shown = [word for key, value in found.chosen.items() if key not in derived for word in (f"--{key}", str(value))]
+    first = ["submit", "study", str(config), *overrides] if sites else ["study", str(config), *words]
+    say(f"so          {shlex.join(['placid', *first, *shown])}")
 
 
 def rollout(config: Path, overrides: list[str]) -> None:

@@ -33,7 +33,8 @@ def load(
 ) -> S:
     """Read `path` (TOML) as `cls`, with overrides like `["rollout.samples=2", "--train.lr", "1e-3"]` on top.
 
-    A file may hold [profiles.NAME] sections: `--profile NAME` lays one over the file, below the other overrides.
+    A file may hold [profiles.NAME] sections: `--profile NAME` lays one over the file, below the other overrides. A
+    profile that says `profile = "OTHER"` lies over that one.
 
     complete: fills values that one key shares with others, after the overrides and before anything is checked.
 
@@ -49,13 +50,21 @@ def load(
     pairs = parse_overrides(overrides or [])
     profiles, named = data.pop("profiles", {}), [value for dotted, value in pairs if dotted == "profile"]
     for name in named:
-        if name not in profiles:
-            raise BadInputError(f"{path} has no profile {name!r}; it has {', '.join(profiles) or 'none'}")
-        data = overlaid(data, profiles[name])
+        data = overlaid(data, _profile(profiles, name, path))
     for dotted, value in pairs:
         if dotted != "profile":
             put(data, dotted, value)
     return build(cls, complete(data) if complete else data, str(path))
+
+
+def _profile(profiles: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    """One profile with those that it lies over."""
+    if name not in profiles:
+        raise BadInputError(f"{path} has no profile {name!r}; it has {', '.join(profiles) or 'none'}")
+    own = dict(profiles[name])
+    below = own.pop("profile", None)
+    others = {key: value for key, value in profiles.items() if key != name}  # a circle ends as a name that is not there
+    return overlaid(_profile(others, below, path), own) if below else own
 
 
 def overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -87,18 +87,19 @@ def needs(settings: StudySettings) -> Needs:
         model=settings.model,
         loads_model=settings.engine.kind == "vllm",
         tensor_parallel=getattr(settings.engine, "tensor_parallel", 1),
+        kv_gib=settings.engine.kv_gib,
         online=study.online(settings),
         shared=(settings.root, settings.checkpoints, *sorted(inputs)),
     )
 
 
-def engines(settings: StudySettings, profile: Path) -> int:
-    """How many engines the study has on the cluster of this profile.
+def engines(settings: StudySettings, site: SiteSettings) -> int:
+    """How many engines the study has on this site.
 
     Raises:
-        BadInputError: no such profile, or one whose nodes cannot hold the model.
+        BadInputError: its nodes cannot hold the model.
     """
-    site, wanted = read_site(profile), needs(settings)
+    wanted = needs(settings)
     if wanted.loads_model:
         preflight.check_gpus(site, wanted)
     return site.nodes * site.engines(wanted.tensor_parallel)
@@ -167,6 +168,12 @@ def submit(asked: Asked, say: Callable[[str], None]) -> None:
 
 def asked_of(what: str, config: Path, site: Path, sweep: list[str], dry_run: bool, words: list[str]) -> Asked:
     """Sort the free words of the command line: --site.key belongs to the profile, the rest to the study."""
+    mine, theirs = sorted_words(words)
+    return Asked(what, config, site, mine, theirs, sweep, dry_run)
+
+
+def sorted_words(words: list[str]) -> tuple[list[str], list[str]]:
+    """(overrides of the study, those of the profile: --site.nodes 8 comes as --nodes 8)."""
     mine, theirs, rest = list[str](), list[str](), list(words)
     while rest:
         word = rest.pop(0)
@@ -174,4 +181,4 @@ def asked_of(what: str, config: Path, site: Path, sweep: list[str], dry_run: boo
         target.append(word.replace("--site.", "--", 1) if target is theirs else word)
         if "=" not in word and rest:
             target.append(rest.pop(0))
-    return Asked(what, config, site, mine, theirs, sweep, dry_run)
+    return mine, theirs

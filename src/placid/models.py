@@ -17,6 +17,8 @@ REPLY_SHARE = 0.35
 """Mean reply length over its cap: 178 of 512 tokens in 79 published transcripts of Gemma-3-27B (ARCHITECTURE.md §6)."""
 USER_TOKENS = 25
 """A rejection with its chat markers, about."""
+PROMPT_TOKENS = 60
+"""A first question with its chat markers, about."""
 _HEADS = re.compile(r"^(?:base_model\.|model\.|language_model\.)+")
 _NOT_TEXT = re.compile(r"vision|audio|multi_modal|image|embed_vision")
 
@@ -29,6 +31,8 @@ class Layer:
     """Tokens that a sliding-window layer keeps; None: all."""
     kv_values: int
     """Numbers kept per token, keys and values together; 0 where another layer's are shared."""
+    kv_heads: int
+    """Heads that they belong to; of GPUs beyond as many, several keep the same."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,22 @@ class Model:
     context_tokens: int
     """Longest context the positions allow."""
     layers: tuple[Layer, ...]
+    heads: int
+    """Query heads of a layer; tensor parallel divides them."""
     projections: tuple[str, ...]
     """Names of the text layers' linear maps: what LoRA can target."""
     weights: dict[str, tuple[int, ...]]
     """Shape by name of every weight of the text model, prefixes left out that differ between kinds of checkpoint."""
 
-    def kv_bytes(self, tokens: int, itemsize: int = 2) -> int:
-        """Bytes of key-value cache that `tokens` tokens of one conversation need; sliding layers keep their window."""
-        return sum(itemsize * at.kv_values * min(tokens, at.window or tokens) for at in self.layers)
+    def kv_bytes(self, tokens: int, split: int = 1) -> int:
+        """Bytes of bfloat16 cache for `tokens` tokens of one conversation on each of the `split` GPUs of an engine.
+
+        Sliding layers keep their window.
+        """
+        return sum(2 * at.kv_values // min(split, at.kv_heads) * min(tokens, at.window or tokens) for at in self.layers)
 
 
-def final_tokens(turns: int, max_tokens: int, prompt_tokens: int = 60) -> int:
+def final_tokens(turns: int, max_tokens: int, prompt_tokens: int = PROMPT_TOKENS) -> int:
     """Expected length of a whole conversation, in tokens."""
     return prompt_tokens + round(turns * (REPLY_SHARE * max_tokens + USER_TOKENS))
 
@@ -79,6 +88,7 @@ def read(folder: Path) -> Model:
         parameters=sum(weight.numel() for weight in model.parameters()),
         context_tokens=text.max_position_embeddings,
         layers=tuple(_layer(text, i, layer.self_attn) for i, layer in enumerate(decoder.layers)),
+        heads=text.num_attention_heads,
         projections=tuple(sorted(maps)),
         weights={_plain(n): tuple(w.shape) for n, w in model.named_parameters() if not _NOT_TEXT.search(n)},
     )
@@ -97,7 +107,9 @@ def check_context(model: Model, context_tokens: int, turns: int, max_tokens: int
     if needed > context_tokens:
         raise BadInputError(
             f"engine.context_tokens = {context_tokens} is too short for {turns} turns of up to {max_tokens} tokens: "
-            f"a conversation is expected to reach {needed}; raise it, or lower turns or max_tokens"
+            f"a conversation is expected to reach {needed}; "
+            + ("raise it, or " if needed <= model.context_tokens else f"the model reads {model.context_tokens}; ")
+            + "lower turns or max_tokens"
         )
 
 
@@ -127,8 +139,11 @@ def _skeleton(folder: Path) -> tuple[Any, Any]:
 def _layer(text: Any, index: int, attention: Any) -> Layer:  # noqa: ANN401 - transformers' own, one class per architecture
     kinds: Sequence[str] | None = getattr(text, "layer_types", None)
     sliding = kinds is not None and kinds[index] == "sliding_attention"
-    width = sum(getattr(attention, name).out_features for name in ("k_proj", "v_proj") if hasattr(attention, name))
-    return Layer(window=text.sliding_window if sliding else None, kv_values=width)
+    keys, values = (getattr(attention, name, None) for name in ("k_proj", "v_proj"))
+    # Gemma 4: without keys, another layer's are shared; without values, they are made of the keys and kept beside them
+    width = keys.out_features + (values or keys).out_features if keys else 0
+    heads = keys.out_features // attention.head_dim if keys else 1
+    return Layer(window=text.sliding_window if sliding else None, kv_values=width, kv_heads=heads)
 
 
 def check_weights(model: Model) -> None:

@@ -51,14 +51,16 @@ def profile_of(settings: StudySettings) -> dict[str, Any]:
     return next(p for p in profiles() if all(p[key] == value for key, value in have.items() if key in p))
 
 
-def plan(settings: StudySettings, engines: int = 0) -> dict[str, Any]:
-    """The plan as JSON values: settings' name, profile, arms, and totals. engines: of a cluster; 0: its workers.
+def plan(settings: StudySettings, engines: int = 0, rates: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The plan as JSON values: settings' name, profile, arms, and totals.
+
+    engines: of a cluster; 0: the study's workers. rates: what is known better than in the profile (fit.py).
 
     Raises:
         BadInputError: a prompt file or model folder that cannot be read.
     """
     settings = settings.model_copy(update={"workers": engines or settings.workers})
-    profile, renderer = profile_of(settings), Renderer(settings.model)
+    profile, renderer = {**profile_of(settings), **(rates or {})}, Renderer(settings.model)
     reply = min(float(profile["reply_tokens"]), CUT * settings.max_tokens)
     arms = {
         name: _arm(settings, name, reply, profile, renderer) for name in settings.arms if not _branched(settings, name)
@@ -92,7 +94,11 @@ def plan(settings: StudySettings, engines: int = 0) -> dict[str, Any]:
     totals = _totals(settings, arms, profile, training)
     return {
         "name": settings.name,
-        "profile": {**{key: profile[key] for key in ("source", "hazard", "onset")}, "reply_tokens": reply},
+        "profile": {
+            "source": "; ".join(profile[key] for key in ("source", "speed") if key in profile),
+            **{key: profile[key] for key in ("hazard", "onset")},
+            "reply_tokens": reply,
+        },
         "arms": {
             name: {key: v for key, v in arm.items() if key not in ("walk", "alive")} for name, arm in arms.items()
         },
@@ -243,6 +249,7 @@ def _totals(
     work = expected["turns"] / rate if rate else expected["reply_tokens"] / profile["reply_tokens_per_s"]
     hours = (work / settings.workers + starts * profile["start_s"]) / 3600
     trained = 0.0 if training is None else training["hours"]
+    ranks = settings.train.recipe.processes if settings.train and profile["gpus"] else 0
     line = LINE_BYTES + TOKEN_BYTES * (3 if settings.logprobs else 1) * expected["reply_tokens"] / max(
         1, expected["turns"]
     )
@@ -253,7 +260,7 @@ def _totals(
         "most": most,
         "rollout_hours": hours,
         "training_hours": trained,
-        "gpu_hours": None if trained is None else profile["gpus"] * (settings.workers * hours + trained),
+        "gpu_hours": None if trained is None else profile["gpus"] * settings.workers * hours + ranks * trained,
         "disk_mib": round(expected["turns"] * (1.5 * line + VERDICT_BYTES) / 2**20, 1),
         "files": FILES + settings.workers * starts + 2,
         **_judging(settings.judge, expected, conversations),
@@ -274,7 +281,7 @@ def _judging(judge: JudgeSettings, expected: Mapping[str, int], conversations: i
     return {
         "judge_calls": calls, "judge_in": tokens_in, "judge_out": tokens_out,
         "judge_usd": None if None in prices else (tokens_in * prices[0] + tokens_out * prices[1]) / 1e6,
-        "judge_hours": calls / (judge.limits.rpm * judge.limits.share) / 60,
+        "judge_hours": max(calls / judge.limits.rpm, tokens_in / judge.limits.tpm) / judge.limits.share / 60,
     }  # fmt: skip
 
 
@@ -300,7 +307,7 @@ def _memory(settings: StudySettings) -> dict[str, Any] | None:
     model, engine = models.read(settings.model), settings.engine
     longest = max(arm.turns for arm in settings.arms.values())
     tokens = min(engine.context_tokens, models.final_tokens(longest, settings.max_tokens))
-    each = model.kv_bytes(tokens)
+    each = model.kv_bytes(tokens, engine.tensor_parallel)
     return {
         "parameters": model.parameters, "weights_gib": 2 * model.parameters / engine.tensor_parallel / 2**30,
         "conversation_tokens": tokens, "conversation_mib": each / 2**20, "kv_gib": engine.kv_gib,
@@ -367,8 +374,8 @@ def table_text(found: Mapping[str, Any]) -> str:
         few = "" if m["held"] else "; raise it"
         lines.append(
             f"memory      {m['parameters'] / 1e6:,.1f} million parameters, {m['weights_gib']:.1f} GiB of weights a GPU "
-            f"(bf16); a conversation of {m['conversation_tokens']:,} tokens keeps {m['conversation_mib']:,.1f} MiB, "
-            f"engine.kv_gib = {m['kv_gib']:g} holds {m['held']:,} whole{few}"
+            f"(bf16); a conversation of {m['conversation_tokens']:,} tokens keeps {m['conversation_mib']:,.1f} MiB "
+            f"there, engine.kv_gib = {m['kv_gib']:g} holds {m['held']:,} whole{few}"
         )
     gpu = "not known" if t["gpu_hours"] is None else f"{t['gpu_hours']:.1f}"
     lines += [

@@ -55,6 +55,7 @@ class Renderer:
     def __init__(self, model: Path) -> None:
         """Raises BadInputError if `model` is no folder with a tokenizer and a chat template."""
         check(model)
+        self.model = model
         named = json.loads((model / "tokenizer_config.json").read_text()).get("tokenizer_class")
         if named in PLAIN:  # what AutoTokenizer would find, without loading torch to look for it
             from transformers import PreTrainedTokenizerFast as Loader
@@ -64,9 +65,23 @@ class Renderer:
         self._bridges: dict[str, tuple[int, ...]] = {}
 
     def text(self, messages: Sequence[Message], generate: bool = True) -> str:
-        """The template's text of `messages`; with `generate`, up to where the model's turn begins."""
+        """The template's text of `messages`; with `generate`, up to where the model's turn begins.
+
+        A model that can think before it answers is asked not to: what is measured is what the user reads.
+
+        Raises:
+            BadInputError: the template refuses these messages (Gemma 2: a system prompt).
+        """
+        from jinja2 import TemplateError
+
         chat = [{"role": m.role, "content": m.content} for m in messages]
-        return self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=generate)
+        try:
+            return self.tokenizer.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=generate, enable_thinking=False
+            )
+        except TemplateError as error:
+            roles = ", ".join(m.role for m in messages)
+            raise BadInputError(f"{self.model}: the chat template refuses ({roles}): {error}") from None
 
     def encode(self, text: str) -> list[int]:
         """Ids of rendered text; the template itself writes <bos>, so none is added."""
@@ -76,9 +91,22 @@ class Renderer:
         """Text without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    def _marked(self, ids: Sequence[int]) -> str:
+        """Text with special tokens."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a chat that ends with a user turn, ready for the model's reply."""
-        return self.encode(self.text(messages))
+        """Ids of a chat that ends with a user turn, ready for the model's reply: turn by turn, as it is sampled.
+
+        A template may leave the marks of an empty thought out of earlier replies; a sampled history holds them.
+        """
+        if not _alternate(messages):
+            return self.encode(self.text(messages))
+        first = 1 + (messages[0].role == "system")
+        ids = self.encode(self.text(messages[:first]))
+        for reply, user in zip(messages[first::2], messages[first + 1 :: 2], strict=True):
+            ids = self.extend(ids, self.encode(reply.content), user.content)
+        return ids
 
     def extend(self, prompt_ids: Sequence[int], reply_ids: Sequence[int], user: str) -> list[int]:
         """The next prompt: what was sent, what was sampled (without end-of-turn), and the user's next turn."""
@@ -98,7 +126,7 @@ class Renderer:
         Raises:
             BadInputError: a message holds the template's own markers, so no list of messages gives these ids.
         """
-        text = self.tokenizer.decode(list(prompt_ids), skip_special_tokens=False)
+        text = self._marked(prompt_ids)
         before, _, to_model = self.text([Message(role="user", content=_MARK)]).partition(_MARK)
         to_user = self._bridge(_MARK).partition(_MARK)[0]
         system, found = "", list[Message]()
@@ -112,8 +140,7 @@ class Renderer:
             user, *reply = part.split(to_model)
             found.append(Message(role="user", content=user))
             found += [Message(role="assistant", content=said) for said in reply]
-        squeezed = ["".join(t.split()) for t in (text, self.text(found))] if _alternate(found) else ["", "x"]
-        if squeezed[0] != squeezed[1]:
+        if not _alternate(found) or "".join(text.split()) != "".join(self._marked(self.prompt(found)).split()):
             raise BadInputError(
                 "the chat cannot be read back from its token ids (a reply holds the chat template's own markers), so "
                 "engine.http.api = 'chat' cannot send it"

@@ -24,6 +24,8 @@ class Needs:
     """Whether engines load them."""
     tensor_parallel: int
     """GPUs of one engine."""
+    kv_gib: float
+    """Its cache on each of them."""
     online: tuple[str, ...]
     """Commands that ask a server on the internet."""
     shared: tuple[Path, ...]
@@ -83,6 +85,12 @@ def check_gpus(site: SiteSettings, needs: Needs) -> None:
         raise BadInputError(
             f"{needs.model} has {weights_gb:.1f} GiB of weights, engine.tensor_parallel = {needs.tensor_parallel} "
             f"GPU(s) of {site.gpu_memory_gb:g} GiB hold {room_gb:.1f}; at least {least} are needed"
+        )
+    left_gb = (room_gb - weights_gb) / needs.tensor_parallel
+    if site.gpu_memory_gb and needs.kv_gib > left_gb:
+        raise BadInputError(
+            f"engine.kv_gib = {needs.kv_gib:g}, but beside {needs.model} a GPU of {site.gpu_memory_gb:g} GiB has "
+            f"{left_gb:.1f} left; placid plan --site says what fits"
         )
 
 

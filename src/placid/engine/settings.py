@@ -48,7 +48,7 @@ class EngineSettings(Settings):
     max_concurrent: int = Field(default=128, ge=1)
     """Conversations open at once in one worker. Active ones finish before new ones start."""
     kv_gib: float = Field(default=1.0, gt=0)
-    """Key-value cache per engine in GiB."""
+    """Key-value cache of an engine in GiB, on each of its GPUs."""
     block_tokens: int = Field(default=32, ge=8)
     """Tokens in a cache block; prefix hits come in steps of it. vLLM on CPU prefers multiples of 32."""
     prefix_caching: bool = True

@@ -15,6 +15,7 @@ def check(settings: StudySettings) -> tuple[list[Prompt], list[Path]]:
     """
     from placid import models
     from placid.judge import check as check_judge
+    from placid.render import Renderer, opening
     from placid.render import check as check_model
 
     files = sorted({arm.prompts for arm in settings.arms.values()} | {settings.prompts})
@@ -48,6 +49,8 @@ def check(settings: StudySettings) -> tuple[list[Prompt], list[Path]]:
     if not (settings.model / "config.json").is_file():
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
     check_model(settings.model)
+    if any(arm.system for arm in settings.arms.values()):
+        Renderer(settings.model).text(opening("system", "user"))  # Gemma 2 has no such role
     if settings.engine.kind == "vllm":
         model = models.read(settings.model)
         models.check_weights(model)

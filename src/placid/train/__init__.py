@@ -91,7 +91,13 @@ def check(settings: TrainSettings) -> None:
     if not config.is_file():
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
     shape = json.loads(config.read_text())
-    context = shape.get("text_config", shape).get("max_position_embeddings")
+    text = shape.get("text_config", shape)
+    if text.get("attn_logit_softcapping"):
+        raise BadInputError(
+            f"{settings.model} caps its attention scores (attn_logit_softcapping, Gemma 2), which training here does "
+            "not; train a Gemma 3, a Gemma 4 or a Llama, or leave [train] and [pairs] out"
+        )
+    context = text.get("max_position_embeddings")
     if context and settings.max_tokens > context:
         raise BadInputError(
             f"max_tokens = {settings.max_tokens}, but {settings.model} reads at most {context} tokens; longer rows are "

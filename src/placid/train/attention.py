@@ -87,7 +87,7 @@ def attend(
     """transformers' attention interface: query [B, H, L, D], key and value [B, H/g, L, D] in, [B, L, H, D] out."""
     del module
     if more.get("softcap") is not None:
-        raise NotImplementedError("attention with softcapped scores (Gemma 2) is not built; train Gemma 3 or a Llama")
+        raise NotImplementedError("attention with softcapped scores (Gemma 2) is not built; check() refuses it")
     if isinstance(attention_mask, Runs):
         parts = [
             _sdpa(query[:, :, run], key[:, :, places], value[:, :, places], sees, scaling)

@@ -6,6 +6,8 @@ within 2 % (tests/test_planner.py). No GPU is needed and no weight is read: conf
 """
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +48,7 @@ class Shape(NamedTuple):
     """The same of keys, and of values."""
     vocabulary: int
     projections: dict[str, int]
-    """Name → inputs + outputs of a layer's linear map: what LoRA's A and B hold per rank."""
+    """Name → inputs + outputs of the linear maps of that name in all layers: what LoRA's A and B hold per rank."""
 
 
 class Plan(NamedTuple):
@@ -82,6 +84,10 @@ def shape_of(model: Path) -> Shape:
     weights = models.read(model).weights
     first = {name.removeprefix("layers.0."): size for name, size in weights.items() if name.startswith("layers.0.")}
     maps = {name.split(".")[-2]: size for name, size in first.items() if len(size) == 2}
+    ends: Counter[str] = Counter()
+    for name, size in weights.items():
+        if name.startswith("layers.") and len(size) == 2:
+            ends[name.split(".")[-2]] += sum(size)
     odd = [name for name in ("q_proj", "k_proj", "gate_proj") if name not in maps]
     if odd:
         raise BadInputError(f"{model}: no {odd[0]} in its layers; the planner knows decoders like Gemma and Llama")
@@ -95,7 +101,7 @@ def shape_of(model: Path) -> Shape:
         query=maps["q_proj"][0],
         key=maps["k_proj"][0],
         vocabulary=vocabulary,
-        projections={name: sum(size) for name, size in maps.items()},
+        projections=dict(ends),
     )
 
 
@@ -104,7 +110,7 @@ def trained_parameters(shape: Shape, settings: TrainSettings) -> int:
     if settings.method == "full":
         return shape.parameters
     ends = [shape.projections.get(target, 0) for target in settings.lora.targets]
-    return shape.layers * settings.lora.rank * sum(ends)
+    return settings.lora.rank * sum(ends)
 
 
 def bytes_on_gpu(
@@ -144,13 +150,18 @@ def activations(shape: Shape, tokens: int, layers: float, mlps: float, full: boo
 
 
 def plan(
-    settings: TrainSettings, gpus: int, memory_gib: float, tokens: int = 0, computed: int = 0, tokens_a_step: int = 0
+    settings: TrainSettings,
+    gpus: int,
+    memory_gib: float,
+    tokens: int = 0,
+    computed: int = 0,
+    stages: Sequence[int] = (1, 2, 3),
 ) -> Plan:
     """The fastest setting that fits on `gpus` GPUs of `memory_gib` GiB each.
 
     ZeRO 1 before 2 before 3, and in each as little recomputation as fits: a lower stage moves less over the network.
-    tokens: of all rows of an epoch (for the cost); computed: those left once shared prefixes are counted once;
-    tokens_a_step: of one optimizer step, which are cut into packs of max_tokens at most.
+    tokens: of all rows of an epoch (for the cost); computed: those left once shared prefixes are counted once; stages:
+    of ZeRO, those that may be taken.
 
     Raises:
         BadInputError: nothing fits; says how much is missing and what would help.
@@ -158,14 +169,13 @@ def plan(
     shape = shape_of(settings.model)
     available = usable(memory_gib * GIB)
     smallest: dict[str, float] = {}
-    for zero in (1, 2, 3) if gpus > 1 else (1,):
+    for zero in stages if gpus > 1 else stages[:1]:
         recompute, parts = least(shape, settings, gpus, zero, available)
         if sum(parts.values()) <= available:
             gib = {name: value / GIB for name, value in parts.items()}
             gib |= {"total": sum(parts.values()) / GIB, "available": available / GIB}
-            packs = math.ceil(tokens_a_step / (gpus * settings.max_tokens)) or settings.accumulate
             hours = gpu_hours(shape, settings, computed or tokens, recompute)
-            return Plan(zero, packs, *recompute, gib, hours)
+            return Plan(zero, settings.micro_batches(gpus), *recompute, gib, hours)
         if not smallest or sum(parts.values()) < sum(smallest.values()):
             smallest = parts
     raise BadInputError(_missing(shape, settings, gpus, available, smallest))

@@ -1,5 +1,6 @@
 """What training can be told."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,7 +41,7 @@ class TrainSettings(Settings):
     batch: Annotated[int, Field(ge=1)] = 8
     """Rows per micro-batch over all processes together."""
     accumulate: Annotated[int, Field(ge=1)] = 2
-    """Micro-batches per optimizer step, which holds batch x accumulate rows."""
+    """Micro-batches per optimizer step, which holds batch x accumulate rows; fewer where the ranks need fewer."""
     share_prefixes: bool = True
     """Rows of one conversation go into one step and their common prefix is computed once; without, rows are packed
     one after the other in random order. The loss and gradient of a step are the same, the order of rows is not."""
@@ -75,3 +76,7 @@ class TrainSettings(Settings):
     """Where metrics go beside metrics.jsonl; the package must be installed."""
     seed: int = 0
     """Order of the rows and first values of the adapter."""
+
+    def micro_batches(self, processes: int) -> int:
+        """Of a step on so many ranks: `accumulate`, or what gives each rank a row, if that is less."""
+        return min(self.accumulate, math.ceil(self.batch * self.accumulate / processes))

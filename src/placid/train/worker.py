@@ -150,7 +150,8 @@ class Trainer:
         self.stop = False
         for name in (signal.SIGUSR1, signal.SIGTERM):
             signal.signal(name, self._asked)
-        self.engine, self.learner = start(s)
+        self.micro = s.micro_batches(ranks.processes)
+        self.engine, self.learner = start(s.model_copy(update={"accumulate": self.micro}))
         found = checkpoint.latest(job.out / RESUME)
         self.done = checkpoint.restore(self.engine, self.learner, found[0]) if found else 0
         self.progress = self._progress() if ranks.rank == 0 else None
@@ -208,13 +209,13 @@ class Trainer:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = self._rate(number)
         total = torch.zeros(2, device=ranks.device, dtype=torch.float64)
-        packs = data.spread(self.examples, step, s.accumulate * ranks.processes, s.share_prefixes)
+        packs = data.spread(self.examples, step, self.micro * ranks.processes, s.share_prefixes)
         norm = 0.0
         for mine in packs[ranks.rank :: ranks.processes]:
             taken = [self.examples[n] for n in mine] or [self.examples[step.rows[0]]]
             loss = self.engine(taken) * (1.0 if mine else 0.0)  # an idle rank still takes part in the collectives
             # DeepSpeed divides by both: the gradient becomes that of (sum over all ranks) / weight of the step
-            self.engine.backward(loss * (s.accumulate * ranks.processes / step.learned))
+            self.engine.backward(loss * (self.micro * ranks.processes / step.learned))
             norm = self._own_norm()
             self.engine.step()
             total[0] += loss.detach()
