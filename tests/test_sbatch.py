@@ -195,6 +195,24 @@ def test_how_a_job_ended(code, job, restart, state, why, again):
     assert why in end.why
 
 
+def test_a_start_that_lost_a_node_is_one_start(monkeypatch):
+    """Accounting opens a new record when a job goes on with fewer nodes."""
+    said = "7|2026-11-28T11:25:24|COMPLETED\n7|2026-11-28T11:24:19|RESIZING\n7|2026-11-28T11:20:00|CANCELLED by 0\n"
+    monkeypatch.setattr(slurm, "call", lambda *words: said)
+    assert slurm.starts(["7"]) == {"7": ["CANCELLED", "COMPLETED"]}
+
+
+@pytest.mark.parametrize(
+    ("state", "left", "beheaded"),
+    [("RUNNING", "n2", True), ("RUNNING", "n[1-2]", False), ("PENDING", "(null)", False)],
+)
+def test_a_job_that_lost_its_first_node(monkeypatch, state, left, beheaded):
+    shown = f"JobId=7\n JobState={state} Reason=None\n ReqNodeList=(null) ExcNodeList=(null)\n NodeList={left}\n BatchHost=n1\n"
+    nodes = {"n2": "n2\n", "n[1-2]": "n1\nn2\n"}
+    monkeypatch.setattr(slurm, "call", lambda *words: shown if words[2] == "job" else nodes[words[3]])
+    assert slurm.beheaded("7") == beheaded
+
+
 def test_ports_of_jobs_are_apart_and_below_the_ephemeral_ones():
     first = {ports.block(job, floor=32_768) for job in range(100)}
     assert len(first) == 100

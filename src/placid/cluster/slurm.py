@@ -135,6 +135,19 @@ def queued(jobs: list[str]) -> dict[str, str]:
     return found
 
 
+def beheaded(job: str) -> bool:
+    """Whether a running job has lost the node of its batch script.
+
+    Raises:
+        SlurmError: no answer.
+    """
+    shown = call("scontrol", "show", "job", job)
+    first, left = re.search(r"BatchHost=(\S+)", shown), re.search(r"\bNodeList=(\S+)", shown)
+    if "JobState=RUNNING" not in shown or first is None or left is None:
+        return False
+    return first[1] not in call("scontrol", "show", "hostnames", left[1]).split()
+
+
 def starts(jobs: list[str]) -> dict[str, list[str]]:
     """Job id → how each of its starts ended, in order, by accounting; nothing where the site keeps none."""
     if not jobs:
@@ -145,7 +158,7 @@ def starts(jobs: list[str]) -> dict[str, list[str]]:
         return {}
     found: dict[str, list[str]] = {}
     for job, start, state in sorted((line.split("|") for line in lines), key=lambda row: row[1]):
-        if start not in ("Unknown", "None"):
+        if start not in ("Unknown", "None") and state != "RESIZING":  # it lost a node and went on: the same start
             found.setdefault(job, []).append(state.split()[0])
     return found
 
