@@ -78,8 +78,9 @@ def arms_of(run):
 
 def ends_of(run):
     """(job, restart) → how that start of that job ended."""
-    found = [json.loads(file.read_text())["slurm"] for file in sorted(run.glob("attempts/*/status.json"))]
-    return {(row["job"], row["restart"]): (row["state"], row["why"]) for row in found}
+    found = [json.loads(file.read_text()) for file in sorted(run.glob("attempts/*/status.json"))]
+    ours = [status["slurm"] for status in found if "slurm" in status]  # without those of this machine
+    return {(row["job"], row["restart"]): (row["state"], row["why"]) for row in ours}
 
 
 def logs(work):

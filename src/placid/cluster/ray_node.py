@@ -10,6 +10,7 @@ others then ask for the job to be started again.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -57,6 +58,7 @@ def main(words: list[str]) -> int:
     stops: list[int] = []
     signal.signal(signal.SIGUSR2, lambda number, _: stops.append(number))
     signal.signal(signal.SIGTERM, lambda *_: None)
+    adopt()
     code, folder = 0, Path(os.environ["TMPDIR"])
     try:
         scratch(folder, asked.scratch_gb)
@@ -92,19 +94,24 @@ def wait(ended: Callable[[], bool], asked: argparse.Namespace, stops: list[int])
         time.sleep(0.2)
         if not is_head() and time.monotonic() - looked > LOOK_S:
             if (asked.room / "head").is_file() and not ports.answers((asked.room / "head").read_text()):
-                start_again(os.environ["SLURM_JOB_ID"], asked.requeues)
+                look(os.environ["SLURM_JOB_ID"], asked.requeues, stops)
             looked = time.monotonic()
 
 
-def start_again(job: str, requeues: int) -> None:
-    """Requeue (or, if it came back often enough, cancel) a job whose script was on a node that Slurm has taken away."""
+def look(job: str, requeues: int, stops: list[int]) -> None:
+    """What to do without the first node: end, where Slurm has taken this one out of the job too (it was cut off, say);
+    where it has taken away the first one, requeue the job, or cancel it if it came back often enough.
+    """
     try:
-        if not slurm.beheaded(job):
-            return
-        again = int(os.environ.get("SLURM_RESTART_COUNT", "0")) < requeues
-        print(f"placid: the job's first node failed; {'requeued' if again else 'cancelled'}", flush=True)  # noqa: T201
-        slurm.call(*(("scontrol", "requeue") if again else ("scancel",)), job)
-    except slurm.SlurmError as error:  # another node was faster, or Slurm does not answer: the next look will tell
+        first, nodes = slurm.nodes_of(job)
+        if os.environ["SLURMD_NODENAME"] not in nodes:
+            print("placid: the job goes on without this node", flush=True)  # noqa: T201 - this node's log
+            stops.append(0)
+        elif first not in nodes:
+            again = int(os.environ.get("SLURM_RESTART_COUNT", "0")) < requeues
+            print(f"placid: the job's first node failed; {'requeued' if again else 'cancelled'}", flush=True)  # noqa: T201
+            slurm.call(*(("scontrol", "requeue") if again else ("scancel",)), job)
+    except slurm.SlurmError as error:  # another node was faster, or Slurm cannot be reached: the next look will tell
         print(f"placid: {error}", flush=True)  # noqa: T201 - this node's log
 
 
@@ -172,25 +179,22 @@ def started(words: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]
     try:
         yield ray
     finally:
-        ended = _family(ray)
         ray.terminate()
-        _, left = psutil.wait_procs(ended, timeout=5)
-        for process in left:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(left, timeout=5)
+        psutil.wait_procs(psutil.Process().children(recursive=True), timeout=5)
+        for _ in range(5):  # a raylet that is killed leaves its agents to this process
+            left = psutil.Process().children(recursive=True)
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=1)
         shutil.rmtree(folder, ignore_errors=True)  # Ray's last processes may still be writing their logs
 
 
-def _family(ray: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Ray's starter with all that it has started."""
-    try:
-        parent = psutil.Process(ray.pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+def adopt() -> None:
+    """From now on a process below whose parent dies is this one's child: nothing of a Ray that died can be lost."""
+    set_child_subreaper = 36  # <linux/prctl.h>
+    if ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
 
 
 if __name__ == "__main__":

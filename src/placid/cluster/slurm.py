@@ -135,17 +135,22 @@ def queued(jobs: list[str]) -> dict[str, str]:
     return found
 
 
-def beheaded(job: str) -> bool:
-    """Whether a running job has lost the node of its batch script.
+def nodes_of(job: str) -> tuple[str, list[str]]:
+    """Node of a running job's script, and the nodes that it has now; none if it does not run.
 
     Raises:
         SlurmError: no answer.
     """
-    shown = call("scontrol", "show", "job", job)
+    try:
+        shown = call("scontrol", "show", "job", job)
+    except SlurmError as error:
+        if "Invalid job id" in str(error):  # over, and forgotten
+            return "", []
+        raise
     first, left = re.search(r"BatchHost=(\S+)", shown), re.search(r"\bNodeList=(\S+)", shown)
     if "JobState=RUNNING" not in shown or first is None or left is None:
-        return False
-    return first[1] not in call("scontrol", "show", "hostnames", left[1]).split()
+        return "", []
+    return first[1], call("scontrol", "show", "hostnames", left[1]).split()
 
 
 def starts(jobs: list[str]) -> dict[str, list[str]]:
