@@ -355,7 +355,8 @@ def test_the_first_node_loses_power(lab, study, work, undisturbed):
         lab("on", "n1")
 
     ends, jobs = broken(lab, study, work, undisturbed, power)
-    assert (jobs["rollout"], 1) in ends
+    assert ends[jobs["rollout"], 0] == ("requeued", "its first node failed")
+    assert ends[jobs["rollout"], 1] == ("done", "")
 
 
 def test_preemption_brings_the_job_back(lab, study, work, undisturbed):

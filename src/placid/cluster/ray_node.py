@@ -1,4 +1,4 @@
-"""One node of a Ray cluster inside a Slurm job: `srun python -m placid.cluster.ray_node ROOM --nodes N ...`.
+"""One node of a Ray cluster inside a Slurm job: `srun python -m placid.cluster.ray_node ROOM --run RUN --nodes N ...`.
 
 The head writes ROOM/head (address:port) before its Ray starts and ROOM/address once all nodes have joined, or
 ROOM/failed; all by rename, so whoever waits for a file finds it whole. SIGUSR2 stops this node's Ray; SIGTERM, which
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psutil
 
-from placid.cluster import ports, slurm
+from placid.cluster import end, ports, slurm
 from placid.records import BadInputError
 from placid.store import write_atomic
 
@@ -48,6 +48,7 @@ def main(words: list[str]) -> int:
     """Hold this node's Ray until it is told to stop; exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("room", type=Path)
+    parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--cpus", type=int, required=True)
     parser.add_argument("--gpus", type=int, default=0)
@@ -94,23 +95,26 @@ def wait(ended: Callable[[], bool], asked: argparse.Namespace, stops: list[int])
         time.sleep(0.2)
         if not is_head() and time.monotonic() - looked > LOOK_S:
             if (asked.room / "head").is_file() and not ports.answers((asked.room / "head").read_text()):
-                look(os.environ["SLURM_JOB_ID"], asked.requeues, stops)
+                look(asked.run, asked.requeues, stops)
             looked = time.monotonic()
 
 
-def look(job: str, requeues: int, stops: list[int]) -> None:
+def look(run: Path, requeues: int, stops: list[int]) -> None:
     """What to do without the first node: end, where Slurm has taken this one out of the job too (it was cut off, say);
     where it has taken away the first one, requeue the job, or cancel it if it came back often enough.
     """
+    start = end.here()
     try:
-        first, nodes = slurm.nodes_of(job)
+        first, nodes = slurm.nodes_of(start["job"])
         if os.environ["SLURMD_NODENAME"] not in nodes:
             print("placid: the job goes on without this node", flush=True)  # noqa: T201 - this node's log
             stops.append(0)
         elif first not in nodes:
-            again = int(os.environ.get("SLURM_RESTART_COUNT", "0")) < requeues
-            print(f"placid: the job's first node failed; {'requeued' if again else 'cancelled'}", flush=True)  # noqa: T201
-            slurm.call(*(("scontrol", "requeue") if again else ("scancel",)), job)
+            again = start["restart"] < requeues
+            slurm.call(*(("scontrol", "requeue") if again else ("scancel",)), start["job"])
+            known = end.End("requeued" if again else "stopped", "its first node failed", again)
+            end.mark(run, start, known)  # accounting does not tell this start from the next one
+            print(f"placid: {known.state}: {known.why}", flush=True)  # noqa: T201 - this node's log
     except slurm.SlurmError as error:  # another node was faster, or Slurm cannot be reached: the next look will tell
         print(f"placid: {error}", flush=True)  # noqa: T201 - this node's log
 
