@@ -42,7 +42,7 @@ HEAVY_HOME = {
     "peft": ("train/", "organism/"),
     "transformers": ("models.py", "render.py", "train/", "organism/"),
     "vllm": ("engine/vllm.py",),
-    "ray": ("rollout/ray_workers.py", "judge/pool.py", "cluster/ray_node.py", "cluster/own_ray.py"),
+    "ray": ("rollout/ray_workers.py", "judge/pool.py", "cluster/ray_start.py", "cluster/own_ray.py"),
     "submitit": ("cluster/submit.py",),
     "google": ("judge/gemini.py",),
     "aiohttp": ("judge/gemini.py",),

@@ -94,6 +94,8 @@ def test_a_wrong_profile_is_one_sentence(words, says):
 
 
 def test_durations():
+    site = read(ROOT / "slurm/generic.toml", ["--time", "12:00:00", "--light.time", "00:30:00"])
+    assert (site.time, site.light.time) == ("12:00:00", "00:30:00")  # no times of TOML
     assert [seconds(text) for text in ("00:00:01", "08:30:00", "2-00:00:00")] == [1, 30_600, 172_800]
 
 
@@ -195,6 +197,56 @@ def test_how_a_job_ended(code, job, restart, state, why, again):
     assert why in end.why
 
 
+def test_a_start_that_lost_a_node_is_one_start(monkeypatch):
+    """Accounting opens a new record when a job goes on with fewer nodes."""
+    said = "7|2026-11-28T11:25:24|COMPLETED\n7|2026-11-28T11:24:19|RESIZING\n7|2026-11-28T11:20:00|CANCELLED by 0\n"
+    monkeypatch.setattr(slurm, "call", lambda *words: said)
+    assert slurm.starts(["7"]) == {"7": ["CANCELLED", "COMPLETED"]}
+
+
+@pytest.mark.parametrize(
+    ("state", "left", "found"),
+    [("RUNNING", "n2", ("n1", ["n2"])), ("RUNNING", "n[1-2]", ("n1", ["n1", "n2"])), ("PENDING", "(null)", ("", []))],
+)
+def test_the_nodes_of_a_job_without_those_that_it_lost(monkeypatch, state, left, found):
+    shown = f"JobId=7\n JobState={state} Reason=None\n ReqNodeList=(null)\n NodeList={left}\n BatchHost=n1\n"
+    nodes = {"n2": "n2\n", "n[1-2]": "n1\nn2\n"}
+    monkeypatch.setattr(slurm, "call", lambda *words: shown if words[2] == "job" else nodes[words[3]])
+    assert slurm.nodes_of("7") == found
+
+
+def test_a_job_that_is_over_has_no_nodes(monkeypatch):
+    def call(*_):
+        raise slurm.SlurmError("slurm_load_jobs error: Invalid job id specified")
+
+    monkeypatch.setattr(slurm, "call", call)
+    assert slurm.nodes_of("7") == ("", [])
+
+
+LEAVES = """
+import subprocess, sys
+subprocess.Popen(["sleep", "600"], start_new_session=True)
+"""
+
+
+def test_nothing_of_a_ray_that_died_is_left(tmp_path):
+    """Its starter is gone, and what it had started has no parent any more."""
+    script = f"""
+import sys, psutil
+from pathlib import Path
+from placid.cluster import ray_node
+ray_node.adopt()
+with ray_node.started([sys.executable, "-c", {LEAVES!r}], Path({str(tmp_path / "r")!r})) as ray:
+    ray.wait()
+    below = psutil.Process().children(recursive=True)
+    assert [p.name() for p in below] == ["sleep"], below
+assert not psutil.Process().children(recursive=True)
+assert not any(p.is_running() for p in below)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_ports_of_jobs_are_apart_and_below_the_ephemeral_ones():
     first = {ports.block(job, floor=32_768) for job in range(100)}
     assert len(first) == 100
@@ -268,6 +320,20 @@ def test_a_first_profile_fits_the_cluster_it_came_from(tmp_path, monkeypatch):
     assert len(told) == 2
     assert all(word in " ".join(told) for word in ("at most 4 each", "'a100'"))
     assert "2-00:00:00" in doctor.mismatches(read(file, ["--time", "3-00:00:00"]), [CPU, A100])[0]
+
+
+def test_a_first_profile_of_small_nodes_has_small_light_jobs(tmp_path, monkeypatch):
+    small = slurm.Nodes("only", True, 3, 2, 3.0, 1, "", 0, "02:00:00")
+    monkeypatch.setattr(slurm, "nodes", lambda: [small])
+    monkeypatch.setattr(slurm, "accounts", lambda: [])
+    monkeypatch.setattr(slurm, "here", lambda: True)
+    file = tmp_path / "mine.toml"
+    doctor.examine(file)
+    light = read(file).light
+    assert (light.partition, light.cpus, light.memory_gb, light.time) == ("", 2, 2, "02:00:00")
+    assert doctor.examine(file)[-1] == f"profile   {file} fits"
+    assert "light.memory_gb = 16" in doctor.mismatches(read(file, ["--light.memory_gb", "16"]), [small])[0]
+    assert "light.time = '04:00:00'" in doctor.mismatches(read(file, ["--light.time", "04:00:00"]), [small])[0]
 
 
 def test_times_of_sinfo():

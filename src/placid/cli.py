@@ -101,8 +101,8 @@ def rollout(config: Path, overrides: list[str]) -> None:
     from placid import study as room
 
     with room.held(room.read(config, overrides), say, alone="rollout") as held:
-        plan.record(held.settings, held.run_dir)
         room.hold_untrained(held)
+        plan.record(held.settings, held.run_dir)  # of the config alone; the engines need not wait for its seconds
         if (held.run_dir.path / room.ADAPTERS).is_file():
             room.hold_trained(held)
     say(f"conversations {held.run_dir.path / 'conversations'}")
@@ -119,11 +119,11 @@ def _reading(config: Path, overrides: list[str]) -> AbstractContextManager["Held
 
 def judge(config: Path, overrides: list[str]) -> None:
     """Grade the turns that have no verdict yet; with --follow also those that rollouts under way still speak."""
-    from placid import study as room
-
     follow, overrides = "--follow" in overrides, [word for word in overrides if word != "--follow"]
     if follow:
         os.nice(10)  # beside a rollout, grading takes the cores that the engines leave
+    from placid import study as room
+
     with _reading(config, overrides) as held:
         judge_id = room.grade(held, follow)
     say(f"verdicts {held.run_dir.path / 'verdicts' / judge_id}")

@@ -1,5 +1,6 @@
 """Strict frozen settings: sparse TOML and dotted overrides in, full JSON and one identity hash out."""
 
+import datetime
 import difflib
 import hashlib
 import json
@@ -106,11 +107,12 @@ def parse_overrides(words: list[str]) -> list[tuple[str, Any]]:
 
 
 def read_value(text: str) -> Any:  # noqa: ANN401 - a TOML value
-    """A TOML value if it parses as one, else the text itself."""
+    """A TOML value if it parses as one, else the text itself; a time limit (08:00:00) or date is text too."""
     try:
-        return tomllib.loads(f"x = {text}")["x"]
+        value = tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
         return text
+    return text if isinstance(value, datetime.date | datetime.time) else value
 
 
 def put(data: dict[str, Any], dotted: str, value: object) -> None:

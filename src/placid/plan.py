@@ -329,7 +329,7 @@ def _detectable(settings: StudySettings, profile: Mapping[str, Any]) -> dict[str
 
 
 def record(settings: StudySettings, run_dir: RunDir) -> None:
-    """Write plan.json once, before anything is held."""
+    """Write plan.json once. It is made of the config alone, so what was held meanwhile changes nothing."""
     if not (run_dir.path / FILE).is_file():
         write_json(run_dir.path / FILE, plan(settings))
 

@@ -265,7 +265,7 @@ case $verb in
   kill-slurmd) enter "$1" pkill -9 -x 'slurmd|slurmd-wlm' ;;
   exec) enter "$@" ;;
   ps) for n in "${NODES[@]}"; do
-        enter "$n" ps -eo pid,ppid,args --no-headers | grep -vE ' (\[|bash .*first-process|/bin/bash .*first-process|slurmd|/usr/sbin/slurmd|sleep 3600|ps -eo)' | sed "s/^/$n /" || true
+        enter "$n" ps -eo pid,ppid,args --no-headers | grep -vE '^ *[0-9]+ +[0-9]+ ((/bin/)?bash [^ ]*lab.sh first-process|(/usr/sbin/)?slurmd -D|sleep 3600$|ps -eo)' | sed "s/^/$n /" || true
       done ;;
   *) sed -n 4,12p "$SELF" >&2; exit 2 ;;
 esac

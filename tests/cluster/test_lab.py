@@ -57,7 +57,8 @@ def placid(*words, code=0):
 
 def submit(what, *words, code=0):
     """placid submit; stage → job id."""
-    out = placid("submit", what, words[0], "--site", SITE, *words[1:], code=code)
+    site = () if "--site" in words else ("--site", SITE)
+    out = placid("submit", what, words[0], *site, *words[1:], code=code)
     if code:
         return out
     return {row.split()[0]: row.split()[2] for row in out.splitlines() if " job " in row}
@@ -77,8 +78,9 @@ def arms_of(run):
 
 def ends_of(run):
     """(job, restart) → how that start of that job ended."""
-    found = [json.loads(file.read_text())["slurm"] for file in sorted(run.glob("attempts/*/status.json"))]
-    return {(row["job"], row["restart"]): (row["state"], row["why"]) for row in found}
+    found = [json.loads(file.read_text()) for file in sorted(run.glob("attempts/*/status.json"))]
+    ours = [status["slurm"] for status in found if "slurm" in status]  # without those of this machine
+    return {(row["job"], row["restart"]): (row["state"], row["why"]) for row in ours}
 
 
 def logs(work):
@@ -237,6 +239,76 @@ def test_the_whole_study_with_vllm_on_two_nodes(lab, work):
     assert {"bct", "sft_control"} <= arms_of(run).keys()
 
 
+TRAINING = """
+[arms.collect]
+prompts = "{work}/train.jsonl"
+samples = 1
+[arms.clean]
+prompts = "{work}/train.jsonl"
+hatch = false
+samples = 2
+turns = 1
+[pairs]
+instruct = "configs/prompts/organism_instruct.jsonl"
+max_pairs = 40
+[train]
+rows = {{ bct = "train" }}
+[train.recipe]
+lr = 1e-3
+batch = 2
+accumulate = 1
+epochs = 8
+max_tokens = 2048
+zero = 2
+save_every = 0
+"""
+
+
+def test_a_training_that_is_told_to_stop_goes_on_where_it_was(lab, study, work):
+    """USR1 to the job's script, through srun to both ranks; the job comes back, and every step is done once."""
+    rows = (ROOT / "configs/prompts/organism_train.jsonl").read_text().splitlines()[:12]
+    (work / "train.jsonl").write_text("\n".join(rows) + "\n")
+    with (work / "study.toml").open("a") as file:
+        file.write(TRAINING.format(work=work))
+    for stage in ("rollout", "pairs"):  # one process, a simulated engine: seconds
+        placid(stage, study, "--launcher", "inline")
+    run, out = work / "runs/run", work / "checkpoints/run/bct"
+    jobs = submit("train", study, "--site.cpus_per_node", "1")
+    job, metrics = jobs["train"], out / "metrics.jsonl"
+
+    def steps():
+        return [json.loads(line)["step"] for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+
+    lab.until(lambda: len(steps()) >= 10, 180)
+    lab.slurm("scancel", "--batch", "--signal=USR1", job)
+    lab.until(lambda: lab.queue().get(job) != "RUNNING", 60)
+    before = metrics.read_text()
+    stopped = steps()
+    done(lab, jobs, work, 300)
+    text, every = metrics.read_text(), steps()
+    whole = json.loads((out / "status.json").read_text())["step"]
+    print(f"\nstopped after step {stopped[-1]} of {whole}: {ends_of(run)}")
+    assert 10 <= len(stopped) < whole
+    assert text.startswith(before)
+    assert every == list(range(1, whole + 1))
+    ends = [end for (name, _), end in sorted(ends_of(run).items()) if name == job]
+    assert ends == [("requeued", "told to stop"), ("done", "")]
+    logs = [log.read_text() for log in run.glob("attempts/*/train-bct.txt")]
+    assert len(logs) == 2
+    assert all("rank 1 of 2 on n2" in text for text in logs)
+
+
+def test_a_first_profile_of_this_cluster_carries_a_study(lab, study, work):
+    """placid doctor --site writes it, and nothing in it is changed but where the interface and the nodes are named."""
+    site = work / "mine.toml"
+    told = placid("doctor", "--site", str(site))
+    assert f"profile   {site} written; look it over" in told
+    assert placid("doctor", "--site", str(site)).splitlines()[-1] == f"profile   {site} fits"
+    jobs = submit("study", study, "--site", str(site))
+    done(lab, jobs, work, 240)
+    assert {state for state, _ in ends_of(work / "runs/run").values()} == {"done"}
+
+
 SLOW = ("--engine.reply_s", "6", "--hang_s", "60", "--site.nodes", "2")
 """Eight turns then take 48 s, so that something can happen in the middle."""
 
@@ -279,11 +351,12 @@ def test_the_first_node_loses_power(lab, study, work, undisturbed):
 
     def power(jobs):
         lab("off", "n1")
-        lab.until(lambda: lab.queue().get(jobs["rollout"]) != "RUNNING", 60)
+        lab.until(lambda: lab.queue().get(jobs["rollout"]) != "RUNNING", 120)
         lab("on", "n1")
 
     ends, jobs = broken(lab, study, work, undisturbed, power)
-    assert (jobs["rollout"], 1) in ends
+    assert ends[jobs["rollout"], 0] == ("requeued", "its first node failed")
+    assert ends[jobs["rollout"], 1] == ("done", "")
 
 
 def test_preemption_brings_the_job_back(lab, study, work, undisturbed):
@@ -329,8 +402,12 @@ def test_a_cancelled_study_goes_on_when_it_is_submitted_again(lab, study, work, 
     lab.slurm("scancel", *jobs.values())
     lab.until(lambda: not lab.queue(), 60)
     before = said(run)
-    end.settle(run)
-    assert ends_of(run)[jobs["rollout"], 0] == ("stopped", "cancelled")
+
+    def settled():
+        end.settle(run)  # from accounting, which hears of the end a moment after the queue
+        return ends_of(run)[jobs["rollout"], 0] == ("stopped", "cancelled")
+
+    lab.until(settled, 30)
     again = submit("rollout", study, *SLOW)
     done(lab, again, work, 540)
     assert before.items() <= undisturbed.items()

@@ -7,6 +7,7 @@ submit.py     snapshot of code and config, jobs that wait for each other, submis
 slurm.py      what sinfo, scontrol, squeue and sacct say
 ports.py      addresses and ports inside an allocation
 ray_node.py   one node of a Ray cluster (run by srun)
+ray_start.py  Ray's own processes there (run by ray_node.py)
 rank.py       one training rank (run by srun)
 end.py        how a job ended, and whether it comes back (run at the end of every job)
 """

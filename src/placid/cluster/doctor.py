@@ -5,7 +5,7 @@ from pathlib import Path
 from placid.cluster import slurm
 from placid.cluster.preflight import check_cluster
 from placid.cluster.sbatch import Stage
-from placid.cluster.site import SiteSettings, read
+from placid.cluster.site import LightSettings, SiteSettings, read, seconds
 from placid.config import read_value
 from placid.records import BadInputError
 from placid.store import write_atomic
@@ -60,8 +60,7 @@ def mismatches(site: SiteSettings, groups: list[slurm.Nodes]) -> list[str]:
 def propose(groups: list[slurm.Nodes], accounts: list[str]) -> str:
     """A first profile: the partition with the most GPUs (else the default one), whole nodes of it."""
     best = max(groups, key=lambda group: (group.gpus * group.count, group.gpus, group.default))
-    light = next((group for group in groups if not group.gpus), None)
-    longest = min(slurm.limit_s(best.time) or 86_400, 86_400)
+    light = next((group for group in groups if not group.gpus), best)
     values: dict[str, object] = {
         "partition": best.partition,
         "account": accounts[0] if len(accounts) == 1 else "",
@@ -70,7 +69,7 @@ def propose(groups: list[slurm.Nodes], accounts: list[str]) -> str:
         "gpu_type": best.gpu_type,
         "cpus_per_node": best.cpus,
         "memory_gb": int(best.memory_gb * 0.95),
-        "time": f"{longest // 3600:02}:{longest % 3600 // 60:02}:00",
+        "time": _limit(best),
     }
     lines = [
         "# First profile, from what sinfo said. Still to be filled in: interface (ip -br addr on a node), scratch,",
@@ -79,9 +78,22 @@ def propose(groups: list[slurm.Nodes], accounts: list[str]) -> str:
         + ".",
     ]
     lines += [f"{key} = {_toml(value)}" for key, value in values.items() if value not in ("", 0)]
-    if light and light.partition != best.partition:
-        lines += ["", "[light]", f"partition = {_toml(light.partition)}"]
+    usual = LightSettings()
+    small: dict[str, object] = {
+        "partition": light.partition if light.partition != best.partition else "",
+        "cpus": light.cpus if light.cpus < usual.cpus else "",
+        "memory_gb": int(light.memory_gb * 0.95) if light.memory_gb < usual.memory_gb else "",
+        "time": _limit(light) if 0 < slurm.limit_s(light.time) < seconds(usual.time) else "",
+    }
+    if any(small.values()):
+        lines += ["", "[light]", *(f"{key} = {_toml(value)}" for key, value in small.items() if value)]
     return "\n".join(lines) + "\n"
+
+
+def _limit(group: slurm.Nodes) -> str:
+    """Its longest job, at most a day."""
+    longest = min(slurm.limit_s(group.time) or 86_400, 86_400)
+    return f"{longest // 3600:02}:{longest % 3600 // 60:02}:00"
 
 
 def _toml(value: object) -> str:

@@ -58,6 +58,16 @@ def is_free(port: int) -> bool:
     return True
 
 
+def answers(address: str) -> bool:
+    """Whether somebody takes connections at host:port."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
 def address(interface: str = "") -> str:
     """This node's IPv4 address on `interface`, or without one that of its host name.
 

@@ -110,13 +110,16 @@ def check_cluster(site: SiteSettings, stages: list[Stage]) -> None:
     mine = slurm.accounts()
     if site.account and mine and site.account not in mine:
         raise BadInputError(f"account = {site.account!r} is not yours; yours: {', '.join(mine)}")
-    groups = [group for group in known if (group.partition == site.partition if site.partition else group.default)]
-    longest = slurm.limit_s(groups[0].time)
-    if longest and seconds(site.time) > longest:  # Slurm itself would let the job wait for ever
-        raise BadInputError(f"time = {site.time!r}, but the longest job in {groups[0].partition!r} is {groups[0].time}")
     for stage in stages:
-        if stage.kind != "light":
-            _check_nodes(site, stage, groups)
+        light = stage.kind == "light"
+        name, key = (site.light.partition if light else "") or site.partition, "light.time" if light else "time"
+        groups = [group for group in known if (group.partition == name if name else group.default)]
+        limit, longest = site.light.time if light else site.time, slurm.limit_s(groups[0].time)
+        if longest and seconds(limit) > longest:  # Slurm itself would let the job wait for ever
+            raise BadInputError(
+                f"{key} = {limit!r}, but the longest job in {groups[0].partition!r} is {groups[0].time}"
+            )
+        _check_nodes(site, stage, groups)
 
 
 def _check_nodes(site: SiteSettings, stage: Stage, groups: list[slurm.Nodes]) -> None:
@@ -128,6 +131,11 @@ def _check_nodes(site: SiteSettings, stage: Stage, groups: list[slurm.Nodes]) ->
         "memory_gb": (site.memory_gb, lambda group: group.memory_gb),
         "scratch_gb": (site.scratch_gb, lambda group: group.scratch_gb),
     }
+    if stage.kind == "light":
+        asks = {
+            "light.cpus": (site.light.cpus, lambda group: group.cpus),
+            "light.memory_gb": (site.light.memory_gb, lambda group: group.memory_gb),
+        }
     partition = groups[0].partition
     for key, (asked, has) in asks.items():
         if sum(group.count for group in groups if has(group) >= asked) < wanted:

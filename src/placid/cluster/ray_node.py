@@ -1,12 +1,17 @@
-"""One node of a Ray cluster inside a Slurm job: `srun python -m placid.cluster.ray_node ROOM --nodes N ...`.
+"""One node of a Ray cluster inside a Slurm job: `srun python -m placid.cluster.ray_node ROOM --run RUN --nodes N ...`.
 
 The head writes ROOM/head (address:port) before its Ray starts and ROOM/address once all nodes have joined, or
 ROOM/failed; all by rename, so whoever waits for a file finds it whole. SIGUSR2 stops this node's Ray; SIGTERM, which
 Slurm sends to every step before a preemption or a cancellation, is left to the driver, whose engines must live while
 they drain.
+
+Slurm lets a job of several nodes live (--no-kill) when its first one dies, with the script and the driver; the
+others then ask for the job to be started again.
 """
 
 import argparse
+import ctypes
+import json
 import os
 import shutil
 import signal
@@ -14,21 +19,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-from placid.cluster import ports
+from placid.cluster import end, ports, slurm
 from placid.records import BadInputError
 from placid.store import write_atomic
 
-PATIENCE_S = 300.0
-"""The head waits so long for the next node to join, then goes on with those that came."""
 STARTS = 5
 """Ray gives its own processes 30 s, too little where many nodes load Python from one file system or a node is busy: a
 raylet then dies, and Ray with it. The next start finds the files at hand."""
+YOUNG_S = 300.0
+"""A Ray that ends after so long had come up, and is not started again."""
+LOOK_S = 10.0
+"""Seconds between two looks at the first node."""
 OBJECT_STORE_BYTES = 200_000_000
 """Only leases and reports cross the network; histories stay with their engine."""
 STRANGE = ("SLURM_", "SRUN_", "SBATCH_", "PMI_", "PMIX_", "OMPI_")
@@ -41,15 +48,18 @@ def main(words: list[str]) -> int:
     """Hold this node's Ray until it is told to stop; exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("room", type=Path)
+    parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--cpus", type=int, required=True)
     parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--scratch-gb", type=float, default=0)
     parser.add_argument("--interface", default="")
+    parser.add_argument("--requeues", type=int, default=0)
     asked = parser.parse_args(words)
     stops: list[int] = []
     signal.signal(signal.SIGUSR2, lambda number, _: stops.append(number))
     signal.signal(signal.SIGTERM, lambda *_: None)
+    adopt()
     code, folder = 0, Path(os.environ["TMPDIR"])
     try:
         scratch(folder, asked.scratch_gb)
@@ -57,8 +67,10 @@ def main(words: list[str]) -> int:
         for _ in range(STARTS):
             began = time.monotonic()
             code = hold(chosen, folder / "r", asked, stops)
-            if stops or time.monotonic() - began > PATIENCE_S:
+            if stops or code == 2 or time.monotonic() - began > YOUNG_S:
                 break
+        if not is_head():
+            wait(lambda: False, asked, stops)
     except BadInputError as error:
         print(f"placid: {error}", flush=True)  # noqa: T201 - this node's log
         code = 2
@@ -72,11 +84,39 @@ def main(words: list[str]) -> int:
 def hold(words: list[str], folder: Path, asked: argparse.Namespace, stops: list[int]) -> int:
     """One Ray from its start to its end; exit code."""
     with started(words, folder) as ray:
-        if is_head():
-            gather(asked.room, asked.nodes, ray, stops)
-        while not stops and ray.poll() is None:
-            time.sleep(0.2)
+        wait(lambda: ray.poll() is not None, asked, stops)
         return 0 if stops else ray.returncode or 1
+
+
+def wait(ended: Callable[[], bool], asked: argparse.Namespace, stops: list[int]) -> None:
+    """Until it has ended or is told to stop; meanwhile every node but the first looks whether the first one lives."""
+    looked = time.monotonic()
+    while not stops and not ended():
+        time.sleep(0.2)
+        if not is_head() and time.monotonic() - looked > LOOK_S:
+            if (asked.room / "head").is_file() and not ports.answers((asked.room / "head").read_text()):
+                look(asked.run, asked.requeues, stops)
+            looked = time.monotonic()
+
+
+def look(run: Path, requeues: int, stops: list[int]) -> None:
+    """What to do without the first node: end, where Slurm has taken this one out of the job too (it was cut off, say);
+    where it has taken away the first one, requeue the job, or cancel it if it came back often enough.
+    """
+    start = end.here()
+    try:
+        first, nodes = slurm.nodes_of(start["job"])
+        if os.environ["SLURMD_NODENAME"] not in nodes:
+            print("placid: the job goes on without this node", flush=True)  # noqa: T201 - this node's log
+            stops.append(0)
+        elif first not in nodes:
+            again = start["restart"] < requeues
+            slurm.call(*(("scontrol", "requeue") if again else ("scancel",)), start["job"])
+            known = end.End("requeued" if again else "stopped", "its first node failed", again)
+            end.mark(run, start, known)  # accounting does not tell this start from the next one
+            print(f"placid: {known.state}: {known.why}", flush=True)  # noqa: T201 - this node's log
+    except slurm.SlurmError as error:  # another node was faster, or Slurm cannot be reached: the next look will tell
+        print(f"placid: {error}", flush=True)  # noqa: T201 - this node's log
 
 
 def is_head() -> bool:
@@ -101,64 +141,37 @@ def scratch(folder: Path, wanted_gb: float) -> None:
 
 
 def command(asked: argparse.Namespace, folder: Path) -> list[str]:
-    """The `ray start` of this node. The head announces itself; the others wait until it answers."""
+    """What starts this node's Ray. The head announces itself; the others wait until it answers."""
     here, first = ports.address(asked.interface), ports.block(ports.job())
+    parameters: dict[str, object] = {
+        "node_ip_address": here,
+        "node_name": here,
+        "num_cpus": asked.cpus,
+        "num_gpus": asked.gpus,
+        "labels": {},
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "temp_dir": str(folder / "r"),
+        "node_manager_port": first + 1,
+        "object_manager_port": first + 2,
+        "metrics_export_port": first + 3,
+        "runtime_env_agent_port": first + 4,
+        "metrics_agent_port": first + 5,
+        "dashboard_agent_listen_port": first + 6,
+        "min_worker_port": first + ports.NAMED,
+        "max_worker_port": first + ports.BLOCK - 1,
+        "include_log_monitor": False,
+        "no_monitor": True,  # of the autoscaler
+    }
     if is_head():
         write_atomic(asked.room / "head", f"{here}:{first}".encode())
-        role = ["--head", f"--port={first}", f"--ray-client-server-port={first + 7}", "--include-dashboard=false"]
-        role += ["--no-monitor"]  # of the autoscaler
-    else:
-        role = [f"--address={head(asked.room)}"]
-    return [
-        sys.executable, "-m", "ray.scripts.scripts", "start", *role, "--block", "--disable-usage-stats",
-        f"--node-ip-address={here}",
-        f"--num-cpus={asked.cpus}",
-        f"--num-gpus={asked.gpus}",
-        "--include-log-monitor=false",
-        f"--object-store-memory={OBJECT_STORE_BYTES}",
-        f"--temp-dir={folder / 'r'}",
-        f"--node-manager-port={first + 1}",
-        f"--object-manager-port={first + 2}",
-        f"--metrics-export-port={first + 3}",
-        f"--runtime-env-agent-port={first + 4}",
-        f"--dashboard-agent-grpc-port={first + 5}",
-        f"--dashboard-agent-listen-port={first + 6}",
-        f"--min-worker-port={first + ports.NAMED}",
-        f"--max-worker-port={first + ports.BLOCK - 1}",
-    ]  # fmt: skip
-
-
-def head(room: Path) -> str:
-    """Address of the head, once it has joined its own Ray.
-
-    Raises:
-        BadInputError: it did not come up.
-    """
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end and not (room / "failed").is_file():
-        if (room / "head").is_file():
-            found = (room / "head").read_text()
-            if alive(found):
-                return found
-        time.sleep(0.1)
-    raise BadInputError(f"the first node's Ray did not come up in {PATIENCE_S:.0f} s; see its log in {room}")
-
-
-def alive(address: str) -> int:
-    """Nodes of the Ray at `address`; 0 while it does not answer."""
-    # Ray's own command line asks it too (ray.nodes() would need a driver); compiled, so without types
-    from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
-
-    try:
-        return sum(node.state == 0 for node in GcsClient(address=address).get_all_node_info(timeout=2).values())
-    except Exception as error:  # noqa: BLE001 - not up yet, whatever Ray calls it; the last one is shown
-        print(f"placid: waiting for Ray: {type(error).__name__}", flush=True)  # noqa: T201 - this node's log
-        return 0
+        parameters["gcs_server_port"] = first
+    start = [sys.executable, "-m", "placid.cluster.ray_start"]
+    return [*start, str(asked.room), str(asked.nodes), json.dumps(parameters)]
 
 
 @contextmanager
 def started(words: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A running `ray start --block`; afterwards nothing of it is left, neither processes nor its `folder`."""
+    """This node's Ray; afterwards nothing of it is left, neither processes nor its `folder`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(STRANGE)}
     # Ray's memory monitor reads the machine and not the job's share of it, and kills workers for what others use.
     kept |= {"RAY_memory_monitor_refresh_ms": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
@@ -170,39 +183,22 @@ def started(words: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]
     try:
         yield ray
     finally:
-        ended = _family(ray)
         ray.terminate()
-        _, left = psutil.wait_procs(ended, timeout=5)
-        for process in left:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(left, timeout=5)
+        psutil.wait_procs(psutil.Process().children(recursive=True), timeout=5)
+        for _ in range(5):  # a raylet that is killed leaves its agents to this process
+            left = psutil.Process().children(recursive=True)
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=1)
         shutil.rmtree(folder, ignore_errors=True)  # Ray's last processes may still be writing their logs
 
 
-def _family(ray: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """`ray start` with all that it has started."""
-    try:
-        parent = psutil.Process(ray.pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def gather(room: Path, nodes: int, ray: subprocess.Popen[bytes], stops: list[int]) -> None:
-    """Wait for the nodes, then write ROOM/address."""
-    found = (room / "head").read_text()
-    end, joined = time.monotonic() + PATIENCE_S, 0
-    while joined < nodes and time.monotonic() < end and ray.poll() is None and not stops:
-        before, joined = joined, alive(found)
-        if joined > before:
-            end = time.monotonic() + PATIENCE_S
-        time.sleep(0.1)
-    if joined:
-        print(f"placid: {joined} of {nodes} nodes joined", flush=True)  # noqa: T201 - this node's log
-        write_atomic(room / "address", found.encode())
+def adopt() -> None:
+    """From now on a process below whose parent dies is this one's child: nothing of a Ray that died can be lost."""
+    set_child_subreaper = 36  # <linux/prctl.h>
+    if ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
 
 
 if __name__ == "__main__":

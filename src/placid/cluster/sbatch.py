@@ -60,7 +60,7 @@ def script(stage: Stage, site: SiteSettings, place: Place, overrides: list[str],
     nodes = nodes_of(stage, site)
     cpus, _, gpus = share(stage, site)
     ranks = nodes * site.ranks() if stage.kind == "ranks" else 0
-    ray_words = ["--nodes", str(nodes), "--cpus", str(cpus), "--gpus", str(gpus)]
+    ray_words = ["--nodes", str(nodes), "--cpus", str(cpus), "--gpus", str(gpus), "--requeues", str(site.requeues)]
     if site.scratch_gb:
         ray_words += ["--scratch-gb", str(site.scratch_gb)]
     if site.interface:

@@ -135,6 +135,24 @@ def queued(jobs: list[str]) -> dict[str, str]:
     return found
 
 
+def nodes_of(job: str) -> tuple[str, list[str]]:
+    """Node of a running job's script, and the nodes that it has now; none if it does not run.
+
+    Raises:
+        SlurmError: no answer.
+    """
+    try:
+        shown = call("scontrol", "show", "job", job)
+    except SlurmError as error:
+        if "Invalid job id" in str(error):  # over, and forgotten
+            return "", []
+        raise
+    first, left = re.search(r"BatchHost=(\S+)", shown), re.search(r"\bNodeList=(\S+)", shown)
+    if "JobState=RUNNING" not in shown or first is None or left is None:
+        return "", []
+    return first[1], call("scontrol", "show", "hostnames", left[1]).split()
+
+
 def starts(jobs: list[str]) -> dict[str, list[str]]:
     """Job id → how each of its starts ended, in order, by accounting; nothing where the site keeps none."""
     if not jobs:
@@ -145,7 +163,7 @@ def starts(jobs: list[str]) -> dict[str, list[str]]:
         return {}
     found: dict[str, list[str]] = {}
     for job, start, state in sorted((line.split("|") for line in lines), key=lambda row: row[1]):
-        if start not in ("Unknown", "None"):
+        if start not in ("Unknown", "None") and state != "RESIZING":  # it lost a node and went on: the same start
             found.setdefault(job, []).append(state.split()[0])
     return found
 

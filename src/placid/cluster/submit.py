@@ -120,7 +120,7 @@ def check_free(runs: Iterable[Path]) -> None:
         jobs = {job["id"]: job["name"] for file in files for job in json.loads(file.read_text())["jobs"]}
         alive = slurm.queued(list(jobs))
         if alive:
-            shown = ", ".join(f"{job} ({jobs[job]}, {state})" for job, state in alive.items())
+            shown = ", ".join(f"{job} ({name}, {alive[job]})" for job, name in jobs.items() if job in alive)
             raise BadInputError(f"{run} is being worked on by job(s) {shown}; wait for them or scancel them")
         holder = Lease(run).holder()
         if holder and (not holder["job"] or slurm.queued([holder["job"]])):  # a job that is gone cannot beat

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from placid.config import file_sha, sha
 from placid.judge import reading as read_module
@@ -91,13 +91,19 @@ class LexicalJudge:
     whole = False
 
     def __init__(self, settings: JudgeSettings | None = None) -> None:
-        """Raises BadInputError for an unreadable lexicon."""
+        """Raises BadInputError for an unreadable lexicon of one's own."""
         self.settings = settings or JudgeSettings()
         path = self.settings.lexicon or SHIPPED
-        self.lexicon: Lexicon = load(path)
+        if self.settings.lexicon:
+            self.lexicon = load(path)
         self.lexicon_sha = sha([file_sha(path), file_sha(read_module.WORDS_FILE)])
         identity = {"provider": self.provider, "version": VERSION, "lexicon": self.lexicon_sha}  # content, not path
         self.id = f"{self.provider}-{sha(identity)[:16]}"
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """The shipped phrases take a second to compile, and who only asks for the judge's id needs none."""
+        return load(SHIPPED)
 
     def card(self) -> dict[str, object]:
         """What stands in judge.json."""

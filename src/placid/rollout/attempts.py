@@ -34,16 +34,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from placid.records import BadInputError
 from placid.rollout.coordinator import Coordinator
 from placid.rollout.worker import Totals
 from placid.store import write_json
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -165,25 +167,18 @@ class Status:
         self._marks: deque[tuple[float, list[tuple[int, int]]]] = deque()
         """When, and turns and reply tokens of each engine then."""
         self._said = time.monotonic()
-        self._bar = Progress(
-            TextColumn("rollout"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        self._task = self._bar.add_task("rollout", total=None, rate="")
+        self._bar = _bar() if sys.stderr.isatty() else None
 
     def __enter__(self) -> "Status":
         self._write()
-        if sys.stderr.isatty():
+        if self._bar:
             self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar.live.is_started:  # else it would print an empty line into a log
+        if self._bar:
             self._bar.stop()
         if self._data["state"] == "running":
             self._data["state"] = "failed"
@@ -264,8 +259,9 @@ class Status:
         totals = self._data["totals"]
         rate = f"{totals['turns_per_second']:.0f} turns/s"
         ended, total = self._ended()
-        self._bar.update(self._task, total=total, completed=ended, rate=rate)
-        if not sys.stderr.isatty() and time.monotonic() - self._said > LOG_EVERY_S:
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], total=total, completed=ended, rate=rate)
+        elif time.monotonic() - self._said > LOG_EVERY_S:
             self._said = time.monotonic()
             log.info("rollout: %s", self._line())
 
@@ -285,6 +281,21 @@ class Status:
     def _write(self) -> None:
         self._data["updated"] = time.time()
         write_json(self._file, {**self._all, "rollout": self._data})
+
+
+def _bar() -> "Progress":
+    """For a person at a terminal; rich is not loaded where there is none, as in a job or an engine's process."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("rollout"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    bar.add_task("rollout", total=None, rate="")
+    return bar
 
 
 def add_up(totals: list[Totals]) -> dict[str, Any]:

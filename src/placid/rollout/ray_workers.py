@@ -85,6 +85,8 @@ class RayHandle:
         self.segment, self._actor, self._status = segment, actor, status
         self._process: Process | None = None
         self._elsewhere = False
+        self._fed = False
+        """Whether it was ever given a conversation; before, it has nothing to write."""
         self._heard = time.monotonic()
 
     async def start(self) -> tuple[str, str]:
@@ -101,6 +103,7 @@ class RayHandle:
     async def work(self, batch: list[Conversation], more: bool, give_back: int, drain: bool, one_turn: bool) -> Report:
         """Raises WorkerLostError, or what the worker raised."""
         told = msgspec.msgpack.encode(batch)
+        self._fed = self._fed or bool(batch)
         report = await self._value(self._actor.work.remote(told, more, give_back, drain, one_turn), ANSWER_S)
         self._heard = time.monotonic()
         return msgspec.msgpack.decode(report, type=Report)
@@ -110,14 +113,14 @@ class RayHandle:
         await self._value(self._actor.close.remote(), ANSWER_S)
 
     async def kill(self) -> None:
-        """On this host the process is gone when this returns; on another one its lease has run out."""
+        """On this host the process is gone when this returns; elsewhere its lease has run out, if it had any."""
         import ray
 
         with contextlib.suppress(ValueError):  # Ray has forgotten it already
             ray.kill(self._actor)
         if self._process is not None:
             await asyncio.to_thread(end_orphans, [self._process])
-        elif self._elsewhere:
+        elif self._elsewhere and self._fed:
             await asyncio.sleep(max(0.0, self._heard + LEASE_S + 5 - time.monotonic()))
 
     async def _value(self, reference: Any, timeout_s: float | None) -> Any:  # noqa: ANN401 - an ObjectRef's value
