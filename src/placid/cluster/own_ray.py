@@ -5,7 +5,11 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,11 +31,34 @@ def lock_down() -> None:
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_USAGE_STATS_ENABLED="0")
 
 
-def connect(address: str | None, scratch: Path, cores: int = 0) -> None:
-    """ray.init: join the cluster at `address`, or without one start a Ray whose files lie in `scratch` (node-local).
+def new_scratch() -> Path:
+    """A folder for Ray's files: node-local, ours alone (0700), its name short because it holds sockets."""
+    return Path(tempfile.mkdtemp(prefix="placid-ray-"))
 
-    cores: CPUs that it may promise, at least this machine's. Call lock_down() before the first `import ray`.
+
+@contextmanager
+def seat(address: str | None, scratch: Path, cores: int = 0) -> Iterator[None]:
+    """While it is open `ray` is usable: the cluster at `address`, or without one a Ray of our own in `scratch`.
+
+    cores: CPUs that our own may promise, at least this machine's. Afterwards Ray is left or stopped and `scratch` gone.
     """
+    if address is None:
+        lock_down()
+    import ray
+
+    own = signal.getsignal(signal.SIGTERM)
+    try:
+        connect(address, scratch, cores)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, own)  # Ray's handler would leave at once
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)  # Ray's last processes may still be writing their logs
+
+
+def connect(address: str | None, scratch: Path, cores: int) -> None:
+    """ray.init, with a second and third try where Ray was too slow. Call lock_down() before the first `import ray`."""
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}  # actors have logs of their own

@@ -7,10 +7,6 @@ and write their own; the driver watches, and looks whether the rollouts are over
 
 import asyncio
 import os
-import shutil
-import signal
-import tempfile
-import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from placid.cluster.own_ray import connect, lock_down
+from placid.cluster.own_ray import new_scratch, seat
 from placid.judge import asking, desk_of, opened
 from placid.judge.grading import LOOK_EVERY_S, Judge, Progress, Work, grade
 from placid.judge.provider import Answer, Ask, JudgeStopError
@@ -125,20 +121,8 @@ def run_pool(
     Raises:
         BadInputError: also where the cluster has too few GPUs.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="placid-ray-"))  # node-local, ours alone (0700), short: it holds sockets
-    if settings.ray_address is None:
-        lock_down()
-    import ray
-
-    leaving = signal.getsignal(signal.SIGTERM)
-    try:
-        connect(settings.ray_address, scratch)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, leaving)  # Ray's own handler would leave at once
+    with seat(settings.ray_address, new_scratch()):
         return asyncio.run(_watch(settings, run_dir, prompts, attempt, complete))
-    finally:
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)  # Ray's last processes may still be writing their logs
 
 
 async def _watch(

@@ -8,11 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
-import signal
 import socket
-import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +17,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from placid.cluster.own_ray import connect, lock_down
+from placid.cluster.own_ray import new_scratch, seat
 from placid.records import BadInputError, Conversation
 from placid.rollout import make_worker, writer_names
 from placid.rollout.attempts import LEASE_S, Process, Status, end_orphans
@@ -145,22 +141,11 @@ async def hold(
     settings: RolloutSettings, run_dir: RunDir, attempt: Path, coordinator: Coordinator, status: Status
 ) -> None:
     """Start or join Ray and serve the coordinator's slots with actors; what Ray started here is stopped afterwards."""
-    scratch = Path(tempfile.mkdtemp(prefix="placid-ray-"))  # node-local, ours alone (0700), short: it holds sockets
+    scratch = new_scratch()
     status.scratch(scratch)
-    if settings.ray_address is None:
-        lock_down()
-    import ray
-
-    draining = signal.getsignal(signal.SIGTERM)
-    try:
-        connect(settings.ray_address, scratch, len(coordinator.slots))
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, draining)  # Ray's own handler would leave at once
+    with seat(settings.ray_address, scratch, len(coordinator.slots)):
         coordinator.limit(_engines_that_fit(settings, len(coordinator.slots)))
         await coordinator.run(_launcher(settings, run_dir, attempt, len(coordinator.slots), status))
-    finally:
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)  # Ray's last processes may still be writing their logs
 
 
 def _gpus(settings: RolloutSettings) -> int:
