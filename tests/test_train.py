@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from placid import store
 from placid.records import BadInputError, Message, Pair, PairKind
-from placid.render import Renderer
+from placid.render import Rendered, Renderer
 from placid.train import TrainSettings, data, launch
 from placid.train.losses.cross_entropy import CrossEntropy
 from test_render import LETTERS, TEXT
@@ -252,6 +252,27 @@ def test_spread_puts_every_row_of_a_step_into_one_pack(packs, share):
         spread = data.spread(encoded, step, packs, share)
         assert len(spread) == packs
         assert sorted(row for pack in spread for row in pack) == sorted(step.rows)
+
+
+@hypothesis(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 60)), min_size=1, max_size=24),
+    ranks=st.integers(1, 4), batch=st.integers(1, 9), share=st.booleans(),
+)  # fmt: skip
+def test_no_rank_computes_more_at_once_than_a_row_may_have(lengths, ranks, batch, share):
+    """Rows that nest as those of a conversation do, beside strangers; the longest may have 60 tokens."""
+    rows = [Rendered([family] * 40 + list(range(length)), [True] * (40 + length)) for family, length in lengths]
+    examples = [data.Example((row,)) for row in rows]
+    steps = data.plan(CE, examples, batch, 1, 0, share)
+    micro = data.micro_batches(examples, steps, ranks, 1, 100, share)
+    for step in steps:
+        packs = data.spread(examples, step, micro * ranks, share)
+        assert sorted(n for pack in packs for n in pack) == sorted(step.rows)
+        assert all(data.size([examples[n] for n in pack], share) <= 100 for pack in packs)
+    assert micro == 1 or any(
+        data.size([examples[n] for n in pack], share) > 100
+        for step in steps for pack in data.spread(examples, step, (micro - 1) * ranks, share)
+    )  # fmt: skip
 
 
 def test_learning_rate_rises_then_falls():

@@ -111,16 +111,30 @@ def spread(examples: Sequence[Example], step: Step, packs: int, share: bool = Tr
     families = tree.families([examples[n].rows[0].ids for n in step.rows], len(step.rows) if share else 1)
     units = [[step.rows[at] for at in family] for family in families]
     laid = _laid(units, packs, cost)
-    while True:
-        largest = max(units, key=cost)
-        if len(largest) == 1:
-            return laid
+    while len(largest := max(units, key=lambda unit: (len(unit) > 1, cost(unit)))) > 1:
         half = len(largest) // 2
         units = [unit for unit in units if unit is not largest] + [largest[:half], largest[half:]]
         finer = _laid(units, packs, cost)
-        if max(map(cost, finer)) >= max(map(cost, laid)):
-            return laid
-        laid = finer
+        if max(map(cost, finer)) < max(map(cost, laid)):
+            laid = finer
+    return laid
+
+
+def micro_batches(
+    examples: Sequence[Example], steps: Sequence[Step], ranks: int, least: int, max_tokens: int, share: bool = True
+) -> int:
+    """Micro-batches of a step, at least `least`, with which no rank computes more than `max_tokens` tokens at once.
+
+    What the planner counts on. An example that has more by itself (a chosen and a rejected reply) stays whole.
+    """
+    micro = least
+    for step in steps:
+        while micro * ranks < len(step.rows) and any(
+            len(pack) > 1 and size([examples[n] for n in pack], share) > max_tokens
+            for pack in spread(examples, step, micro * ranks, share)
+        ):
+            micro += 1
+    return micro
 
 
 def _laid(units: Sequence[list[int]], packs: int, cost: Callable[[list[int]], int]) -> list[list[int]]:

@@ -54,7 +54,8 @@ class TrainSettings(Settings):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of the steps over which the learning rate rises; it falls linearly to 0 afterwards."""
     max_tokens: Annotated[int, Field(ge=8)] = 4096
-    """Longer rows are dropped and counted, never cut: a context without its beginning is another conversation."""
+    """Longer rows are dropped and counted, never cut: a context without its beginning is another conversation. On a GPU
+    a step is held in as many micro-batches as keep what is computed at once below it, too."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of weights and activations; with bfloat16 the optimizer keeps float32 copies."""
     zero: Annotated[int, Field(ge=0, le=3)] = 0

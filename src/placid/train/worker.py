@@ -151,6 +151,10 @@ class Trainer:
         for name in (signal.SIGUSR1, signal.SIGTERM):
             signal.signal(name, self._asked)
         self.micro = s.micro_batches(ranks.processes)
+        if torch.cuda.is_available():  # whose memory the planner has counted out
+            self.micro = data.micro_batches(
+                self.examples, self.steps, ranks.processes, self.micro, s.max_tokens, s.share_prefixes
+            )
         self.engine, self.learner = start(s.model_copy(update={"accumulate": self.micro}))
         found = checkpoint.latest(job.out / RESUME)
         self.done = checkpoint.restore(self.engine, self.learner, found[0]) if found else 0
