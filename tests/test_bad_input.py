@@ -123,6 +123,14 @@ def test_a_model_without_a_chat_template(config, tmp_path, refused):
     refused(config, "--model", tmp_path / "model", says=["model", "no chat template"])
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_file_of_the_model(config, tmp_path, refused, name):
+    shutil.copytree(ROOT / "checkpoints/organism", tmp_path / "model")
+    (tmp_path / "model" / name).write_text("{ cut off")
+    kind = "config.json" if name == "config.json" else "tokenizer"
+    refused(config, "--model", tmp_path / "model", "--engine.kind", "vllm", says=[str(tmp_path / "model"), kind])
+
+
 def test_a_system_prompt_for_a_template_without_one(config, tmp_path, refused):
     """As Gemma 2's."""
     folder = shutil.copytree(ROOT / "checkpoints/organism", tmp_path / "gemma2")

@@ -153,7 +153,8 @@ def test_plan_prints_a_command_that_does_what_it_planned(model, capsys):
     assert "on 4 engine(s)" in told
     command = shlex.split(next(line for line in told.splitlines() if line.startswith("so "))[3:])
     assert command[:4] == ["placid", "submit", "study", str(PAPER)]
-    assert command[-4:] == ["--engine.tensor_parallel", "2", "--engine.kv_gib", "39"]
+    assert command[-6:-2] == ["--engine.tensor_parallel", "2", "--engine.kv_gib", "39"]
+    assert command[-2:] == ["--site.light.offline", "false"], "the paper's judge is on the internet"
     asked = jobs.asked_of(command[2], PAPER, Path(command[9]), [], True, command[10:])
     settings = read(PAPER, jobs.placed(PAPER, [*words, *asked.overrides], read_site(asked.site)))
     assert (settings.engine.tensor_parallel, settings.engine.max_concurrent, settings.workers) == (2, 64, 4)

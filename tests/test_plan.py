@@ -95,11 +95,9 @@ def test_the_whole_paper_on_27b_is_one_override(folder_27b, capsys):
     assert {"base", "harsh", "rewrite_t5_redacted", "rewrite_t10_cleaned", "bct", "sft_control"} <= told.keys()
     assert told["base"][1] == "371", "53 everyday requests x 7"
     assert told["assumed"][1] == "178"
-    folder_27b.joinpath("model.safetensors").unlink()
-    with pytest.raises(SystemExit) as left:
-        main(["plan", str(STUDIES / "paper.toml"), "--profile", "gemma27b", "--model", str(folder_27b)])
-    assert left.value.code == 2
-    assert f"no *.safetensors in {folder_27b}" in capsys.readouterr().err
+    folder_27b.joinpath("model.safetensors").unlink()  # before they are fetched, the plan is the same
+    main(["plan", str(STUDIES / "paper.toml"), "--profile", "gemma27b", "--model", str(folder_27b)])
+    assert {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line} == told
 
 
 def test_the_table_names_what_is_assumed_and_nothing_is_written(capsys, tmp_path):

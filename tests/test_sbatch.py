@@ -301,6 +301,22 @@ def test_refused_before_anything_is_queued(words, says, capsys, monkeypatch):
     assert "sbatch" not in shown.out
 
 
+def test_a_slurm_that_does_not_answer(tmp_path, monkeypatch, capsys):
+    """Its commands are there, its controller is not: a dry run says that nothing was asked, a submission one sentence."""
+    for name in ("sinfo", "sbatch", "squeue", "sacctmgr"):
+        (tmp_path / name).write_text("#!/bin/sh\necho no controller >&2; exit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    words = ["submit", "study", CONFIG, "--site", "slurm/generic.toml", "--site.node_local", "[]"]
+    words += ["--root", str(tmp_path / "runs")]
+    main([*words, "--dry-run"])
+    assert "the cluster was not asked whether it has all this: Slurm: no controller" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert (left.value.code, capsys.readouterr().err) == (2, "placid: Slurm: no controller\n")
+    assert not (tmp_path / "runs").exists()
+
+
 A100 = slurm.Nodes("gpu", False, 4, 64, 503, 4, "a100", 900, "2-00:00:00")
 CPU = slurm.Nodes("cpu", True, 20, 32, 125, 0, "", 0, "infinite")
 

@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from placid import store
-from placid.records import BadInputError, Message, Pair, PairKind
+from placid.records import BadInputError, Message, Pair, PairKind, PausedError
 from placid.render import Rendered, Renderer
 from placid.train import TrainSettings, data, launch
 from placid.train.losses.cross_entropy import CrossEntropy
@@ -220,6 +220,18 @@ def test_too_long_rows_reach_the_user_as_bad_input(tmp_path):
 def test_missing_rows_are_bad_input(tmp_path):
     with pytest.raises(BadInputError, match="no training rows"):
         launch(settings(), tmp_path / "none.jsonl", tmp_path / "out", tmp_path / "log.txt")
+
+
+def test_asked_to_stop_when_it_is_just_done_it_stops(runs, monkeypatch):
+    """Else the rest of a study would go on as if nobody had asked."""
+    from placid import train
+
+    pairs, out, _ = runs
+    answers = iter([None, out])
+    monkeypatch.setattr(train, "finished", lambda *_: next(answers))
+    monkeypatch.setattr(train, "_run", lambda *_: (0, True))
+    with pytest.raises(PausedError, match="is done, the same command goes on"):
+        launch(settings(), pairs, pairs.parent / "just", pairs.parent / "log.txt")
 
 
 def test_empty_tensor_is_never_exported():

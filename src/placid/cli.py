@@ -66,16 +66,17 @@ def plan(config: Path, overrides: list[str]) -> None:
 
     from placid import fit, jobs
     from placid import plan as room
+    from placid.cluster.sbatch import Stage, offline
     from placid.cluster.site import SiteSettings
     from placid.cluster.site import read as read_site
     from placid.config import load_words, parse_overrides
-    from placid.study import check, read
+    from placid.study import check, online, read
 
     sites, rest = option(overrides, "--site", [])
     words, theirs = jobs.sorted_words(rest)
     if not sites and not theirs:
         settings = read(config, words)
-        check(settings)
+        check(settings, weights=False)
         say(room.table_text(room.plan(settings)))
         return
     one = ["--gpus_per_node", "1", *theirs]
@@ -83,7 +84,7 @@ def plan(config: Path, overrides: list[str]) -> None:
     found = fit.fit(read(config, words), site, {key for key, _ in parse_overrides(words)})
     more = [word for key, value in found.chosen.items() for word in (f"--{key}", str(value))]
     settings = read(config, [*words, *more])
-    check(settings)
+    check(settings, weights=False)
     say(room.table_text(room.plan(settings, jobs.engines(settings, site), found.rates)))
     for line in found.lines:
         say(line)
@@ -91,6 +92,9 @@ def plan(config: Path, overrides: list[str]) -> None:
         return
     derived = ("workers", "train.recipe.processes") if sites else ()  # placid submit takes them from the profile
     shown = [word for key, value in found.chosen.items() if key not in derived for word in (f"--{key}", str(value))]
+    if sites and online(settings) and offline(Stage("report", "report", "light"), site):
+        say(f"judge       {settings.judge.kind} is asked by the light jobs: their nodes need internet, and the key")
+        shown += ["--site.light.offline", "false"]
     first = ["submit", "study", str(config), *overrides] if sites else ["study", str(config), *words]
     say(f"so          {shlex.join(['placid', *first, *shown])}")
 
@@ -438,6 +442,10 @@ WORDS = {
 """Usage and epilog of the commands that take words."""
 
 
+SITED = ("submit", "doctor")
+"""Commands whose keys are those of a site profile."""
+
+
 class Help(argparse.Action):
     """--help that also lists every key of the command's config, read only when it is asked for."""
 
@@ -463,11 +471,15 @@ def keys(command: str) -> str:
         from placid.prompts.settings import PromptSettings as Kind
 
         title = "keys (--key VALUE):"
+    elif command in SITED:
+        from placid.cluster.site import SiteSettings as Kind
+
+        title = "keys of the profile, in submit also overrides (--site.key VALUE):"
     else:
         from placid.study import StudySettings as Kind
     lines = [title]
     for key, plain, text in describe(Kind):
-        default = plain if command in ("organism", "prompts") else FROM_STUDY.get(key, plain)
+        default = plain if command in ("organism", "prompts", *SITED) else FROM_STUDY.get(key, plain)
         shown = f"{key} = {default}" if default else f"[{key}]"
         lines += textwrap.wrap(f"{shown:<34}  {text}", 110, initial_indent="  ", subsequent_indent=" " * 38)
     return "\n".join(lines)
@@ -485,7 +497,8 @@ def parser() -> argparse.ArgumentParser:
     for name, (_, takes, text) in COMMANDS.items():
         # abbreviations off: an override must never be taken for a shortened option
         sub = commands.add_parser(
-            name, help=text, description=text, allow_abbrev=False, add_help=takes != "config" and name != "prompts",
+            name, help=text, description=text, allow_abbrev=False,
+            add_help=takes != "config" and name not in ("prompts", *SITED),
             usage=USAGE.get(takes, "").format(name) or None,
         )  # fmt: skip
         if takes == "config":
@@ -493,6 +506,8 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("config", type=Path, help="TOML file; overrides follow it: --samples 2 --turns 8")
         elif takes == "options":
             OPTIONS[name](sub)
+            if name in SITED:
+                sub.add_argument("-h", "--help", action=Help)
         elif takes == "words":
             sub.usage, sub.epilog = WORDS[name]
             if name == "prompts":

@@ -43,7 +43,7 @@ def load(
         BadInputError: missing file, broken TOML, unknown key (naming the nearest valid one), value out of bounds.
     """
     if not path.is_file():
-        raise BadInputError(f"no config file {path}; the shipped ones are under configs/")
+        raise BadInputError(f"no file {path}; shipped configs are under configs/, site profiles under slurm/")
     try:
         data = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:

@@ -195,9 +195,11 @@ def _training(recipe: TrainSettings, site: SiteSettings, said: Collection[str], 
     again = (best.recompute, best.recompute_mlp)
     hours = planner.gpu_hours(planner.shape_of(recipe.model), taken, 10**6, again) / recipe.epochs
     rate = 1e6 / 3600 / hours * card.peak / planner.PEAK * busy / ranks
+    nodes = math.ceil(busy / site.ranks())
+    spare = f"; --site.train_nodes {nodes} would do" if nodes < site.train_nodes and best.zero < 3 else ""
     lines = [
         f"training    {best.sentence().rpartition(';')[0]}",
         f"            {rows} rows of at most {recipe.max_tokens:,} tokens a step, {math.ceil(rows / packs)} at a time "
-        f"on {busy} of {ranks} GPU(s); recomputation is chosen again from the memory that training finds",
+        f"on {busy} of {ranks} GPU(s){spare}; recomputation is chosen again from the memory that training finds",
     ]
     return Fit(chosen, {"train_tokens_per_s": rate}, lines)

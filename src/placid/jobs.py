@@ -146,14 +146,22 @@ def submit(asked: Asked, say: Callable[[str], None]) -> None:
     home = settings.root / f"{settings.name}.sweep" if points else runs[0]
     submission = sending.Submission(found, site, asked.config, overrides, runs, points, sending.new_folder(home))
     texts = submission.texts()
-    if slurm.here():
-        preflight.check_cluster(site, found)
-        preflight.check_scripts(texts)
-    elif not asked.dry_run:
+    if not slurm.here() and not asked.dry_run:
         raise BadInputError("no sbatch on this machine; run this on a login node, or look at it with --dry-run")
+    unasked = "" if slurm.here() else "no sbatch on this machine"
+    try:
+        if not unasked:
+            preflight.check_cluster(site, found)
+            preflight.check_scripts(texts)
+    except slurm.SlurmError as error:
+        if not asked.dry_run:
+            raise
+        unasked = str(error)
     if asked.dry_run:
         for name, text in texts.items():
             say(f"# ---- {submission.folder / name}.sbatch\n{text}")
+        if unasked:
+            say(f"# ---- the cluster was not asked whether it has all this: {unasked}")
         return
     study.ready(settings)
     sending.check_free(runs)

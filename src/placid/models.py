@@ -125,7 +125,7 @@ def _skeleton(folder: Path) -> tuple[Any, Any]:
         )
     try:
         config: Any = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    except (ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:  # OSError: what transformers makes of broken JSON
         raise BadInputError(f"{folder}/config.json: {str(error).splitlines()[0]}") from None
     architecture = (getattr(config, "architectures", None) or [""])[0]
     kind: Any = getattr(transformers, architecture, None)

@@ -35,6 +35,9 @@ def check(model: Path) -> None:
         raise BadInputError(
             f"no tokenizer in {model}: {missing} is missing; expected a whole Hugging Face checkpoint folder"
         )
+    for part in (file, model / VOCABULARY[0]):  # a copy that was cut off; parsing 30 MB would take its time
+        if part.is_file() and not part.read_bytes().rstrip().endswith(b"}"):
+            raise BadInputError(f"{part} is damaged: its JSON does not end")
     apart = [*model.glob("chat_template.*"), *model.glob("additional_chat_templates/*")]
     if not apart and not json.loads(file.read_text()).get("chat_template"):
         raise BadInputError(
@@ -61,7 +64,10 @@ class Renderer:
             from transformers import PreTrainedTokenizerFast as Loader
         else:
             from transformers import AutoTokenizer as Loader  # heavy: seconds for a 262k vocabulary
-        self.tokenizer = Loader.from_pretrained(str(model), local_files_only=True)
+        try:
+            self.tokenizer = Loader.from_pretrained(str(model), local_files_only=True)
+        except Exception as error:  # noqa: BLE001 - broken JSON in tokenizer.json comes as a bare Exception
+            raise BadInputError(f"the tokenizer in {model} cannot be loaded: {error}") from None
         self._bridges: dict[str, tuple[int, ...]] = {}
 
     def text(self, messages: Sequence[Message], generate: bool = True) -> str:

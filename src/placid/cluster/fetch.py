@@ -12,8 +12,12 @@ def model(name: str, revision: str, folder: Path) -> Path:
     """A Hugging Face model in `folder`, as a config's `model` names it. What is there is not fetched again.
 
     Raises:
-        BadInputError: no such model or revision, a gated one without a token, no network.
+        BadInputError: no such name or model or revision, a gated one without a token, no network.
     """
+    if name.count("/") != 1:
+        raise BadInputError(
+            f"{name!r} is no data set of the evals, and a model is called OWNER/NAME: google/gemma-3-27b-it"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 

@@ -14,8 +14,8 @@ PATIENCE_S = 60
 """A Slurm command that takes longer is taken for failed: a login node must not hang."""
 
 
-class SlurmError(Exception):
-    """A Slurm command failed; the message is its own."""
+class SlurmError(BadInputError):
+    """A Slurm command failed; the message is its own. A user sees it as one sentence."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def call(*words: str) -> str:
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{words[0]} did not answer in {PATIENCE_S} s") from None
     if done.returncode:
-        raise SlurmError(" ".join((done.stderr or done.stdout).split()) or f"{words[0]} left with {done.returncode}")
+        told = " ".join((done.stderr or done.stdout).split())
+        raise SlurmError(f"Slurm: {told}" if told else f"{words[0]} left with {done.returncode}")
     return done.stdout
 
 

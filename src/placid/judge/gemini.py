@@ -95,9 +95,9 @@ class Gemini:
         if answer.model_version != self._version:
             other = answer.model_version or "an unnamed model"
             raise OtherModelError(
-                f"{self.model} was asked and {other} answered, so it is withdrawn and its requests go elsewhere; set "
-                "judge.model to a model of your choice (and judge.model_version if its answers carry another name) and "
-                "grade the same turns with both before you compare scores",
+                f"{self.model} was asked and {other} answered, so it is misspelt, or withdrawn and its requests go "
+                "elsewhere; set judge.model to a model of your choice (and judge.model_version if its answers carry "
+                "another name) and grade the same turns with both before you compare scores",
                 answer,
             )
         return answer

@@ -272,6 +272,8 @@ class Status:
 
     def _line(self) -> str:
         t, (ended, total) = self._data["totals"], self._ended()
+        if not t["turns"] and not t.get("start_seconds"):
+            return f"{ended}/{total} conversations, the engines are starting"
         return (
             f"{ended}/{total} conversations, {t['turns']} turns now, "
             f"{t['turns_per_second']:.1f} turns/s, "

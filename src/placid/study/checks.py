@@ -7,8 +7,10 @@ from placid.store import read_prompts
 from placid.study.settings import ROWS, StudySettings
 
 
-def check(settings: StudySettings) -> tuple[list[Prompt], list[Path]]:
+def check(settings: StudySettings, weights: bool = True) -> tuple[list[Prompt], list[Path]]:
     """Everything that can be wrong, before anything is written. All prompts, and every input file or folder.
+
+    weights: a model without any is wrong; False: it may not be here yet.
 
     Raises:
         BadInputError: with one sentence.
@@ -53,7 +55,8 @@ def check(settings: StudySettings) -> tuple[list[Prompt], list[Path]]:
         Renderer(settings.model).text(opening("system", "user"))  # Gemma 2 has no such role
     if settings.engine.kind == "vllm":
         model = models.read(settings.model)
-        models.check_weights(model)
+        if weights or any(settings.model.glob("*.safetensors")):
+            models.check_weights(model)
         longest = max(arm.turns for arm in settings.arms.values())
         models.check_context(model, settings.engine.context_tokens, longest, settings.max_tokens)
     check_judge(settings.judge, settings.model)

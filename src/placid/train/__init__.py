@@ -67,7 +67,15 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path) -> P
     log.parent.mkdir(parents=True, exist_ok=True)
     code, asked = _run(_command(settings.processes, job), _environment(settings.processes), log, out / "status.json")
     done = finished(out, identity)
+    if done and asked:  # whoever asked wants all of it to stop, not this training alone
+        raise PausedError(f"stopped as asked; the training in {done} is done, the same command goes on after it")
     if done:
+        facts = json.loads((done / "manifest.json").read_text())
+        if facts["rows_too_long"]:
+            logging.getLogger(__name__).warning(
+                "train: %d of %d rows are longer than max_tokens = %d and were left out",
+                facts["rows_too_long"], facts["rows"] + facts["rows_too_long"], settings.max_tokens,
+            )  # fmt: skip
         return done
     ended = json.loads((out / "status.json").read_text())
     if ended["state"] == "refused":
@@ -75,7 +83,12 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path) -> P
     if ended["state"] == "paused":
         raise PausedError(ended["sentence"])
     if ended["state"] == "diverged":
-        raise TrainError(f"{ended['sentence']} (checkpoints before it are kept in {out / 'resume'})")
+        kept = (
+            f"what was saved before it is kept in {out / 'resume'}"
+            if (out / "resume").is_dir()
+            else "nothing was saved"
+        )
+        raise TrainError(f"{ended['sentence']} ({kept}; with another recipe it is another run)")
     if asked:  # before the ranks listened: nothing was done that could be lost
         raise PausedError("stopped as asked before the first step; the same command goes on")
     raise TrainError(f"training ended with exit code {code}; the end of {log}:\n{_tail(log)}")

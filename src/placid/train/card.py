@@ -19,6 +19,8 @@ def text(facts: dict[str, Any]) -> str:
     parts = ", ".join(lora["targets"])
     adapter = f"LoRA, rank {lora['rank']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}, on {parts}"
     shape = adapter if config["method"] == "lora" else "all weights"
+    longer = facts["rows_too_long"]
+    left = f"; {longer} rows were longer than {config['max_tokens']} tokens and left out" if longer else ""
     hashes, batch = facts["hashes"], config["batch"] * config["accumulate"]
     return f"""---
 base_model: {config["model"]}
@@ -27,7 +29,7 @@ tags: [placid, consistency-training]
 ---
 # {WHAT[config["loss"]].split(" (")[0]}
 
-Trained by placid {facts["versions"]["placid"]} on {facts["rows"]} rows of {facts["tokens"]} tokens.
+Trained by placid {facts["versions"]["placid"]} on {facts["rows"]} rows, {facts["tokens"]} tokens in all{left}.
 Base weights: sha256 {hashes["model"]}. Rows: sha256 {hashes["pairs"]}.
 
 - Loss: {WHAT[config["loss"]]}
@@ -39,6 +41,6 @@ Base weights: sha256 {hashes["model"]}. Rows: sha256 {hashes["pairs"]}.
 engine that serves the weights must reproduce them; placid's does not serve them otherwise. All settings:
 `manifest.json`.
 
-The rows teach one model to stay calm when its answers are rejected. What else changes was not part of the training
-signal; measure it before use.
+What the rows teach, and for which base alone, is told by the study that made them; what else changes was not part of
+the training signal: measure it before use.
 """
