@@ -164,7 +164,7 @@ def test_a_whole_conversation_is_one_request_and_is_never_paid_twice(tmp_path, m
     assert sum(kept.usd for kept in ledger(folder)) == pytest.approx(5 * (300 * 0.30 + 30 * 2.50) / 1e6)
 
 
-def test_a_budget_stops_and_a_larger_one_goes_on(tmp_path, monkeypatch):
+def test_a_budget_stops_and_a_larger_one_goes_on(tmp_path, monkeypatch, caplog):
     run_dir = talk(RunDir(tmp_path), 30)
     one = (300 * 0.30 + 30 * 2.50) / 1e6
     with GeminiServer() as server:
@@ -172,6 +172,7 @@ def test_a_budget_stops_and_a_larger_one_goes_on(tmp_path, monkeypatch):
         verdicts = grade(server, run_dir, monkeypatch, limits=limits)
         assert sum(v.score is not None for v in verdicts) == len(server.requests) == 11
         assert {v.unscored.value for v in verdicts if v.unscored} == {"budget"}
+        assert "budget_usd is spent: 19 turns have no score; raise it" in caplog.text
         assert all(v.score == 3 for v in grade(server, run_dir, monkeypatch))
         assert len(server.requests) == 30
 

@@ -225,6 +225,10 @@ class Progress:
             self._write(running=False)
             if self._counts.total():
                 log.info("%s", self._line())
+            if spent := self._counts[Unscored.BUDGET]:
+                log.warning(
+                    "judge.limits.budget_usd is spent: %d turns have no score; raise it and run the same command", spent
+                )
 
     def _write(self, running: bool = True) -> None:
         if self._file is None:
