@@ -90,6 +90,28 @@ def test_asked_to_stop_all_ranks_save_and_go_on_to_the_same_curve(pairs, tmp_pat
 
 
 @pytest.mark.slow
+def test_an_interrupt_at_the_terminal_saves_too(pairs, tmp_path):
+    """Ctrl-C goes to every process of the terminal's group at once."""
+    out = tmp_path / "out"
+    words = [
+        sys.executable,
+        "-c",
+        CODE,
+        json.dumps({"epochs": 40, "save_every": 0, "processes": 2}),
+        str(pairs),
+        str(out),
+    ]
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and len(lines(out)) < 3:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=600)
+    ended = json.loads((out / "status.json").read_text())
+    assert ended["state"] == "paused"
+    assert [folder.name for folder in (out / "resume").glob("step_*")] == [f"step_{len(lines(out))}"]
+
+
+@pytest.mark.slow
 def test_every_split_gives_the_same_curve_and_goes_on_from_any_other(pairs, tmp_path):
     """30 steps with ZeRO 0 to 3 in 4, 2 and 1 processes; checkpoints of 4 processes go on in 2 and in 1."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -190,7 +190,8 @@ def _environment(processes: int) -> dict[str, str]:
 def _run(command: list[str], environment: dict[str, str], log: Path, status: Path) -> tuple[int, bool]:
     """Exit code of `command`, its output in `log`; and was it asked to stop? Then the ranks save before they end."""
     with log.open("ab") as file:
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        # a group of their own: Ctrl-C reaches this process alone, which then asks the ranks to save
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT, process_group=0)
         with _passed_on(process) as asked:
             try:
                 return _watched(process, status), bool(asked)
