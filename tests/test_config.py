@@ -54,7 +54,7 @@ def test_a_wrong_value_names_key_and_value(tmp_path):
 def test_broken_toml_and_a_missing_file(tmp_path):
     with pytest.raises(BadInputError, match="not valid TOML"):
         load(write(tmp_path, "= 1"), Outer)
-    with pytest.raises(BadInputError, match=r"no config file .*none\.toml"):
+    with pytest.raises(BadInputError, match=r"no file .*none\.toml"):
         load(tmp_path / "none.toml", Outer)
 
 
