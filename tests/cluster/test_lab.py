@@ -184,7 +184,7 @@ turns = 8
 max_tokens = 96
 [arms.base]
 """
-TRAINED = """
+ROWS = """
 [arms.collect]
 prompts = "{work}/train.jsonl"
 samples = 1
@@ -196,12 +196,17 @@ turns = 1
 [pairs]
 instruct = "configs/prompts/organism_instruct.jsonl"
 max_pairs = 40
+"""
+TRAINED = (
+    ROWS
+    + """
 [train.recipe]
 lr = 3e-3
 batch = 8
 max_tokens = 2048
 zero = 3
 """
+)
 
 
 def test_the_whole_study_with_vllm_on_two_nodes(lab, work):
@@ -239,18 +244,9 @@ def test_the_whole_study_with_vllm_on_two_nodes(lab, work):
     assert {"bct", "sft_control"} <= arms_of(run).keys()
 
 
-TRAINING = """
-[arms.collect]
-prompts = "{work}/train.jsonl"
-samples = 1
-[arms.clean]
-prompts = "{work}/train.jsonl"
-hatch = false
-samples = 2
-turns = 1
-[pairs]
-instruct = "configs/prompts/organism_instruct.jsonl"
-max_pairs = 40
+TRAINING = (
+    ROWS
+    + """
 [train]
 rows = {{ bct = "train" }}
 [train.recipe]
@@ -262,6 +258,7 @@ max_tokens = 2048
 zero = 2
 save_every = 0
 """
+)
 
 
 def test_a_training_that_is_told_to_stop_goes_on_where_it_was(lab, study, work):
@@ -351,7 +348,7 @@ def test_the_first_node_loses_power(lab, study, work, undisturbed):
 
     def power(jobs):
         lab("off", "n1")
-        lab.until(lambda: lab.queue().get(jobs["rollout"]) != "RUNNING", 120)
+        lab.until(lambda: lab.queue().get(jobs["rollout"]) != "RUNNING", 60)
         lab("on", "n1")
 
     ends, jobs = broken(lab, study, work, undisturbed, power)
