@@ -1,11 +1,14 @@
 """Which conversations are active, on a virtual clock: admission, the safety net, parking, unequal engines."""
 
 import asyncio
+import itertools
 import math
 import os
+import random
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import virtual
@@ -55,6 +58,46 @@ def test_admission_fills_the_pool_with_expected_final_lengths():
     assert schedule.use <= FILL
     schedule.ended(started[0].key)
     assert schedule.admit(lambda _: 200) is not None
+
+
+def test_conversations_spread_over_their_turns_are_counted_at_what_they_hold_at_one_time():
+    pool = KvPool(blocks=55_705, block_tokens=16, full_groups=1, window_groups=6, window=1024)
+    schedule, noise = Schedule("admission", pool, 1000, 512, lambda _: 20), random.Random(0)
+    names, speaking, held, active = itertools.count(), {}, [], []
+    for _ in range(1200):  # of ten sampled tokens each
+        while schedule.waiting < 20:
+            schedule.add(conversation(f"p{next(names)}"))
+        speaking |= {c.key: (200, 1) for c in full(schedule)}  # prompt and reply tokens of the turn in hand
+        for key, (prompt, reply) in list(speaking.items()):
+            if reply > 10:
+                speaking[key] = prompt + 10, reply - 10
+                continue
+            number = 21 - schedule._left[key]
+            done = turn(key, number, prompt, reply, prompt, End.FINISHED if number == 20 else None)
+            schedule.spoke(done, turn(key, number - 1, prompt - 180) if number > 1 else None)
+            if done.end:
+                schedule.ended(key)
+                del speaking[key]
+            else:
+                speaking[key] = prompt + reply + 25, min(512, round(noise.lognormvariate(math.log(130), 0.877)))
+        held.append(sum(int(pool.blocks_of(np.array(sum(tokens)))) for tokens in speaking.values()) / pool.blocks)
+        active.append(len(schedule.active))
+    assert max(held) < 1
+    assert np.mean(held[600:]) > 0.8
+    final = int(pool.blocks_of(np.array(200 + 20 * schedule._turn_tokens)))
+    assert np.mean(active[600:]) > 1.2 * FILL * pool.blocks / final, "what their final lengths would allow"
+
+
+def test_room_is_how_many_new_ones_would_start():
+    schedule = Schedule("admission", GEMMA, 1000, 512, lambda _: 20)
+    for k, spoken in enumerate((0, 4, 9, 13, 19)):
+        key = conversation(f"p{k}").key
+        schedule.add(conversation(f"p{k}", (turn(key, spoken, 10),) * spoken))
+    full(schedule, lambda c: 200 + len(c.turns) * schedule._turn_tokens)
+    room = schedule.room
+    for k in range(100):
+        schedule.add(conversation(f"n{k}"))
+    assert len(full(schedule, lambda _: schedule._turn_tokens)) == room > 0
 
 
 def test_expected_length_is_a_quantile_of_what_turns_added():

@@ -3,6 +3,8 @@
 from typing import Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from placid.records import Finish, Record
 
@@ -46,10 +48,10 @@ class KvPool(Record, frozen=True, kw_only=True):
     """Groups of layers that keep the last `window` tokens (Gemma-3-27B: 10 full layers, 52 sliding: 1 and 6 groups)."""
     window: int = 0
 
-    def blocks_of(self, tokens: int) -> int:
-        """Blocks that a conversation of `tokens` tokens holds; one block more a window group, as windows straddle."""
+    def blocks_of(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Blocks that conversations of so many tokens hold; one block more a window group, as windows straddle."""
         full = -(-tokens // self.block_tokens)
-        windowed = min(full, -(-self.window // self.block_tokens) + 1)
+        windowed = np.minimum(full, -(-self.window // self.block_tokens) + 1)
         return self.full_groups * full + self.window_groups * windowed
 
 

@@ -1,9 +1,11 @@
 """Which conversations of one worker are active.
 
-admission: a conversation starts when the key-value blocks of all active ones at their expected FINAL lengths, its own
-included, fit into 0.85 of the engine's pool. Active conversations run to their ends before new ones start, so that a
-history is still cached when its next turn comes. Most remaining turns start first, so that the tail is short. When the
-cache fails all the same (preemptions, or histories that are not found), the budget shrinks and the youngest wait.
+admission: a conversation starts when all active ones, itself included, will fit into 0.85 of the engine's pool at
+every turn from now to their ends, each growing by as much as a turn is expected to add and gone after its last. So they
+run to their ends before new ones start, and a history is still cached when its next turn comes; those that begin
+together are counted at their final lengths, those that are spread over their turns at what they hold at one time. Most
+remaining turns start first, so that the tail is short. When the cache fails all the same (preemptions, or histories
+that are not found), the budget shrinks and the youngest wait.
 free: everything that the worker was given is active at once; the engine evicts as it must. Baseline.
 lockstep: like free, and turn t+1 begins when every conversation has its turn t. Baseline.
 """
@@ -11,15 +13,20 @@ lockstep: like free, and turn t+1 begins when every conversation has its turn t.
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from placid.engine import KvPool
 from placid.records import Conversation, Key, Turn
 
 FILL = 0.85
-"""Share of the pool that expected final lengths may take; a simulation was flat for errors of -40 to +60 %."""
+"""Share of the pool that the expected lengths may take; a simulation was flat for errors of -40 to +60 %."""
 QUANTILE = 0.7
 """Of the tokens that a turn adds. Reply lengths are skewed: their mean, which a sum of turns goes by, is near it."""
+LEARNED = 4
+"""Turns of each active conversation before less than the guess is believed: short replies are the first to end."""
 BACK_OFF, RECOVER, LEAST = 0.8, 0.02, 0.1
 """Budget times 0.8 when the cache fails; 0.02 back for each conversation that ends; never below a tenth."""
 GOOD_HITS = 0.9
@@ -39,7 +46,7 @@ class Schedule:
         self._waiting: list[tuple[bool, int, int, Conversation]] = []
         self._arrivals = 0
         self._growth: deque[int] = deque(maxlen=2000)  # tokens that a turn added
-        self._turn_tokens = max_tokens // 2 + 32  # a guess to begin with
+        self._turn_tokens = self._guess = max_tokens // 2 + 32
         self._learned = 0
         self._hits: deque[float] = deque(maxlen=4096)
         self._preemptions = 0
@@ -65,7 +72,11 @@ class Schedule:
         slots = min(self._most, 1 << 16) - len(self.active)
         if self.mode != "admission" or not self._pool or not self.active:
             return slots
-        return min(slots, int((FILL * self.budget - self.use) / (self.use / len(self.active))))
+        new = self._ahead([(self._turn_tokens, max(map(self._turns, self.active)))], self._pool)
+        held = np.zeros_like(new)
+        active = self._ahead(self._progress(), self._pool)
+        held[: len(active)] = active[: len(new)]
+        return min(slots, max(0, int(((FILL * self.budget * self._pool.blocks - held) / new).min())))
 
     @property
     def turns_left(self) -> int:
@@ -74,14 +85,23 @@ class Schedule:
 
     @property
     def use(self) -> float:
-        """Share of the pool that the active conversations will hold at their expected ends; without one, of `most`."""
+        """Share of the pool that the active conversations will hold at most at one time; without one, of `most`."""
         if self._pool is None:
             return len(self.active) / self._most
-        return sum(self._blocks(key) for key in self.active) / self._pool.blocks
+        return float(self._ahead(self._progress(), self._pool).max()) / self._pool.blocks
 
-    def _blocks(self, key: Key) -> int:
-        """Blocks of an active conversation at its expected end."""
-        return self._pool.blocks_of(self.active[key] + self._left[key] * self._turn_tokens) if self._pool else 0
+    def _progress(self) -> list[tuple[int, int]]:
+        """Tokens and turns to come of each active conversation."""
+        return [(tokens, self._left[key]) for key, tokens in self.active.items()]
+
+    def _ahead(self, conversations: Iterable[tuple[int, int]], pool: KvPool) -> NDArray[np.int64]:
+        """Blocks held now, after one more turn of each, after two, ... (rounds,): who has ended holds none.
+
+        conversations: tokens and turns to come of each. All speak equally often: what one is ahead, another is behind.
+        """
+        tokens, left = np.array([*conversations], dtype=np.int64).reshape(-1, 2).T
+        rounds = np.arange(left.max(initial=0) + 1)[:, None]
+        return np.where(rounds <= left, pool.blocks_of(tokens + rounds * self._turn_tokens), 0).sum(axis=1)
 
     def add(self, conversation: Conversation) -> None:
         """Started ones come first, then those with most turns left."""
@@ -108,8 +128,8 @@ class Schedule:
         conversation = self._waiting[0][-1]
         left, tokens = self._turns(conversation.key) - len(conversation.turns), length(conversation)
         if self.mode == "admission" and self._pool and self.active:  # one alone always runs
-            final = self._pool.blocks_of(tokens + left * self._turn_tokens) / self._pool.blocks
-            if self.use + final > FILL * self.budget:
+            ahead = self._ahead([*self._progress(), (tokens, left)], self._pool)
+            if ahead.max() > FILL * self.budget * self._pool.blocks:
                 return None
         heapq.heappop(self._waiting)
         self.active[conversation.key], self._left[conversation.key] = tokens, left
@@ -128,7 +148,9 @@ class Schedule:
             self._growth.append(turn.prompt_tokens - before.prompt_tokens)
             self._learned += 1
             if self._learned < 64 or self._learned % 16 == 0:
-                self._turn_tokens = sorted(self._growth)[int(QUANTILE * len(self._growth))]
+                found = sorted(self._growth)[int(QUANTILE * len(self._growth))]
+                known = self._learned >= LEARNED * len(self.active)
+                self._turn_tokens = found if known else max(found, self._guess)
         if self._pool:
             self._watch(turn, before, preemptions, self._pool)
 
