@@ -8,7 +8,8 @@ Each cell is a steady state, not a batch held to its end (that would take 40 min
 are open at any time, their progress spread evenly over the turns, and each that ends is replaced by a new one. What is
 measured begins after a warm-up; of lockstep it is one whole round from a cold cache, which is what all its rounds are
 once its conversations do not fit. free and lockstep hold all N active; admission those that fit, the rest wait.
-A first cell decodes only: no turn ends in it, so it shows how near the engine itself comes to the formula.
+The first cells decode only: no turn ends in them, so they show how near the engine itself comes to the formula, and
+with --profile in which kernels a step spends its time.
 
     python benchmarks/rollout_throughput.py --loads 0.5,2,4 --kv-gib 68 --out benchmarks/results/FILE.json   # H200
     python benchmarks/rollout_throughput.py --tiny                                                         # any CPU
@@ -16,6 +17,7 @@ A first cell decodes only: no turn ends in it, so it shows how near the engine i
 
 import argparse
 import asyncio
+import gzip
 import itertools
 import json
 import math
@@ -26,11 +28,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from placid.engine import ReplyRequest
 from placid.engine.vllm import VllmEngine
@@ -50,6 +54,8 @@ GEMMA_27B = {
     "layer_types": ["full_attention" if n % 6 == 5 else "sliding_attention" for n in range(62)],
 }  # fmt: skip
 """The text model of google/gemma-3-27b (config.json of the checkpoint)."""
+STEPS = 12
+"""Of the engine, in a trace."""
 MEDIAN, SIGMA = 130, 0.877
 """Of the reply lengths in tokens: 130 * exp(1.2816 * 0.877) = 400 is the 90th percentile."""
 
@@ -74,8 +80,10 @@ class Forced(VllmEngine):
     scale = 1.0
     endless = False
     """Replies that end when the context does."""
-    graphs = ""
-    """vLLM's cudagraph_mode; empty: its own choice."""
+    more: Mapping[str, Any] = MappingProxyType({})
+    """Arguments of vLLM's engine beyond placid's."""
+    traces: Path | None = None
+    """Folder for traces of twelve steps."""
 
     async def start(self) -> None:
         """Load once."""
@@ -84,8 +92,21 @@ class Forced(VllmEngine):
             self._renderer = Ids(self.model)
 
     def _arguments(self) -> dict[str, Any]:
-        more = {"compilation_config": {"cudagraph_mode": self.graphs}} if self.graphs else {}
-        return super()._arguments() | more
+        arguments = super()._arguments() | dict(self.more)
+        if self.traces:
+            from vllm.config import ProfilerConfig
+
+            arguments["profiler_config"] = ProfilerConfig(
+                profiler="torch", torch_profiler_dir=str(self.traces.absolute()), torch_profiler_with_stack=False,
+                ignore_frontend=True, delay_iterations=3, max_iterations=STEPS,
+            )  # fmt: skip
+        return arguments
+
+    async def trace(self) -> None:
+        """Of twelve of the next steps."""
+        await self._engine.start_profile()
+        await asyncio.sleep(2)
+        await self._engine.stop_profile()
 
     async def close(self) -> None:
         """It stays up for the next cell."""
@@ -197,6 +218,8 @@ async def decode(engine: Forced, load: Load, n: int, args: argparse.Namespace) -
     first, t0 = engine.load.generated, time.monotonic()
     await asyncio.sleep(args.seconds / 2)
     last, t1 = engine.load.generated, time.monotonic()
+    if engine.traces and not any(engine.traces.iterdir()):
+        await engine.trace()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -212,6 +235,25 @@ async def decode(engine: Forced, load: Load, n: int, args: argparse.Namespace) -
         "running": n,
         "context": context,
         "hits_of_history": 1.0,
+    }
+
+
+def kernels(folder: Path) -> dict[str, Any]:
+    """Of a step of the GPU, by the trace in `folder`: milliseconds in all, between kernels, and of each kernel."""
+    trace = json.loads(gzip.decompress(next(folder.rglob("*.json.gz")).read_bytes()))
+    kinds = ("kernel", "gpu_memcpy", "gpu_memset")
+    events = sorted((e for e in trace["traceEvents"] if e.get("cat") in kinds), key=lambda event: event["ts"])
+    took: dict[str, list[float]] = {}
+    end, between = events[0]["ts"], 0.0
+    for event in events:
+        took.setdefault(event["name"][:120], []).append(event["dur"])
+        between += max(0.0, event["ts"] - end)
+        end = max(end, event["ts"] + event["dur"])
+    each = sorted(((sum(times) / 1000 / STEPS, name) for name, times in took.items()), reverse=True)
+    return {
+        "step_ms": (end - events[0]["ts"]) / 1000 / STEPS,
+        "between_ms": between / 1000 / STEPS,
+        "kernels_ms": {name: round(ms, 3) for ms, name in each[:30]},
     }
 
 
@@ -300,14 +342,14 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
             }
         )
         engine = Forced(settings.engine, model)
-        engine.scale, engine.graphs = args.scale, args.graphs
+        engine.scale, engine.more, engine.traces = args.scale, args.engine, args.profile
         began = time.monotonic()
         await engine.start()
         started = time.monotonic() - began
         pool = engine.pool
         assert pool is not None
         final = round(150 + args.turns * (180 * args.scale + 25))
-        capacity = pool.blocks / pool.blocks_of(final)
+        capacity = pool.blocks / int(pool.blocks_of(np.array(final)))
         fits = int(0.85 * capacity)
         rows: list[dict[str, Any]] = []
 
@@ -318,8 +360,8 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
 
         salt = itertools.count()
-        if args.decode:
-            note(await decode(engine, Load(args.turns, args.scale, config["vocab_size"], next(salt)), fits, args), 0)
+        for n in [fits] if args.decode is None else args.decode:
+            note(await decode(engine, Load(args.turns, args.scale, config["vocab_size"], next(salt)), n, args), 0)
         for factor, schedule in itertools.product(args.loads, args.schedules):
             if schedule == "lockstep" and factor < 1:
                 continue
@@ -336,11 +378,12 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
         "pool": msgspec.to_builtins(pool),
         "kv_gib": args.kv_gib,
         "retention": args.retention,
-        "graphs": args.graphs or "vLLM's own",
+        "arguments": args.engine,
         "turns": args.turns,
         "capacity": capacity,
         "ceiling_full_pool": ceiling(config, capacity, final / 2, speed),
         "rows": rows,
+        "profile": kernels(args.profile) if args.profile else None,
     }
 
 
@@ -371,8 +414,9 @@ def main() -> None:
     parse.add_argument("--turns", type=int, default=20)
     parse.add_argument("--seconds", type=float, default=50)
     parse.add_argument("--warm", type=float, default=15)
-    parse.add_argument("--no-decode", dest="decode", action="store_false", help="leave the first cell out")
-    parse.add_argument("--graphs", default="", help="vLLM's cudagraph_mode, FULL say; empty: its own choice")
+    parse.add_argument("--decode", help="conversations that decode alone, 84,42 say (default: as many as fit); 0: none")
+    parse.add_argument("--profile", type=Path, help="an empty folder for a trace of the first of these cells (CUDA)")
+    parse.add_argument("--engine", type=json.loads, default={}, help="more of vLLM's arguments, in JSON")
     parse.add_argument("--concurrent", type=int, default=384, help="engine.max_concurrent")
     parse.add_argument("--retention", type=int, default=-1, help="engine.retention_tokens; -1: none, keep all windows")
     parse.add_argument("--out", type=Path)
@@ -381,7 +425,10 @@ def main() -> None:
     if args.bandwidth:
         print(bandwidth())
         return
-    args.loads = [float(x) for x in args.loads.split(",")]
+    args.loads = [float(x) for x in args.loads.split(",") if x]
+    args.decode = None if args.decode is None else [int(n) for n in args.decode.split(",") if int(n)]
+    if args.profile:
+        args.profile.mkdir(parents=True, exist_ok=True)
     args.schedules = args.schedules.split(",")
     args.kv_gib = args.kv_gib or (0.05 if args.tiny else 12.0)
     args.scale, args.block, args.context = (0.15, 32, 2048) if args.tiny else (1.0, 16, 8192)

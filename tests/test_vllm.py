@@ -56,3 +56,17 @@ def test_the_same_call_again_generates_nothing(held):
     before = {file.name: file.read_bytes() for file in (run_dir.path / "conversations").iterdir()}
     run(settings, run_dir, run_dir.new_attempt())
     assert {file.name: file.read_bytes() for file in (run_dir.path / "conversations").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("config", "ranks", "filled"),
+    [
+        ({"text_config": {"num_attention_heads": 32, "num_key_value_heads": 16}}, 2, True),  # Gemma 3 27B
+        ({"text_config": {"num_attention_heads": 32, "num_key_value_heads": 16}}, 4, False),
+        ({"num_attention_heads": 4, "num_key_value_heads": 1}, 1, False),  # Gemma 3 270M
+    ],
+)
+def test_contexts_are_not_divided_where_the_key_heads_of_a_few_conversations_fill_the_gpu(config, ranks, filled):
+    from placid.engine.vllm import _fills_gpu
+
+    assert _fills_gpu(config, ranks) is filled

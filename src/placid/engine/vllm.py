@@ -122,6 +122,8 @@ class VllmEngine:
             arguments["prefix_cache_retention_interval"] = settings.retention_tokens
         elif settings.retention_tokens is not None:  # vLLM 0.25
             os.environ["VLLM_PREFIX_CACHE_RETENTION_INTERVAL"] = str(settings.retention_tokens)
+        if not cpu and _fills_gpu(json.loads((self.model / "config.json").read_text()), settings.tensor_parallel):
+            arguments["attention_config"] = {"flash_attn_max_num_splits_for_cuda_graph": 1}
         if settings.ngram_tokens:
             arguments["speculative_config"] = {
                 "method": "ngram",
@@ -299,6 +301,16 @@ def _rank(adapter: Path) -> int:
 def _targets(adapter: Path) -> list[str]:
     """Names of the projections that the adapter changes."""
     return json.loads((adapter / "adapter_config.json").read_text())["target_modules"]
+
+
+def _fills_gpu(config: dict[str, Any], ranks: int) -> bool:
+    """Do 17 conversations occupy every multiprocessor of a GPU when each of their key heads is one piece of work?
+
+    Then FlashAttention need not divide their contexts into parts, add those up and plan it anew in each layer: 2.3 % of
+    a step of Gemma-3-27B with 72 conversations on an H200 (132 multiprocessors).
+    """
+    text = config.get("text_config", config)
+    return 17 * (text.get("num_key_value_heads") or text["num_attention_heads"]) // ranks >= 132
 
 
 def _pool(config: dict[str, Any], cache: Any) -> KvPool | None:  # noqa: ANN401 - vLLM's CacheConfig
