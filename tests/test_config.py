@@ -30,6 +30,10 @@ class Outer(Settings):
     name: str = "x"
 
 
+class Named(Inner):
+    name: str
+
+
 def write(tmp_path, text):
     file = tmp_path / "c.toml"
     file.write_text(text)
@@ -49,6 +53,11 @@ def test_a_wrong_value_names_key_and_value(tmp_path):
         load(write(tmp_path, '[rollout]\narm = "x"\n'), Outer)
     with pytest.raises(BadInputError, match=r"rollout\.at = 5: Input should be a list$"):
         load(write(tmp_path, "[rollout]\nat = 5\n"), Outer)
+
+
+def test_a_key_that_must_be_there_is_named_without_all_that_is_there(tmp_path):
+    with pytest.raises(BadInputError, match=r"c\.toml: the key 'name' is missing$"):
+        load(write(tmp_path, "samples = 2\n"), Named)
 
 
 def test_broken_toml_and_a_missing_file(tmp_path):

@@ -136,6 +136,8 @@ def build(cls: type[S], data: dict[str, Any], where: str) -> S:
 def explain(cls: type[Settings], fault: Any, where: str) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     """One sentence: file, key, value, and what would be right."""
     dotted = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "missing":  # pydantic's input is the whole section then
+        return f"{where}: the key {dotted!r} is missing"
     if fault["type"] != "extra_forbidden":
         meant = fault["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")  # pydantic's own words
         return f"{where}: {dotted} = {fault['input']!r}: {meant}"
