@@ -119,6 +119,11 @@ TRAINED = ("--arms.collect.turns", "3", "--arms.clean.turns", "1", "--pairs.inst
         ("study", (*TRAINED, "--train.rows.bct", "trian"), ("'trian'", "sft_control")),
         ("study", (*TRAINED, "--train.rows.base", "train"), ("train.rows.base", "already")),
         ("study", (*TRAINED, "--train.recipe.model", "other"), ("train.recipe.model", "leave the key out")),
+        (
+            "study",
+            (*TRAINED, "--engine.kind", "vllm", "--train.recipe.lora.targets", '["q_prj"]'),
+            ("lora.targets", "no q_prj", "q_proj"),
+        ),
         ("study", ("--samples",), ("--samples", "no value")),
     ],
 )

@@ -454,6 +454,18 @@ def test_transfer_bars_come_from_the_table_of_the_evaluations(make, tmp_path):
     ]
 
 
+def test_a_treatment_has_one_colour_in_all_figures(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, stem: drawn.append(figure))
+    curves = [{"arm": arm, "step": step, "loss": 1.0} for arm in ("bct", "late") for step in (1, 2)]
+    shown = ["base", "sft_control", "bct"]
+    figures.training(curves, shown, tmp_path)
+    drawing = figures.Drawing([], [], {"arms": dict.fromkeys(shown)})
+    colours = {line.get_label(): line.get_color() for line in drawn[0].axes[0].lines}
+    assert colours["bct"] == drawing.ink("bct")["color"]
+    assert colours["late"] not in {drawing.ink(arm)["color"] for arm in shown}
+
+
 def test_loss_curves_of_the_treatments_are_drawn_beside_their_rows(make, tmp_path):
     run_dir, prompts = make(*study(("base",)))
     for arm, losses in {"bct": (2.0, 0.5), "dpo": (0.693, 0.1)}.items():
@@ -462,6 +474,6 @@ def test_loss_curves_of_the_treatments_are_drawn_beside_their_rows(make, tmp_pat
         (tmp_path / arm / "loss.csv").write_text("\n".join(["step,loss,grad_norm,lr,tokens", *lines]) + "\n")
     write_json(run_dir.path / "adapters.json", {arm: str(tmp_path / arm) for arm in ("bct", "dpo", "gone")})
     run(SETTINGS, run_dir, prompts, JUDGE)
-    figures = run_dir.path / "report" / "figures"
-    assert (figures / "training.csv").read_text() == ("arm,step,loss\nbct,1,2.0\nbct,2,0.5\ndpo,1,0.693\ndpo,2,0.1\n")
-    assert (figures / "training.png").stat().st_size > 5000
+    folder = run_dir.path / "report" / "figures"
+    assert (folder / "training.csv").read_text() == ("arm,step,loss\nbct,1,2.0\nbct,2,0.5\ndpo,1,0.693\ndpo,2,0.1\n")
+    assert (folder / "training.png").stat().st_size > 5000

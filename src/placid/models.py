@@ -6,7 +6,7 @@ that the installed transformers knows is known here, and no table of sizes can b
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,14 @@ def read(folder: Path) -> Model:
         projections=tuple(sorted(maps)),
         weights={_plain(n): tuple(w.shape) for n, w in model.named_parameters() if not _NOT_TEXT.search(n)},
     )
+
+
+def check_targets(model: Model, targets: Iterable[str]) -> None:
+    """Raises BadInputError for a name in lora.targets that no linear map of the text layers bears."""
+    unknown = [name for name in targets if name.rpartition(".")[2] not in model.projections]
+    if unknown:
+        theirs = ", ".join(model.projections)
+        raise BadInputError(f"lora.targets: {model.folder} has no {' or '.join(unknown)}; its layers have {theirs}")
 
 
 def check_context(model: Model, context_tokens: int, turns: int, max_tokens: int) -> None:

@@ -107,7 +107,7 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     gallery.draw({**tables, "evals": gallery.read_evals(folder)}, summary, folder / "figures")
     curves = loss_curves(run_dir.path)
     if curves:
-        figures.training(curves, folder / "figures")
+        figures.training(curves, list(summary["arms"]), folder / "figures")
     figures_tones.tones(tables["turns"], settings.tones, figures.caption_of(summary), folder / "figures")
     figures_tones.interventions(tables["interventions"], figures.caption_of(summary), folder / "figures")
     manifest = read_json(run_dir.path / "manifest.json") or {}

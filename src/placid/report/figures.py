@@ -135,13 +135,17 @@ def caption_of(summary: dict[str, Any], bands: bool = True) -> str:
     return f"{judge}  ·  engine: {engine}" + "  ·  bands and bars: 95 %, clustered by prompt" * bands
 
 
-def training(curves: Rows, folder: Path) -> None:
-    """Loss by step; rows: arm, step, loss (of the training rows, in the unit of each treatment's own loss)."""
+def training(curves: Rows, shown: Sequence[str], folder: Path) -> None:
+    """Loss by step; rows: arm, step, loss (of the training rows, in the unit of each treatment's own loss).
+
+    shown: the arms of the other figures in their order, whose colours are kept.
+    """
     arms = list(dict.fromkeys(row["arm"] for row in curves))
+    order = [*shown, *(arm for arm in arms if arm not in shown)]
     with mpl.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(6.2, 4.4), layout="constrained")
-        for number, arm in enumerate(arms):
-            mine = [row for row in curves if row["arm"] == arm]
+        for arm in arms:
+            mine, number = [row for row in curves if row["arm"] == arm], order.index(arm)
             style = {"color": COLOURS[number % len(COLOURS)], "linestyle": STROKES[number % len(STROKES)]}
             axis.plot([row["step"] for row in mine], [row["loss"] for row in mine], label=arm, **style)
         axis.set(title="Training loss", xlabel="optimizer step", ylabel="loss", yscale="log")

@@ -5,6 +5,7 @@ from pathlib import Path
 from placid.records import BadInputError, Prompt
 from placid.store import read_prompts
 from placid.study.settings import ROWS, StudySettings
+from placid.train.settings import TrainSettings
 
 
 def check(settings: StudySettings, weights: bool = True) -> tuple[list[Prompt], list[Path]]:
@@ -59,6 +60,9 @@ def check(settings: StudySettings, weights: bool = True) -> tuple[list[Prompt], 
             models.check_weights(model)
         longest = max(arm.turns for arm in settings.arms.values())
         models.check_context(model, settings.engine.context_tokens, longest, settings.max_tokens)
+        for recipe in _recipes(settings):
+            if recipe.method == "lora":
+                models.check_targets(model, recipe.lora.targets)
     check_judge(settings.judge, settings.model)
     if settings.evals or settings.consistency:
         from placid.evals import load_all
@@ -122,6 +126,11 @@ def _engine_inputs(settings: StudySettings) -> list[Path]:
     return [*adapters, recorded / "conversations"]
 
 
+def _recipes(settings: StudySettings) -> list[TrainSettings]:
+    """The recipe that all treatments share, and those of single ones."""
+    return [settings.train.recipe, *settings.train.recipes.values()] if settings.train else []
+
+
 def _training_inputs(settings: StudySettings) -> list[Path]:
     """Files of the pairs and train sections, whose values must fit the arms."""
     from placid.train import check as check_recipe
@@ -147,7 +156,7 @@ def _training_inputs(settings: StudySettings) -> list[Path]:
             raise BadInputError(
                 f"train.recipes.{arm}: {arm!r} is no treatment; those of train.rows are {', '.join(training.rows)}"
             )
-    recipes = [training.recipe, *training.recipes.values()] if training else []
+    recipes = _recipes(settings)
     if training and any(recipe.model != settings.model for recipe in recipes):
         raise BadInputError(
             f"train.recipe.model = {str(training.recipe.model)!r} is not the study's model {str(settings.model)!r}; "
