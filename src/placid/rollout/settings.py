@@ -119,8 +119,8 @@ class RolloutSettings(Settings):
     workers: int = Field(default=1, ge=1)
     """Engines, each in its own Ray actor."""
     schedule: Schedules = "admission"
-    """Which conversations are active: as many as the cache can hold to their ends; or, as baselines, all at once, or
-    all turn by turn."""
+    """Which conversations are active: as many as the cache will hold at every turn to their ends; or, as baselines, all
+    at once, or all turn by turn."""
     launcher: Literal["ray", "inline"] = "ray"
     """ray: one actor per worker on this machine. inline: one worker inside this process."""
     ray_address: str | None = None

@@ -50,7 +50,7 @@ class Totals(msgspec.Struct, kw_only=True):
     budget: float = 1.0
     """Share of the admission budget that the safety net leaves."""
     kv_expected: float = 0.0
-    """Share of the key-value pool that active conversations will hold at their expected ends."""
+    """Share of the key-value pool that the active conversations will hold at most at one time."""
     kv_use: float = 0.0
     """Share of the key-value pool in use now, as the engine says."""
     ended: int = 0
