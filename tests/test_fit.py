@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from placid import jobs
+from placid import jobs, models
 from placid.cli import main
 from placid.cluster import slurm
 from placid.cluster.site import SiteSettings
@@ -88,6 +88,16 @@ def test_what_an_h200_and_an_h100_were_run_with_is_what_is_chosen(model):
     assert small.chosen["engine.kv_gib"] == 14
     assert large.rates["reply_tokens_per_s"] == pytest.approx(2408, rel=0.1)
     assert small.rates["reply_tokens_per_s"] == pytest.approx(534, rel=0.3), "measured with replies prefilled again"
+
+
+def test_a_small_cache_is_not_rounded_below_one_conversation(model):
+    settings = read(PAPER, ["--profile", "llama70b", "--model", str(model("llama-3.1-70b"))])
+    with pytest.raises(BadInputError, match=r"or GPUs of \d+ GiB") as refusal:
+        fit(settings, SiteSettings(gpus_per_node=1, gpu_memory_gb=141))
+    enough = int(re.search(r"GPUs of (\d+) GiB", str(refusal.value)).group(1))
+    found = fit(settings, SiteSettings(gpus_per_node=1, gpu_memory_gb=enough), ["train.recipe.zero"])
+    expected = models.final_tokens(max(arm.turns for arm in settings.arms.values()), settings.max_tokens)
+    assert found.chosen["engine.kv_gib"] * 2**30 >= models.read(settings.model).kv_bytes(expected)
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def test_a_missing_shard(checkpoint):
 
 
 def test_no_model(tmp_path):
-    assert "there is no such folder; models are not downloaded" in refused(tmp_path / "none")
+    assert "there is no such folder; `placid fetch` downloads one" in refused(tmp_path / "none")
 
 
 def test_an_unknown_architecture(tmp_path):

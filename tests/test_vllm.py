@@ -1,10 +1,14 @@
 """The real thing: vLLM in a Ray actor answers the organism's conversations, and a second call generates nothing."""
 
+import asyncio
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from placid.records import End
+from placid.engine.settings import EngineSettings
+from placid.records import BadInputError, End
 from placid.rollout import run
 from placid.rollout.settings import RolloutSettings
 from placid.store import RunDir, read_prompts, write_lines
@@ -70,3 +74,32 @@ def test_contexts_are_not_divided_where_the_key_heads_of_a_few_conversations_fil
     from placid.engine.vllm import _fills_gpu
 
     assert _fills_gpu(config, ranks) is filled
+
+
+@pytest.fixture
+def with_images(tmp_path):
+    """The organism as Gemma 3 from 4B on comes: its text model below a configuration with images."""
+    for file in Path("checkpoints/organism").iterdir():
+        if file.suffix in (".json", ".jinja"):
+            shutil.copy(file, tmp_path)
+    text = json.loads((tmp_path / "config.json").read_text())
+    outer = {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "vision_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(outer | {"text_config": text}))
+    return tmp_path
+
+
+def test_a_checkpoint_with_images_is_served_as_its_language_model(with_images):
+    from placid.engine.vllm import VllmEngine
+
+    engine = VllmEngine(EngineSettings(kind="vllm"), with_images)
+    assert engine._arguments()["language_model_only"] is True
+    engine.model = Path("checkpoints/organism")
+    assert "language_model_only" not in engine._arguments()
+
+
+def test_without_torchvision_a_checkpoint_with_images_is_refused_in_one_sentence(with_images, monkeypatch):
+    from placid.engine import vllm
+
+    monkeypatch.setattr(vllm, "find_spec", lambda name: None)
+    with pytest.raises(BadInputError, match="needs the package torchvision; the CPU build has none"):
+        asyncio.run(vllm.VllmEngine(EngineSettings(kind="vllm"), with_images).start())

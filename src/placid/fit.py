@@ -22,6 +22,8 @@ GIB = 2**30
 WORKING = 6.5 * GIB
 """Of a GPU, beside weights and cache: activations of a step, logits, CUDA graphs. With it the two caches come out that
 were run beside 51 GiB of weights: 68 GiB on an H200, 14 GiB on an H100 (LAB.md)."""
+ROUND_GIB = 8
+"""A cache of at least so many GiB is chosen in whole ones."""
 MOST_OPEN = 256
 """Conversations of one engine at once. Measured up to 84; with many more, arithmetic and not memory is the limit."""
 WEIGHTS_READ, CACHE_READ = 0.82, 0.5
@@ -62,7 +64,7 @@ def fit(settings: StudySettings, site: SiteSettings, said: Collection[str] = ())
     """
     if settings.engine.kind != "vllm" or not site.gpus_per_node:
         return Fit({}, {}, [])
-    unknown = "" if site.gpu_memory_gb else "the profile says no gpu_memory_gb"
+    unknown = "" if site.gpu_memory_gb else "no gpu_memory_gb is given (--site.gpu_memory_gb N, GiB of a GPU)"
     if settings.engine.dtype != "bfloat16":
         unknown = "it is counted for engine.dtype = bfloat16 only"
     if unknown:
@@ -94,7 +96,8 @@ def _engine(settings: StudySettings, site: SiteSettings, said: Collection[str], 
     each = model.kv_bytes(expected, split)
     room = _usable(site) - 2 * model.parameters / split
     useful = math.ceil(MOST_OPEN * each / FILL / GIB)
-    kv = _given(engine.kv_gib, "kv_gib", said) or (min(useful, int(room / GIB)) or math.floor(100 * room / GIB) / 100)
+    whole = int(room / GIB) if room >= ROUND_GIB * GIB else math.floor(100 * room / GIB) / 100
+    kv = _given(engine.kv_gib, "kv_gib", said) or min(useful, whole)
     if kv * GIB > room:
         raise BadInputError(
             f"engine.kv_gib = {kv:g}, but beside {2 * model.parameters / split / GIB:.1f} GiB of weights a GPU of "

@@ -129,7 +129,7 @@ def _skeleton(folder: Path) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
         raise BadInputError(
             f"no config.json in {folder}; expected the folder of a Hugging Face checkpoint"
-            + ("" if folder.exists() else " (there is no such folder; models are not downloaded, put one there)")
+            + ("" if folder.exists() else " (there is no such folder; `placid fetch` downloads one)")
         )
     try:
         config: Any = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,9 +68,15 @@ class VllmEngine:
         """Load the weights and check every adapter.
 
         Raises:
-            BadInputError: an adapter folder without adapter or probe. GateError: a no-op or mismatching adapter.
+            BadInputError: an adapter folder without adapter or probe, or no torchvision for a checkpoint with images.
+            GateError: a no-op or mismatching adapter.
         """
         probes = {path: read_probe(Path(path)) for path in self.adapters}  # bad input fails before weights load
+        if "vision_config" in json.loads((self.model / "config.json").read_text()) and not find_spec("torchvision"):
+            raise BadInputError(
+                f"{self.model} is a checkpoint with images, for which vLLM needs the package torchvision; "
+                "the CPU build has none: install it beside torch, or give a checkpoint of the text model"
+            )
         began = time.monotonic()
         set_environment(self.settings, self.core)
         import vllm
@@ -122,7 +129,10 @@ class VllmEngine:
             arguments["prefix_cache_retention_interval"] = settings.retention_tokens
         elif settings.retention_tokens is not None:  # vLLM 0.25
             os.environ["VLLM_PREFIX_CACHE_RETENTION_INTERVAL"] = str(settings.retention_tokens)
-        if not cpu and _fills_gpu(json.loads((self.model / "config.json").read_text()), settings.tensor_parallel):
+        config = json.loads((self.model / "config.json").read_text())
+        if "vision_config" in config:  # its image processor would ask for the tokenizer that vLLM is not given
+            arguments["language_model_only"] = True
+        if not cpu and _fills_gpu(config, settings.tensor_parallel):
             arguments["attention_config"] = {"flash_attn_max_num_splits_for_cuda_graph": 1}
         if settings.ngram_tokens:
             arguments["speculative_config"] = {

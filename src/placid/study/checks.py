@@ -50,7 +50,10 @@ def check(settings: StudySettings, weights: bool = True) -> tuple[list[Prompt], 
                 f"{source.turns} turns, so a cut-off is 1 to {source.turns - 1}"
             )
     if not (settings.model / "config.json").is_file():
-        raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
+        raise BadInputError(
+            f"no model in {settings.model}; expected a Hugging Face checkpoint folder: `placid fetch` downloads one, "
+            "`placid organism` trains one (configs/organism/)"
+        )
     check_model(settings.model)
     if any(arm.system for arm in settings.arms.values()):
         Renderer(settings.model).text(opening("system", "user"))  # Gemma 2 has no such role
