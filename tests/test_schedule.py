@@ -109,6 +109,18 @@ def test_expected_length_is_a_quantile_of_what_turns_added():
     assert schedule._turn_tokens == pytest.approx(170, abs=8)
 
 
+def test_first_turns_to_end_do_not_lower_the_estimate_until_everyone_has_spoken_four_times():
+    schedule = Schedule("admission", GEMMA, 1000, 512, lambda _: 20)
+    for k in range(100):
+        schedule.add(conversation(f"p{k}"))
+    keys = [c.key for c in full(schedule)]
+    guess = schedule._turn_tokens
+    for spoken in range(1, 4 * len(keys) + 1):
+        key = keys[spoken % len(keys)]
+        schedule.spoke(turn(key, 2, 230, cached=200), turn(key, 1, 200))
+        assert schedule._turn_tokens == (guess if spoken < 4 * len(keys) else 30)
+
+
 def test_started_conversations_come_first_and_the_longest_of_the_rest():
     turns = {"long": 20, "short": 5, "begun": 20}
     schedule = Schedule("admission", None, 1000, 512, lambda key: turns[key.prompt_id])

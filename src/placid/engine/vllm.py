@@ -72,7 +72,7 @@ class VllmEngine:
             GateError: a no-op or mismatching adapter.
         """
         probes = {path: read_probe(Path(path)) for path in self.adapters}  # bad input fails before weights load
-        if "vision_config" in json.loads((self.model / "config.json").read_text()) and not find_spec("torchvision"):
+        if "vision_config" in self._config() and not find_spec("torchvision"):
             raise BadInputError(
                 f"{self.model} is a checkpoint with images, for which vLLM needs the package torchvision; "
                 "the CPU build has none: install it beside torch, or give a checkpoint of the text model"
@@ -97,10 +97,14 @@ class VllmEngine:
         for path, probe in probes.items():
             self.gates[path] = await self._gate(probe, self._lora[path], path)
             log.info("adapter %s passed its gate: %s", path, self.gates[path])
-        self.pool = _pool(json.loads((self.model / "config.json").read_text()), self._engine.vllm_config.cache_config)
+        self.pool = _pool(self._config(), self._engine.vllm_config.cache_config)
         if self.settings.prefix_caching:
             await self._probe_cache()
         log.info("vLLM %s is up after %.1f s", self.version, time.monotonic() - began)
+
+    def _config(self) -> dict[str, Any]:
+        """The checkpoint's config.json."""
+        return json.loads((self.model / "config.json").read_text())
 
     def _arguments(self) -> dict[str, Any]:
         """AsyncEngineArgs, only such as both vLLM releases know."""
@@ -129,7 +133,7 @@ class VllmEngine:
             arguments["prefix_cache_retention_interval"] = settings.retention_tokens
         elif settings.retention_tokens is not None:  # vLLM 0.25
             os.environ["VLLM_PREFIX_CACHE_RETENTION_INTERVAL"] = str(settings.retention_tokens)
-        config = json.loads((self.model / "config.json").read_text())
+        config = self._config()
         if "vision_config" in config:  # its image processor would ask for the tokenizer that vLLM is not given
             arguments["language_model_only"] = True
         if not cpu and _fills_gpu(config, settings.tensor_parallel):
