@@ -6,10 +6,12 @@ mean about 180, 90th percentile 400, cut at 512: 79 real transcripts of Gemma-3-
 
 Each cell is a steady state, not a batch held to its end (that would take 40 minutes for a 27B model): N conversations
 are open at any time, their progress spread evenly over the turns, and each that ends is replaced by a new one. What is
-measured begins after a warm-up; of lockstep it is one whole round from a cold cache, which is what all its rounds are
-once its conversations do not fit. free and lockstep hold all N active; admission those that fit, the rest wait.
+measured begins after a warm-up, which must be longer than the prefill of the histories that admission begins with (16 s
+for 94 of them on an H200); of lockstep it is one whole round from a cold cache, which is what all its rounds are once
+its conversations do not fit. free and lockstep hold all N active; admission those that fit, the rest wait.
 The first cells decode only: no turn ends in them, so they show how near the engine itself comes to the formula, and
-with --profile in which kernels a step spends its time.
+with --profile in which kernels a step spends its time. The formula takes what a step reads from the lengths at which
+the tokens were sampled, one by one: windows make the bytes of a mean length more than the mean of the bytes.
 
     python benchmarks/rollout_throughput.py --loads 0.5,2,4 --kv-gib 68 --out benchmarks/results/FILE.json   # H200
     python benchmarks/rollout_throughput.py --tiny                                                         # any CPU
@@ -36,12 +38,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from placid.engine import ReplyRequest
+from placid.engine import KvPool, ReplyRequest
 from placid.engine.vllm import VllmEngine
 from placid.protocol import Study
 from placid.records import Conversation, Finish, Key, Prompt, Turn, seed_of
 from placid.render import Renderer
 from placid.rollout import worker as worker_module
+from placid.rollout.schedule import FILL, QUANTILE, Schedule
 from placid.rollout.settings import RolloutSettings
 from placid.rollout.worker import Worker
 from placid.store import Segment, read_lines, write_lines
@@ -58,6 +61,8 @@ STEPS = 12
 """Of the engine, in a trace."""
 MEDIAN, SIGMA = 130, 0.877
 """Of the reply lengths in tokens: 130 * exp(1.2816 * 0.877) = 400 is the 90th percentile."""
+FIRST, BETWEEN = 150, 25
+"""Tokens of the first prompt; of a user turn with its template."""
 
 
 def length_of(seed: int, scale: float) -> int:
@@ -158,18 +163,41 @@ class Load:
         )  # fmt: skip
 
 
+def steady(rule: Schedule, pool: KvPool, load: Load) -> int:
+    """Conversations that admission keeps active once their progress is spread; `rule` then knows what a turn adds."""
+    growth = [length_of(seed, load.scale) + BETWEEN for seed in range(2000)]
+    rule._growth.extend(growth)
+    rule._learned, rule._turn_tokens = len(growth), sorted(growth)[int(QUANTILE * len(growth))]
+    mean = statistics.fmean(growth)
+    for n in itertools.count(1):
+        behind = [k * load.turns // n for k in range(n)]
+        spread = [(round(FIRST + turns * mean), load.turns - turns) for turns in behind]
+        if rule._ahead(spread, pool).max() > FILL * pool.blocks:
+            return max(1, n - 1)
+    raise AssertionError
+
+
 async def cell(
-    engine: Forced, settings: RolloutSettings, schedule: str, n: int, load: Load, fits: int, args: argparse.Namespace
+    engine: Forced,
+    config: dict[str, Any],
+    settings: RolloutSettings,
+    schedule: str,
+    n: int,
+    load: Load,
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """One schedule with n open conversations, `fits` of them begun under admission, for args.seconds or one round."""
+    """One schedule with n open conversations for args.seconds, or one round of lockstep."""
     chosen = settings.model_copy(update={"schedule": schedule})
-    begun = n if schedule != "admission" else min(n, fits)
-    batch = [load.conversation(k * load.turns // begun if k < begun else 0) for k in range(n)]
     script = Study(run_seed=42, condition="neutral", turns=load.turns, tag="x", hatch=False, prompts=())
     file = Path(tempfile.mkdtemp()) / "segment.jsonl"
     worker_module.REPORT_S = 0.1  # a conversation that ended is replaced at most so much later
     worker = Worker(chosen, engine, Renderer(settings.model), Segment(file), {"base": script})
     await worker.start()
+    begun = n
+    if schedule == "admission":
+        assert engine.pool is not None
+        begun = min(n, steady(worker._schedule, engine.pool, load))
+    batch = [load.conversation(k * load.turns // begun if k < begun else 0) for k in range(n)]
     rounds = schedule == "lockstep"
     began, generated = time.monotonic(), engine.load.generated
     marks, active, running = [(0.0, generated, engine.load.preemptions, 0)] if rounds else [], [], []
@@ -198,11 +226,14 @@ async def cell(
         "running": statistics.fmean(running),
         "budget": report.totals.budget,
         "failed": report.totals.failed,
-        **hits(turns),
+        **hits(turns, s0),
+        "read_bytes": read_bytes(config, [(turn.prompt_tokens, len(turn.reply_ids)) for turn in turns[s0:]]),
     }
 
 
-async def decode(engine: Forced, load: Load, n: int, args: argparse.Namespace) -> dict[str, Any]:
+async def decode(
+    engine: Forced, config: dict[str, Any], load: Load, n: int, args: argparse.Namespace
+) -> dict[str, Any]:
     """n replies that do not end, after half a conversation each: the engine's own decoding rate."""
     histories = [load.conversation(load.turns // 2) for _ in range(n)]
     ids = [[2, *itertools.chain(*(turn.reply_ids for turn in history.turns))] for history in histories]
@@ -224,7 +255,8 @@ async def decode(engine: Forced, load: Load, n: int, args: argparse.Namespace) -
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     engine.endless = False
-    context = statistics.fmean(len(row) for row in ids) + ((first + last) / 2 - began) / n
+    done, more = (first - began) // n, (last - first) // n
+    spans = [(len(row) + done, more) for row in ids]
     return {
         "schedule": "decoding alone",
         "open": n,
@@ -233,8 +265,9 @@ async def decode(engine: Forced, load: Load, n: int, args: argparse.Namespace) -
         "preemptions": 0,
         "active": n,
         "running": n,
-        "context": context,
+        "context": statistics.fmean(start + more / 2 for start, _ in spans),
         "hits_of_history": 1.0,
+        "read_bytes": read_bytes(config, spans),
     }
 
 
@@ -257,23 +290,26 @@ def kernels(folder: Path) -> dict[str, Any]:
     }
 
 
-def hits(turns: list[Turn]) -> dict[str, Any]:
-    """Prefix hits as a share of what was in the cache once: the turn before, with and without its reply."""
+def hits(turns: list[Turn], first: int) -> dict[str, Any]:
+    """Prefix hits as a share of what was in the cache once: the turn before, with and without its reply.
+
+    Of the turns from number `first` on.
+    """
     before: dict[Key, Turn] = {}
     found = whole = prompts = 0
-    for turn in turns:
+    for number, turn in enumerate(turns):
         last = before.get(turn.key)
-        if last is not None:
+        if last is not None and number >= first:
             found += turn.cached_tokens
             whole += last.prompt_tokens + len(last.reply_ids)
             prompts += last.prompt_tokens
         before[turn.key] = turn
-    context = [turn.prompt_tokens + len(turn.reply_ids) / 2 for turn in turns]
+    context = [turn.prompt_tokens + len(turn.reply_ids) / 2 for turn in turns[first:]]
     return {
         "hits_of_history": found / max(whole, 1),
         "hits_of_prompts": found / max(prompts, 1),
         "context": statistics.fmean(context) if context else 0.0,
-        "reply_tokens": statistics.fmean(len(t.reply_ids) for t in turns) if turns else 0.0,
+        "reply_tokens": statistics.fmean(len(t.reply_ids) for t in turns[first:]) if context else 0.0,
     }
 
 
@@ -285,12 +321,16 @@ def weights_bytes(config: dict[str, Any]) -> int:
     return 2 * (config["num_hidden_layers"] * layer + hidden * config["vocab_size"])
 
 
-def kv_bytes(config: dict[str, Any], tokens: float) -> float:
-    """bf16 bytes of keys and values that one step reads for one conversation of `tokens` tokens."""
+def read_bytes(config: dict[str, Any], spans: Sequence[tuple[int, int]]) -> float:
+    """bf16 bytes of keys and values that a step reads for one token, the mean over the tokens of `spans`.
+
+    spans: (tokens before it, tokens sampled) of each reply.
+    """
     per_layer = 4 * config["num_key_value_heads"] * config["head_dim"]
     full = config["layer_types"].count("full_attention")
     sliding = len(config["layer_types"]) - full
-    return per_layer * (full * tokens + sliding * min(tokens, config["sliding_window"]))
+    at = np.concatenate([np.arange(start, start + count) for start, count in spans] or [np.zeros(1)])
+    return float(per_layer * (full * at + sliding * np.minimum(at, config["sliding_window"])).mean())
 
 
 def bandwidth() -> float:
@@ -312,9 +352,9 @@ def bandwidth() -> float:
     return matrix.numel() * 2 / best
 
 
-def ceiling(config: dict[str, Any], n: float, context: float, speed: float) -> float:
-    """Tokens per second when n conversations decode together: n / ((weights + n * K(context)) / bandwidth)."""
-    return n * speed / (weights_bytes(config) + n * kv_bytes(config, context))
+def ceiling(config: dict[str, Any], n: float, read: float, speed: float) -> float:
+    """Tokens per second when n conversations decode together and each reads so many bytes of its own a step."""
+    return n * speed / (weights_bytes(config) + n * read)
 
 
 async def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -348,25 +388,27 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
         started = time.monotonic() - began
         pool = engine.pool
         assert pool is not None
-        final = round(150 + args.turns * (180 * args.scale + 25))
+        final = round(FIRST + args.turns * (180 * args.scale + BETWEEN))
         capacity = pool.blocks / int(pool.blocks_of(np.array(final)))
-        fits = int(0.85 * capacity)
+        fits = int(FILL * capacity)
         rows: list[dict[str, Any]] = []
 
         def note(row: dict[str, Any], load: float) -> None:
             rows.append(
-                row | {"load": load, "ceiling_at_active": ceiling(config, row["active"], row["context"], speed)}
+                row | {"load": load, "ceiling_at_active": ceiling(config, row["active"], row["read_bytes"], speed)}
             )
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
 
         salt = itertools.count()
         for n in [fits] if args.decode is None else args.decode:
-            note(await decode(engine, Load(args.turns, args.scale, config["vocab_size"], next(salt)), n, args), 0)
+            load = Load(args.turns, args.scale, config["vocab_size"], next(salt))
+            note(await decode(engine, config, load, n, args), 0)
         for factor, schedule in itertools.product(args.loads, args.schedules):
             if schedule == "lockstep" and factor < 1:
                 continue
             load = Load(args.turns, args.scale, config["vocab_size"], next(salt))
-            note(await cell(engine, settings, schedule, max(1, round(factor * capacity)), load, fits, args), factor)
+            n = max(1, round(factor * capacity))
+            note(await cell(engine, config, settings, schedule, n, load, args), factor)
         await VllmEngine.close(engine)
     return {
         "benchmark": "rollout_throughput",
@@ -381,7 +423,6 @@ async def measure(args: argparse.Namespace) -> dict[str, Any]:
         "arguments": args.engine,
         "turns": args.turns,
         "capacity": capacity,
-        "ceiling_full_pool": ceiling(config, capacity, final / 2, speed),
         "rows": rows,
         "profile": kernels(args.profile) if args.profile else None,
     }
@@ -413,7 +454,7 @@ def main() -> None:
     parse.add_argument("--kv-gib", type=float, default=None, help="key-value pool in GiB (default 12; tiny 0.05)")
     parse.add_argument("--turns", type=int, default=20)
     parse.add_argument("--seconds", type=float, default=50)
-    parse.add_argument("--warm", type=float, default=15)
+    parse.add_argument("--warm", type=float, default=22)
     parse.add_argument("--decode", help="conversations that decode alone, 84,42 say (default: as many as fit); 0: none")
     parse.add_argument("--profile", type=Path, help="an empty folder for a trace of the first of these cells (CUDA)")
     parse.add_argument("--engine", type=json.loads, default={}, help="more of vLLM's arguments, in JSON")

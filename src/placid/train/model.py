@@ -22,7 +22,7 @@ CHUNK = 1024
 NOT_TEXT = ("vision_tower", "multi_modal_projector")
 """Parts of a multimodal Gemma 3 that are never trained."""
 BLOCK = 512
-"""Packs are padded to a multiple of this on a GPU, where every length compiles a kernel of its own."""
+"""Packs are padded to a multiple of this on a GPU: four of FlexAttention's blocks."""
 
 
 class Batch(NamedTuple):
