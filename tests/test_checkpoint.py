@@ -186,7 +186,7 @@ def test_a_loss_that_is_no_number_leaves_the_checkpoint_before_it(pairs, tmp_pat
 
     monkeypatch.setattr(CrossEntropy, "total", poisoned)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    paths = {"pairs": str(pairs), "out": str(tmp_path), "identity": "x", "hashes": {}}
+    paths = {"pairs": str(pairs), "out": str(tmp_path), "identity": "x", "hashes": {}, "val": None}
     store.write_json(tmp_path / "job.json", {"settings": canonical(chosen), **paths})
     before = [(number, signal.getsignal(number)) for number in (signal.SIGUSR1, signal.SIGTERM)]
     worker.main(str(tmp_path / "job.json"))

@@ -43,14 +43,15 @@ def settings(**more) -> TrainSettings:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The same rows trained alone without ZeRO, and in two ranks with ZeRO-3 one row at a time, in half of the
-    micro-batches that the recipe allows: (folder of rows, out, steps)."""
+    micro-batches that the recipe allows, and with rows for validation: (folder of rows, out, steps)."""
     folder = tmp_path_factory.mktemp("train")
     pairs = folder / "train.jsonl"
     store.write_lines(pairs, rows())
+    store.write_lines(folder / "val.jsonl", rows(40)[24:])
     alone = launch(settings(), pairs, folder / "alone", folder / "log.txt")
     single = settings(zero=3, processes=2).model_copy(update={"batch": 1, "accumulate": 8})
     assert (settings().micro_batches(1), single.micro_batches(1), single.micro_batches(2)) == (2, 8, 4)
-    split = launch(single, pairs, folder / "split", folder / "log.txt")
+    split = launch(single, pairs, folder / "split", folder / "log.txt", folder / "val.jsonl")
     return pairs, alone, split
 
 
@@ -140,9 +141,23 @@ def test_exactly_the_target_and_its_end_of_turn_learn(chat_rules, some, share):
     assert len(batch.label) == sum(CE.weight(example) for example in examples)
 
 
-def test_loss_of_the_learner_is_that_of_full_logits():
+def summed(model, examples: list[Rendered]) -> float:
+    """The loss of the target tokens from whole logits, one row at a time."""
     import torch
     from torch.nn import functional
+
+    total = 0.0
+    with torch.no_grad():
+        for row in examples:
+            ids = torch.tensor([row.ids])
+            labels = torch.where(torch.tensor([row.learn]), ids, -100)
+            logits = model(input_ids=ids).logits
+            total += functional.cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum").item()
+    return total
+
+
+def test_loss_of_the_learner_is_that_of_full_logits():
+    import torch
 
     from placid.train import model
 
@@ -151,13 +166,30 @@ def test_loss_of_the_learner_is_that_of_full_logits():
     examples = [renderer.example(pair.messages, pair.target) for pair in rows(4)]
     with torch.no_grad():
         got = learner([data.Example((row,)) for row in examples]).item()
-        want = 0.0
-        for row in examples:
-            ids = torch.tensor([row.ids])
-            labels = torch.where(torch.tensor([row.learn]), ids, -100)
-            logits = learner.causal(input_ids=ids).logits
-            want += functional.cross_entropy(logits[0, :-1], labels[0, 1:], reduction="sum").item()
-    assert got == pytest.approx(want, rel=1e-4)
+    assert got == pytest.approx(summed(learner.causal, examples), rel=1e-4)
+
+
+def test_validation_loss_is_that_of_the_weights_before_and_after(runs):
+    """Told by two ranks with ZeRO 3; that the run without validation has the same losses is tested below."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    pairs, alone, split = runs
+    renderer = Renderer(MODEL)
+    examples = [
+        renderer.example(pair.messages, pair.target) for pair in store.read_lines(pairs.with_name("val.jsonl"), Pair)
+    ]
+    learned = sum(sum(row.learn) for row in examples)
+    facts = json.loads((split / "manifest.json").read_text())
+    base = AutoModelForCausalLM.from_pretrained(str(MODEL), dtype=torch.float32).eval()
+    assert facts["val_rows"] == len(examples) == 16
+    assert facts["val_loss_first"] == pytest.approx(summed(base, examples) / learned, rel=1e-3)
+    trained = PeftModel.from_pretrained(base, str(split))
+    assert facts["val_loss_last"] == pytest.approx(summed(trained, examples) / learned, rel=1e-2)
+    assert facts["val_loss_last"] < facts["val_loss_first"]
+    assert f"on 16 rows that were not trained on {facts['val_loss_first']} before" in (split / "README.md").read_text()
+    assert json.loads((alone / "manifest.json").read_text())["val_loss_last"] is None
 
 
 def test_two_ranks_with_zero_3_follow_the_same_losses(runs):

@@ -428,7 +428,9 @@ def train_all(study: Held) -> None:
         recipe = training.recipes.get(arm, training.recipe)
         source, out = study.run_dir.path / "pairs" / f"{rows}.jsonl", settings.checkpoints / settings.name / arm
         output = study.attempt / f"train-{arm}.txt"
-        adapters[arm] = study.stage(f"train {arm}", partial(train.launch, recipe, source, out, output))
+        # of every treatment, its control too, so that they can be compared; they hold no rejected reply for dpo
+        val = source.with_name("val.jsonl") if recipe.loss != "dpo" else None
+        adapters[arm] = study.stage(f"train {arm}", partial(train.launch, recipe, source, out, output, val))
     write_json(study.run_dir.path / ADAPTERS, {arm: str(folder) for arm, folder in adapters.items()})
 
 

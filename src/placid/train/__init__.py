@@ -39,8 +39,10 @@ class TrainError(RuntimeError):
     """The ranks failed; the message ends with the last lines of their log."""
 
 
-def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path) -> Path:
+def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path, val: Path | None = None) -> Path:
     """Train on the rows of `pairs_file` in `settings.processes` ranks; the finished step folder below `out`.
+
+    val: rows that are not trained on; the loss on them is told before the first step and after the last one.
 
     Returns at once if `out` already holds the result of the same settings, rows and base weights, and goes on from the
     newest checkpoint of an unfinished one, whatever its number of processes was. On USR1 or TERM all ranks agree on a
@@ -61,7 +63,7 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path) -> P
         return done
     _may_go_on(out, settings, identity, hashes)
     job = out / "job.json"
-    paths = {"pairs": str(pairs_file.resolve()), "out": str(out.resolve())}
+    paths = {"pairs": str(pairs_file.resolve()), "out": str(out.resolve()), "val": str(val.resolve()) if val else None}
     store.write_json(job, {"settings": canonical(settings), **paths, "identity": identity, "hashes": hashes})
     store.write_json(out / "status.json", {"state": "starting"})
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,12 @@ def text(facts: dict[str, Any]) -> str:
     shape = adapter if config["method"] == "lora" else "all weights"
     longer = facts["rows_too_long"]
     left = f"; {longer} rows were longer than {config['max_tokens']} tokens and left out" if longer else ""
+    held = (
+        f"; on {facts['val_rows']} rows that were not trained on {facts['val_loss_first']} before and "
+        f"{facts['val_loss_last']} after"
+        if facts["val_rows"]
+        else ""
+    )
     hashes, batch = facts["hashes"], config["batch"] * config["accumulate"]
     return f"""---
 base_model: {config["model"]}
@@ -33,7 +39,7 @@ Trained by placid {facts["versions"]["placid"]} on {facts["rows"]} rows, {facts[
 Base weights: sha256 {hashes["model"]}. Rows: sha256 {hashes["pairs"]}.
 
 - Loss: {WHAT[config["loss"]]}
-- {facts["steps"]} steps, loss {facts["loss_first"]} in the first and {facts["loss_last"]} in the last
+- {facts["steps"]} steps, loss {facts["loss_first"]} in the first and {facts["loss_last"]} in the last{held}
 - Trained: {shape}
 - AdamW, peak learning rate {config["lr"]:g}, {batch} rows a step, seed {config["seed"]}
 

@@ -59,7 +59,7 @@ def encode(maker: Maker, renderer: Renderer, pairs: Sequence[Pair], max_tokens: 
                 f"row {number} (prompt {pair.prompt_id!r}) has an empty target: nothing to learn from it"
             )
     examples = [maker.example(renderer, pair) for pair in pairs]
-    sizes = [max(len(row.ids) for row in example.all) for example in examples]
+    sizes = [longest(example) for example in examples]
     kept = [example for example, size in zip(examples, sizes, strict=True) if size <= max_tokens]
     if not kept:
         shortest = min(sizes, default=0)
@@ -67,6 +67,16 @@ def encode(maker: Maker, renderer: Renderer, pairs: Sequence[Pair], max_tokens: 
             f"none of {len(pairs)} training rows fits max_tokens = {max_tokens}; the shortest has {shortest}"
         )
     return kept, len(pairs) - len(kept)
+
+
+def longest(example: Example) -> int:
+    """Tokens of its longest row."""
+    return max(len(row.ids) for row in example.all)
+
+
+def sample(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
+    """`most` of the pairs, drawn by the seed; all of them if they are fewer."""
+    return [pairs[n] for n in sorted(sorted(range(len(pairs)), key=lambda n: _draw(seed, "sample", n))[:most])]
 
 
 def plan(

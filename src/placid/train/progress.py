@@ -1,6 +1,7 @@
 """What a training run says while it runs: metrics.jsonl, status.json, and optionally a tracker's server.
 
-<out>/metrics.jsonl   one line a step: step, loss, grad_norm, lr, tokens, tokens_per_second, mfu, memory_gib
+<out>/metrics.jsonl   one line a step: step, loss, grad_norm, lr, tokens, tokens_per_second, mfu, memory_gib;
+                      lines of step 0 and the last one: step, val_loss
 <out>/status.json     {state, step, steps, ...}; running, done, paused, refused or diverged (with a sentence)
 """
 
@@ -83,16 +84,24 @@ class Progress:
             "mfu": self._mfu(computed, seconds),
             "memory_gib": _memory(),
         }
+        self._tell(facts)
+        if now - self.spoke > EVERY_S or number == 1:
+            self.spoke = now
+            self.state("running", **facts)
+        return facts
+
+    def validated(self, number: int, loss: float) -> None:
+        """The loss of the validation rows after step `number`; its time is no step's."""
+        self._tell({"step": number, "val_loss": round(loss, 6)})
+        self.began = time.monotonic()
+
+    def _tell(self, facts: dict[str, Any]) -> None:
         line = json.dumps(facts)
         self.lines.append(line)
         self.file.write(line + "\n")
         self.file.flush()
         if self.tracker:
-            self.tracker.log({key: value for key, value in facts.items() if value is not None}, step=number)
-        if now - self.spoke > EVERY_S or number == 1:
-            self.spoke = now
-            self.state("running", **facts)
-        return facts
+            self.tracker.log({key: value for key, value in facts.items() if value is not None}, step=facts["step"])
 
     def state(self, state: str, **facts: object) -> None:
         """Write status.json."""

@@ -33,6 +33,8 @@ from placid.train.settings import TrainSettings
 log = logging.getLogger("placid.train")
 RESUME = "resume"
 """Below a run's folder: the checkpoints that it goes on from."""
+VAL_ROWS = 64
+"""Rows of the validation loss: enough to see overfitting, a few steps' time."""
 
 
 class DivergedError(Exception):
@@ -47,6 +49,7 @@ class Job(NamedTuple):
     out: Path
     identity: str
     hashes: dict[str, str]
+    val: Path | None = None
 
 
 class Ranks(NamedTuple):
@@ -61,7 +64,8 @@ def read_job(path: Path) -> Job:
     """The job file that launch() wrote."""
     job = json.loads(path.read_text())
     settings = build_settings(TrainSettings, job["settings"], str(path))
-    return Job(settings, Path(job["pairs"]), Path(job["out"]), job["identity"], job["hashes"])
+    val = Path(job["val"]) if job["val"] else None
+    return Job(settings, Path(job["pairs"]), Path(job["out"]), job["identity"], job["hashes"], val)
 
 
 def join() -> Ranks:
@@ -147,6 +151,7 @@ class Trainer:
         loss = losses.of(s)
         self.examples, self.dropped = data.encode(loss, self.renderer, self.pairs, s.max_tokens)
         self.steps = data.plan(loss, self.examples, s.batch * s.accumulate, s.epochs, s.seed, s.share_prefixes)
+        self.val = self._val(loss)
         self.stop = False
         for name in (signal.SIGUSR1, signal.SIGTERM):
             signal.signal(name, self._asked)
@@ -159,6 +164,13 @@ class Trainer:
         found = checkpoint.latest(job.out / RESUME)
         self.done = checkpoint.restore(self.engine, self.learner, found[0]) if found else 0
         self.progress = self._progress() if ranks.rank == 0 else None
+
+    def _val(self, loss: losses.Loss) -> list[data.Example]:
+        """Rows that are not trained on, at most VAL_ROWS of those that fit; none where none are given."""
+        s, file = self.job.settings, self.job.val
+        pairs = list(store.read_lines(file, Pair)) if file and file.is_file() else []
+        chosen = data.sample(pairs, VAL_ROWS, s.seed)
+        return [e for e in (loss.example(self.renderer, pair) for pair in chosen) if data.longest(e) <= s.max_tokens]
 
     def _asked(self, *_: object) -> None:
         self.stop = True
@@ -177,6 +189,8 @@ class Trainer:
             DivergedError: a loss is no number; what was saved before stays.
         """
         s = self.job.settings
+        if not self.done:
+            self._validate(0)
         self.engine.train()
         for number in range(self.done + 1, len(self.steps) + 1):
             loss, norm, stop = self._step(number)
@@ -199,6 +213,25 @@ class Trainer:
                 raise PausedError(
                     f"stopped as asked after step {number} of {len(self.steps)}; the same command goes on"
                 )
+        self._validate(len(self.steps))
+
+    def _validate(self, number: int) -> None:
+        """Tell the loss of the validation rows after step `number`; nothing is learned."""
+        if not self.val:
+            return
+        s, ranks = self.job.settings, self.ranks
+        self.engine.eval()
+        total = torch.zeros(1, device=ranks.device, dtype=torch.float64)
+        steps = data.plan(self.learner.loss, self.val, s.batch * s.accumulate, 1, s.seed, s.share_prefixes)
+        with torch.no_grad():
+            for step in steps:
+                packs = data.spread(self.val, step, self.micro * ranks.processes, s.share_prefixes)
+                for mine in packs[ranks.rank :: ranks.processes]:
+                    taken = [self.val[n] for n in mine] or [self.val[step.rows[0]]]  # ZeRO 3 needs every rank
+                    total += self.engine(taken) * bool(mine)
+        torch.distributed.all_reduce(total)
+        if self.progress:
+            self.progress.validated(number, total.item() / sum(step.learned for step in steps))
 
     def _rate(self, number: int) -> float:
         s = self.job.settings
@@ -252,7 +285,9 @@ class Trainer:
 def publish(trainer: Trainer, state: dict[str, Any], seconds: dict[str, float]) -> Path:
     """Write the step folder under a temporary name, check it by its probe, then rename it. Rank 0 only."""
     job, s = trainer.job, trainer.job.settings
-    lines = [json.loads(line) for line in trainer.progress.lines] if trainer.progress else []
+    told = [json.loads(line) for line in trainer.progress.lines] if trainer.progress else []
+    lines = [line for line in told if "loss" in line]
+    val = [line["val_loss"] for line in told if "val_loss" in line]
     tokens = sum(step.tokens for step in trainer.steps)
     facts = {
         "schema": 1,
@@ -266,6 +301,9 @@ def publish(trainer: Trainer, state: dict[str, Any], seconds: dict[str, float]) 
         "tokens_learned": sum(step.learned for step in trainer.steps),
         "loss_first": lines[0]["loss"],
         "loss_last": lines[-1]["loss"],
+        "val_rows": len(trainer.val),
+        "val_loss_first": val[0] if val else None,
+        "val_loss_last": val[-1] if val else None,
         "seconds": seconds,
         "tokens_per_second": round(sum(step.tokens for step in trainer.steps[trainer.done :]) / seconds["train"], 1),
         "versions": {name: version(name) for name in ("torch", "deepspeed", "peft", "transformers")}
