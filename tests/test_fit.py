@@ -80,14 +80,14 @@ def test_a_profile_costs_what_its_comment_says_and_is_set_for_its_site(model, pr
 
 
 def test_what_an_h200_and_an_h100_were_run_with_is_what_is_chosen(model):
-    """LAB.md: 68 and 14 GiB beside 51 GiB of weights, 2,408 tokens/s at 84 open conversations."""
+    """LAB.md: 68 and 14 GiB beside 51 GiB of weights, 2,976 tokens/s at 94 conversations active on the H200."""
     settings = paper(model)
     large = fit(settings, SiteSettings(gpus_per_node=1, gpu_memory_gb=143771 / 1024, gpu_type="h200"))
     small = fit(settings, SiteSettings(gpus_per_node=1, gpu_memory_gb=81559 / 1024, gpu_type="h100"))
     assert large.chosen.get("engine.kv_gib", settings.engine.kv_gib) == 68
     assert small.chosen["engine.kv_gib"] == 14
-    assert large.rates["reply_tokens_per_s"] == pytest.approx(2408, rel=0.1)
-    assert small.rates["reply_tokens_per_s"] == pytest.approx(534, rel=0.3), "measured with replies prefilled again"
+    assert large.rates["reply_tokens_per_s"] == pytest.approx(2976, rel=0.1)
+    assert settings.engine.max_concurrent > 94, "more are active than whole ones fit: the rest is at earlier turns"
 
 
 def test_a_small_cache_is_not_rounded_below_one_conversation(model):

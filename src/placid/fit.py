@@ -25,10 +25,10 @@ were run beside 51 GiB of weights: 68 GiB on an H200, 14 GiB on an H100 (LAB.md)
 ROUND_GIB = 8
 """A cache of at least so many GiB is chosen in whole ones."""
 MOST_OPEN = 256
-"""Conversations of one engine at once. Measured up to 84; with many more, arithmetic and not memory is the limit."""
-WEIGHTS_READ, CACHE_READ = 0.82, 0.5
-"""Share of the data sheet's bandwidth at which a step reads weights and cache: 13.7 ms and 0.25 ms a conversation at
-the 27B shape on one H200 (LAB.md)."""
+"""Conversations of one engine at once. Measured up to 103; with many more, arithmetic and not memory is the limit."""
+WEIGHTS_READ, CACHE_READ = 0.71, 0.64
+"""Share of the data sheet's bandwidth at which a step reads weights and cache: 15.7 ms and 0.19 ms a conversation of
+1,900 tokens at the 27B shape on one H200 (LAB.md: 24.0, 29.3 and 32.3 ms with 42, 72 and 84 of them)."""
 STEP_S = 0.005
 """A step takes that long at least: samplers, norms, and what lies between kernels (LAB.md: 4.8 ms)."""
 
@@ -104,14 +104,17 @@ def _engine(settings: StudySettings, site: SiteSettings, said: Collection[str], 
             f"{site.gpu_memory_gb:g} GiB has room for {room / GIB:.1f}; lower it, or raise engine.tensor_parallel"
         )
     held, engines = int(kv * GIB / each), site.nodes * site.engines(split)
-    at_once = _given(engine.max_concurrent, "max_concurrent", said) or max(1, min(MOST_OPEN, held))
+    # admission keeps more of them active than whole ones fit: most are not at their last turn
+    at_once = _given(engine.max_concurrent, "max_concurrent", said) or max(1, min(MOST_OPEN, 2 * held))
     values = {"tensor_parallel": split, "kv_gib": kv, "max_concurrent": at_once, "context_tokens": context}
     chosen = {f"engine.{key}": value for key, value in values.items() if value != getattr(engine, key)}
     if engines != settings.workers:
         chosen["workers"] = engines
     share = len(planned(rollout_settings(settings))) / engines
-    n = max(1.0, min(FILL * held, at_once, share))
-    read = 2 * model.parameters / WEIGHTS_READ + n * split * model.kv_bytes(expected // 2, split) / CACHE_READ
+    lengths = [models.final_tokens(turn, settings.max_tokens) for turn in range(1, turns + 1)]
+    mean = sum(model.kv_bytes(length, split) for length in lengths) / turns
+    n = max(1.0, min(FILL * kv * GIB / mean, at_once, share))
+    read = 2 * model.parameters / WEIGHTS_READ + n * split * mean / CACHE_READ
     rates = {
         "gpus": split,
         "turns_per_s": None,
