@@ -136,6 +136,14 @@ def test_refused_before_anything_is_written(small, tmp_path, capsys, command, mo
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("command", ["study", "plan", "train"])
+@pytest.mark.parametrize("recipe", sorted(Path("configs/train").glob("*.toml")), ids=lambda p: p.stem)
+def test_a_recipe_is_no_study(recipe, command, capsys):
+    assert left(command, recipe, "--name", "mine") == 2
+    says = f"placid: {recipe} is a training recipe, no study; copy its keys below [train.recipe] of a study\n"
+    assert capsys.readouterr().err == says
+
+
 def test_a_stage_that_the_study_does_not_have(small, capsys):
     main(["rollout", *small])
     for command, section in (("pairs", "[pairs]"), ("train", "[train]")):

@@ -9,6 +9,7 @@ from placid.config import Settings, load
 from placid.engine.settings import EngineSettings
 from placid.judge.settings import JudgeSettings
 from placid.pairs.settings import PairsSettings
+from placid.records import BadInputError
 from placid.report.settings import ReportSettings
 from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings, Schedules
 from placid.train.settings import TrainSettings
@@ -104,15 +105,25 @@ FROM_STUDY = {
     "train.recipe.model": "the study's model",
 }
 """Keys that complete() fills: what their default is in a study."""
+OF_A_RECIPE = TrainSettings.model_fields.keys() - StudySettings.model_fields.keys()
+"""Keys that stand at the top of a recipe and never at that of a study."""
 
 
 def read(config: Path, overrides: list[str]) -> StudySettings:
     """The settings of a study's TOML file with overrides on top.
 
     Raises:
-        BadInputError: missing file, broken TOML, unknown key, value out of bounds.
+        BadInputError: missing file, broken TOML, a recipe of configs/train/, unknown key, value out of bounds.
     """
-    return load(config, StudySettings, overrides, complete)
+
+    def checked(data: dict[str, Any]) -> dict[str, Any]:
+        if "arms" not in data and data.keys() & OF_A_RECIPE:
+            raise BadInputError(
+                f"{config} is a training recipe, no study; copy its keys below [train.recipe] of a study"
+            )
+        return complete(data)
+
+    return load(config, StudySettings, overrides, checked)
 
 
 def complete(data: dict[str, Any]) -> dict[str, Any]:
