@@ -164,15 +164,16 @@ def test_a_whole_conversation_is_one_request_and_is_never_paid_twice(tmp_path, m
     assert sum(kept.usd for kept in ledger(folder)) == pytest.approx(5 * (300 * 0.30 + 30 * 2.50) / 1e6)
 
 
-def test_a_budget_stops_and_a_larger_one_goes_on(tmp_path, monkeypatch, caplog):
+def test_a_budget_stops_and_a_larger_one_goes_on(tmp_path, monkeypatch):
     run_dir = talk(RunDir(tmp_path), 30)
     one = (300 * 0.30 + 30 * 2.50) / 1e6
     with GeminiServer() as server:
         limits = {"budget_usd": 10.5 * one, "max_concurrent": 1}
-        verdicts = grade(server, run_dir, monkeypatch, limits=limits)
+        with pytest.raises(PausedError, match=r"budget_usd is spent: 19 turns have no score; .* raise it"):
+            grade(server, run_dir, monkeypatch, limits=limits)
+        verdicts = run_dir.verdicts(next((tmp_path / "verdicts").iterdir()).name).values()
         assert sum(v.score is not None for v in verdicts) == len(server.requests) == 11
         assert {v.unscored.value for v in verdicts if v.unscored} == {"budget"}
-        assert "budget_usd is spent: 19 turns have no score; raise it" in caplog.text
         assert all(v.score == 3 for v in grade(server, run_dir, monkeypatch))
         assert len(server.requests) == 30
 
@@ -292,20 +293,53 @@ def test_replies_are_written_down_while_the_disk_is_waited_for(tmp_path, monkeyp
     assert len(written) == len(server.requests) == 40
 
 
-def test_a_study_by_api_and_its_page_hold_no_key_and_the_report_needs_none(tmp_path, monkeypatch, capsys, caplog):
-    caplog.set_level(logging.DEBUG)
+@pytest.fixture
+def words(tmp_path):
+    """A simulated study of six conversations in three arms, graded by the API."""
     rows = Path("configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:2]
     (tmp_path / "prompts.jsonl").write_text("\n".join(rows) + "\n")
-    words = [
-        "configs/study/simulate.toml",
-        "--root",
-        str(tmp_path),
-        "--prompts",
-        str(tmp_path / "prompts.jsonl"),
-        "--samples",
-        "1",
-    ]
-    words += ["--turns", "2", "--judge.kind", "gemini"]
+    prompts = str(tmp_path / "prompts.jsonl")
+    small = ["--root", str(tmp_path), "--prompts", prompts, "--samples", "1", "--turns", "2"]
+    return ["configs/study/simulate.toml", *small, "--judge.kind", "gemini"]
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "left_over"),
+    [
+        ("study", (), "8 turns"),
+        ("judge", (), "8 turns"),
+        ("eval", ("--evals.refusal.n", "5"), "3 answers of the evals"),
+    ],
+)
+def test_a_spent_budget_leaves_with_75_and_a_larger_one_goes_on(
+    words, tmp_path, monkeypatch, capsys, command, more, left_over
+):
+    """Paid by the request: with one open at a time, the budget of one and a half ends after the second."""
+    one = (300 * 0.30 + 30 * 2.50) / 1e6
+    words += ["--judge.limits.max_concurrent", "1", *more]
+    with GeminiServer() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        main(["rollout", *words])
+        with pytest.raises(SystemExit) as left:
+            main([command, *words, "--judge.limits.budget_usd", str(1.5 * one)])
+        assert left.value.code == 75
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert told.startswith(f"placid: judge.limits.budget_usd is spent: {left_over} have no ")
+        assert "raise it and run the same command" in told
+        assert len(server.requests) == 2
+        assert not (tmp_path / "simulate/report").exists()
+        if command == "judge":
+            main(["report", *words, *told.split("placid report with ")[1].split()[:2]])
+            counted = json.loads((tmp_path / "simulate/report/summary.json").read_text())["arms"].values()
+            assert sum(arm["n_unscored_by"].get("budget", 0) for arm in counted) == 8
+        main([command, *words])
+        assert len(server.requests) == len(server.paid) == (5 if command == "eval" else 6)
+
+
+def test_a_study_by_api_and_its_page_hold_no_key_and_the_report_needs_none(
+    words, tmp_path, monkeypatch, capsys, caplog
+):
+    caplog.set_level(logging.DEBUG)
     with GeminiServer() as server:
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
         main(["study", *words])

@@ -124,13 +124,17 @@ class Grader:
 
     def __init__(self, judge: "Judge | RuleJudge") -> None:
         self.judge, self.id = judge, judge.id
+        self.unpaid = 0
+        """Replies that the spent budget left without a score."""
 
     async def grade(self, key: Key, graded: Graded) -> list[Verdict]:
         """One verdict a reply. Raises what stops the run."""
         talk = conversation(key, graded)
         if isinstance(self.judge, RuleJudge):
             return self.judge.of(talk, graded.forms)
-        return await self.judge.grade(talk)
+        verdicts = await self.judge.grade(talk)
+        self.unpaid += sum(verdict.unscored is Unscored.BUDGET for verdict in verdicts)
+        return verdicts
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from placid.evals import OVERFLOW, Answered, Eval, Heard, Plan, Reading, Row, pl
 from placid.evals.asking import ask_all
 from placid.evals.marking import Grader, grader
 from placid.judge import JudgeSettings
-from placid.records import BadInputError, EvalResult, Key, Verdict
+from placid.records import BadInputError, EvalResult, Key, PausedError, Verdict
 from placid.rollout import make_engine
 from placid.rollout.settings import RolloutSettings
 from placid.store import RunDir, write_json, write_lines
@@ -56,7 +56,8 @@ def run(
         engine: gives another engine than the settings name (tests).
 
     Raises:
-        BadInputError: wrong data or settings. EvalError: the engine failed under some asks. PausedError: the judge.
+        BadInputError: wrong data or settings. EvalError: the engine failed under some asks. PausedError: the judge is
+            away, or its day or its budget is used up.
     """
     plans = check(evals)
     arms = {name: str(arm.adapter) if arm.adapter else None for name, arm in settings.arms.items()}
@@ -65,9 +66,14 @@ def run(
         dict.fromkeys(arms, asks), arms, engine or (lambda: make_engine(settings)), settings.model, settings.seed,
         settings.engine.max_concurrent, run_dir, attempt,
     )  # fmt: skip
-    results = asyncio.run(_read_all(evals, plans, list(arms), answers, judge, run_dir))
+    results, unpaid = asyncio.run(_read_all(evals, plans, list(arms), answers, judge, run_dir))
     write_lines(run_dir.path / "evals" / "results.jsonl", results)
     write_json(run_dir.path / "evals" / "manifest.json", _manifest(evals, plans, results))
+    if unpaid:
+        raise PausedError(
+            f"judge.limits.budget_usd is spent: {unpaid} answers of the evals have no grade; what is graded is kept, "
+            "raise it and run the same command"
+        )
     return results
 
 
@@ -78,8 +84,8 @@ async def _read_all(
     answers: Mapping[tuple[str, str], Answered],
     judge: JudgeSettings,
     run_dir: RunDir,
-) -> list[EvalResult]:
-    """Every row of every eval in every arm, in this order."""
+) -> tuple[list[EvalResult], int]:
+    """Every row of every eval in every arm, in this order; and how many replies the spent budget left ungraded."""
     rubrics = sorted({rubric for task in evals.values() for rubric in task.judged_by})
     async with AsyncExitStack() as stack:
         graders = {rubric: await stack.enter_async_context(grader(rubric, judge, run_dir)) for rubric in rubrics}
@@ -91,7 +97,8 @@ async def _read_all(
                 return await _result(name, evals[name], row, arm, heard, graders)
 
         jobs = [one(name, row, arm) for name, rows in plans.items() for arm in arms for row in rows.rows]
-        return list(await asyncio.gather(*jobs))
+        results = list(await asyncio.gather(*jobs))
+        return results, sum(each.unpaid for each in graders.values())
 
 
 async def _result(name: str, task: Eval, row: Row, arm: str, heard: Heard, graders: Mapping[str, Grader]) -> EvalResult:

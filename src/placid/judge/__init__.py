@@ -142,7 +142,7 @@ def run(
 
     Raises:
         BadInputError: an unreadable lexicon, a refused key, a damaged run directory.
-        PausedError: the judge is away or its day is used up.
+        PausedError: the judge is away, or its day or its budget is used up.
     """
     if complete is not None and settings.kind == "ensemble":
         raise BadInputError("judge.kind = 'ensemble' cannot follow a rollout: its members must have graded before")

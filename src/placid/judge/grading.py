@@ -212,11 +212,20 @@ class Progress:
 
     @contextmanager
     def until_the_end(self) -> Iterator[None]:
-        """Write how it ended: done, paused or stopped."""
+        """Write how it ended: done, paused or stopped.
+
+        Raises:
+            PausedError: the budget left turns without a score; nothing may be trained on or shown as if they had one.
+        """
         self._state = "stopped"
         self._write(running=True)
         try:
             yield
+            if spent := self._counts[Unscored.BUDGET]:
+                raise PausedError(
+                    f"judge.limits.budget_usd is spent: {spent} turns have no score; what is graded is kept, raise it "
+                    f"and run the same command (placid report with --report.judge {self._id} shows it as it is)"
+                )
             self._state = "done"
         except PausedError:
             self._state = "paused"
@@ -225,10 +234,6 @@ class Progress:
             self._write(running=False)
             if self._counts.total():
                 log.info("%s", self._line())
-            if spent := self._counts[Unscored.BUDGET]:
-                log.warning(
-                    "judge.limits.budget_usd is spent: %d turns have no score; raise it and run the same command", spent
-                )
 
     def _write(self, running: bool = True) -> None:
         if self._file is None:
