@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import typing
 from base64 import b64decode, b64encode
 from contextlib import contextmanager
 from hashlib import sha256
@@ -16,6 +17,7 @@ from placid.records import BadInputError, End, Finish, Key, Prompt, Turn, Unscor
 from placid.report import ReportSettings, change, choose, figures, gallery, percent, run, summarise, table_text
 from placid.report.facts import facts
 from placid.store import RunDir, write_json
+from placid.train import TrainSettings
 
 JUDGE = "lexical-0123"
 T = 4
@@ -457,7 +459,9 @@ def test_transfer_bars_come_from_the_table_of_the_evaluations(make, tmp_path):
 def test_a_treatment_has_one_colour_in_all_figures(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(figures, "save", lambda figure, stem: drawn.append(figure))
-    curves = [{"arm": arm, "step": step, "loss": 1.0} for arm in ("bct", "late") for step in (1, 2)]
+    curves = [
+        {"arm": arm, "step": step, "loss": 1.0, "kind": "cross_entropy"} for arm in ("bct", "late") for step in (1, 2)
+    ]
     shown = ["base", "sft_control", "bct"]
     figures.training(curves, shown, tmp_path)
     drawing = figures.Drawing([], [], {"arms": dict.fromkeys(shown)})
@@ -466,14 +470,40 @@ def test_a_treatment_has_one_colour_in_all_figures(monkeypatch, tmp_path):
     assert colours["late"] not in {drawing.ink(arm)["color"] for arm in shown}
 
 
+def test_a_loss_is_drawn_in_its_own_unit(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(figures, "save", lambda figure, stem: drawn.append(figure))
+    kinds = {
+        "bct": "cross_entropy",
+        "sft_control": "cross_entropy",
+        "dpo": "dpo",
+        "act": "act",
+        "jsd": "jsd",
+        "old": "",
+    }
+    figures.training([{"arm": arm, "step": 1, "loss": 1.0, "kind": kind} for arm, kind in kinds.items()], [], tmp_path)
+    panels = {axis.get_ylabel(): [line.get_label() for line in axis.lines] for axis in drawn[0].axes}
+    assert panels == {
+        "cross-entropy, nats per target token": ["bct", "sft_control"],
+        "- log sigmoid of the preference, nats per pair": ["dpo"],
+        "squared distance of residual streams,\nper token and layer": ["act"],
+        "Jensen-Shannon divergence, nats per target token": ["jsd"],
+        "loss, unit not known": ["old"],
+    }
+    assert figures.LOSSES.keys() == set(typing.get_args(TrainSettings.model_fields["loss"].annotation))
+
+
 def test_loss_curves_of_the_treatments_are_drawn_beside_their_rows(make, tmp_path):
     run_dir, prompts = make(*study(("base",)))
     for arm, losses in {"bct": (2.0, 0.5), "dpo": (0.693, 0.1)}.items():
         lines = [f"{step},{loss},1.0,0.003,100" for step, loss in enumerate(losses, 1)]
         (tmp_path / arm).mkdir()
         (tmp_path / arm / "loss.csv").write_text("\n".join(["step,loss,grad_norm,lr,tokens", *lines]) + "\n")
+        write_json(tmp_path / arm / "manifest.json", {"config": {"loss": "dpo" if arm == "dpo" else "cross_entropy"}})
     write_json(run_dir.path / "adapters.json", {arm: str(tmp_path / arm) for arm in ("bct", "dpo", "gone")})
     run(SETTINGS, run_dir, prompts, JUDGE)
     folder = run_dir.path / "report" / "figures"
-    assert (folder / "training.csv").read_text() == ("arm,step,loss\nbct,1,2.0\nbct,2,0.5\ndpo,1,0.693\ndpo,2,0.1\n")
+    assert (folder / "training.csv").read_text() == (
+        "arm,step,loss,kind\nbct,1,2.0,cross_entropy\nbct,2,0.5,cross_entropy\ndpo,1,0.693,dpo\ndpo,2,0.1,dpo\n"
+    )
     assert (folder / "training.png").stat().st_size > 5000

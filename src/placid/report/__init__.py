@@ -145,14 +145,15 @@ def score_columns(arms: Sequence[Arm]) -> list[str]:
 
 
 def loss_curves(run: Path) -> list[dict[str, Any]]:
-    """arm, step and loss of every treatment whose training is still where adapters.json says."""
+    """arm, step, loss and which loss it is, of every treatment whose training is still where adapters.json says."""
     rows: list[dict[str, Any]] = []
     for arm, folder in (read_json(run / "adapters.json") or {}).items():
         file = Path(folder) / "loss.csv"
         if file.is_file():
+            kind = (read_json(file.with_name("manifest.json")) or {}).get("config", {}).get("loss", "")
             with file.open() as text:
                 rows += [
-                    {"arm": arm, "step": int(line["step"]), "loss": float(line["loss"])}
+                    {"arm": arm, "step": int(line["step"]), "loss": float(line["loss"]), "kind": kind}
                     for line in csv.DictReader(text)
                 ]
     return rows

@@ -32,6 +32,15 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """A second sign beside the colour, so that a grey print can be read."""
 STROKES = ("-", "-", "-", (0, (5, 2)), (0, (1.5, 1.5)))
 """Later arms are broken lines, so that one that lies on another (both at 0) lets it show."""
+LOSSES = {
+    "cross_entropy": "cross-entropy, nats per target token",
+    "dpo": "- log sigmoid of the preference, nats per pair",
+    "act": "squared distance of residual streams,\nper token and layer",
+    "act_attention": "squared distance of attention outputs,\nper token and layer",
+    "act_mlp": "squared distance of MLP outputs,\nper token and layer",
+    "jsd": "Jensen-Shannon divergence, nats per target token",
+}
+"""train.recipe.loss → what the numbers of loss.csv are (train/losses/)."""
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -136,20 +145,22 @@ def caption_of(summary: dict[str, Any], bands: bool = True) -> str:
 
 
 def training(curves: Rows, shown: Sequence[str], folder: Path) -> None:
-    """Loss by step; rows: arm, step, loss (of the training rows, in the unit of each treatment's own loss).
+    """Loss by step, a panel for each unit; rows: arm, step, loss (of the training rows), kind (a key of LOSSES).
 
     shown: the arms of the other figures in their order, whose colours are kept.
     """
-    arms = list(dict.fromkeys(row["arm"] for row in curves))
-    order = [*shown, *(arm for arm in arms if arm not in shown)]
+    arms = {row["arm"]: LOSSES.get(row["kind"], "loss, unit not known") for row in curves}
+    order, units = [*shown, *(arm for arm in arms if arm not in shown)], list(dict.fromkeys(arms.values()))
     with mpl.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(6.2, 4.4), layout="constrained")
-        for arm in arms:
+        figure, axes = plt.subplots(1, len(units), figsize=(6.2 * len(units), 4.4), layout="constrained", squeeze=False)
+        for arm, unit in arms.items():
             mine, number = [row for row in curves if row["arm"] == arm], order.index(arm)
             style = {"color": COLOURS[number % len(COLOURS)], "linestyle": STROKES[number % len(STROKES)]}
+            axis = axes[0, units.index(unit)]
             axis.plot([row["step"] for row in mine], [row["loss"] for row in mine], label=arm, **style)
-        axis.set(title="Training loss", xlabel="optimizer step", ylabel="loss", yscale="log")
-        axis.legend()
+        for axis, unit in zip(axes[0], units, strict=True):
+            axis.set(title="Training loss", xlabel="optimizer step", ylabel=unit, yscale="log")
+            axis.legend()
         save(figure, folder / "training")
     write_csv(folder / "training.csv", curves)
 
