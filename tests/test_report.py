@@ -460,7 +460,9 @@ def test_a_treatment_has_one_colour_in_all_figures(monkeypatch, tmp_path):
     drawn = []
     monkeypatch.setattr(figures, "save", lambda figure, stem: drawn.append(figure))
     curves = [
-        {"arm": arm, "step": step, "loss": 1.0, "kind": "cross_entropy"} for arm in ("bct", "late") for step in (1, 2)
+        {"arm": arm, "rows": "train", "step": step, "loss": 1.0, "kind": "cross_entropy"}
+        for arm in ("bct", "late")
+        for step in (1, 2)
     ]
     shown = ["base", "sft_control", "bct"]
     figures.training(curves, shown, tmp_path)
@@ -481,7 +483,8 @@ def test_a_loss_is_drawn_in_its_own_unit(monkeypatch, tmp_path):
         "jsd": "jsd",
         "old": "",
     }
-    figures.training([{"arm": arm, "step": 1, "loss": 1.0, "kind": kind} for arm, kind in kinds.items()], [], tmp_path)
+    point = {"rows": "train", "step": 1, "loss": 1.0}
+    figures.training([{"arm": arm, "kind": kind, **point} for arm, kind in kinds.items()], [], tmp_path)
     panels = {axis.get_ylabel(): [line.get_label() for line in axis.lines] for axis in drawn[0].axes}
     assert panels == {
         "cross-entropy, nats per target token": ["bct", "sft_control"],
@@ -499,11 +502,16 @@ def test_loss_curves_of_the_treatments_are_drawn_beside_their_rows(make, tmp_pat
         lines = [f"{step},{loss},1.0,0.003,100" for step, loss in enumerate(losses, 1)]
         (tmp_path / arm).mkdir()
         (tmp_path / arm / "loss.csv").write_text("\n".join(["step,loss,grad_norm,lr,tokens", *lines]) + "\n")
-        write_json(tmp_path / arm / "manifest.json", {"config": {"loss": "dpo" if arm == "dpo" else "cross_entropy"}})
+        facts = {"config": {"loss": "dpo" if arm == "dpo" else "cross_entropy"}, "steps": 2}
+        val = {"val_rows": 9, "val_loss_first": 3.0, "val_loss_last": 0.25} if arm == "bct" else {"val_rows": 0}
+        write_json(tmp_path / arm / "manifest.json", facts | val)
     write_json(run_dir.path / "adapters.json", {arm: str(tmp_path / arm) for arm in ("bct", "dpo", "gone")})
     run(SETTINGS, run_dir, prompts, JUDGE)
     folder = run_dir.path / "report" / "figures"
     assert (folder / "training.csv").read_text() == (
-        "arm,step,loss,kind\nbct,1,2.0,cross_entropy\nbct,2,0.5,cross_entropy\ndpo,1,0.693,dpo\ndpo,2,0.1,dpo\n"
+        "arm,rows,step,loss,kind\n"
+        "bct,train,1,2.0,cross_entropy\nbct,train,2,0.5,cross_entropy\n"
+        "bct,val,0,3.0,cross_entropy\nbct,val,2,0.25,cross_entropy\n"
+        "dpo,train,1,0.693,dpo\ndpo,train,2,0.1,dpo\n"
     )
     assert (folder / "training.png").stat().st_size > 5000

@@ -145,17 +145,21 @@ def score_columns(arms: Sequence[Arm]) -> list[str]:
 
 
 def loss_curves(run: Path) -> list[dict[str, Any]]:
-    """arm, step, loss and which loss it is, of every treatment whose training is still where adapters.json says."""
+    """arm, rows (train or val), step, loss, and which loss it is, of every treatment still where adapters.json says."""
     rows: list[dict[str, Any]] = []
     for arm, folder in (read_json(run / "adapters.json") or {}).items():
         file = Path(folder) / "loss.csv"
         if file.is_file():
-            kind = (read_json(file.with_name("manifest.json")) or {}).get("config", {}).get("loss", "")
+            facts = read_json(file.with_name("manifest.json")) or {}
+            kind = facts.get("config", {}).get("loss", "")
             with file.open() as text:
                 rows += [
-                    {"arm": arm, "step": int(line["step"]), "loss": float(line["loss"]), "kind": kind}
+                    {"arm": arm, "rows": "train", "step": int(line["step"]), "loss": float(line["loss"]), "kind": kind}
                     for line in csv.DictReader(text)
                 ]
+            if facts.get("val_rows"):
+                ends = ((0, facts["val_loss_first"]), (facts["steps"], facts["val_loss_last"]))
+                rows += [{"arm": arm, "rows": "val", "step": at, "loss": loss, "kind": kind} for at, loss in ends]
     return rows
 
 

@@ -145,7 +145,7 @@ def caption_of(summary: dict[str, Any], bands: bool = True) -> str:
 
 
 def training(curves: Rows, shown: Sequence[str], folder: Path) -> None:
-    """Loss by step, a panel for each unit; rows: arm, step, loss (of the training rows), kind (a key of LOSSES).
+    """Loss by step, a panel for each unit; rows: arm, rows (train: a line; val: marks), step, loss, kind in LOSSES.
 
     shown: the arms of the other figures in their order, whose colours are kept.
     """
@@ -155,9 +155,19 @@ def training(curves: Rows, shown: Sequence[str], folder: Path) -> None:
         figure, axes = plt.subplots(1, len(units), figsize=(6.2 * len(units), 4.4), layout="constrained", squeeze=False)
         for arm, unit in arms.items():
             mine, number = [row for row in curves if row["arm"] == arm], order.index(arm)
-            style = {"color": COLOURS[number % len(COLOURS)], "linestyle": STROKES[number % len(STROKES)]}
-            axis = axes[0, units.index(unit)]
-            axis.plot([row["step"] for row in mine], [row["loss"] for row in mine], label=arm, **style)
+            colour, axis = COLOURS[number % len(COLOURS)], axes[0, units.index(unit)]
+            styles: dict[str, Any] = {
+                "train": {"label": arm, "linestyle": STROKES[number % len(STROKES)]},
+                "val": {
+                    "label": f"{arm}, rows not trained on",
+                    "linestyle": "",
+                    "marker": MARKERS[number % len(MARKERS)],
+                },
+            }
+            for which, style in styles.items():
+                known = [(row["step"], row["loss"]) for row in mine if row["rows"] == which]
+                if known:
+                    axis.plot(*zip(*known, strict=True), color=colour, **style)
         for axis, unit in zip(axes[0], units, strict=True):
             axis.set(title="Training loss", xlabel="optimizer step", ylabel=unit, yscale="log")
             axis.legend()
