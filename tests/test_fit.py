@@ -147,6 +147,16 @@ def test_training_takes_the_lowest_stage_that_fits_and_one_row_a_pack(model):
             ["--train.recipe.method", "full"],
             "method full.* on 1 GPU: .* what would help: 8 GPUs",
         ),
+        (
+            {"gpus_per_node": 8, "gpu_memory_gb": 140},
+            ["--train.recipe.method", "full", "--train.recipe.zero", "1"],
+            "on 8 GPUs: .* what would help: zero = 2, offload = true$",
+        ),
+        (
+            {"gpu_memory_gb": 40},
+            ["--train.recipe.max_tokens", "8192"],
+            r"or GPUs of 65 GiB; and for training: gemma-3-27b .* on 1 GPU: .* what would help: 4 GPUs$",
+        ),
     ],
 )
 def test_what_cannot_fit_is_refused_with_what_would(model, site, words, says):

@@ -100,6 +100,34 @@ def test_what_does_not_fit_says_what_is_missing(gemma):
         planner.plan(TrainSettings(model=Path("nowhere/llama")), 1, 79)
 
 
+@pytest.mark.parametrize(
+    ("method", "zero", "gpus", "gib", "helps"),
+    [
+        ("full", None, 1, 139, "8 GPUs"),
+        ("full", None, 4, 139, "8 GPUs, offload = true"),
+        ("full", 0, 4, 139, "8 GPUs with zero = 2, offload = true with zero = 2"),
+        ("full", 1, 8, 139, "zero = 2, offload = true"),
+        ("full", 0, 8, 139, "zero = 2, offload = true with zero = 1"),
+        ("full", 3, 4, 139, "8 GPUs, offload = true"),
+        ("lora", 1, 2, 48, "zero = 3"),
+        ("lora", None, 1, 48, "2 GPUs"),
+        ("lora", 0, 1, 24, "8 GPUs with zero = 3"),
+    ],
+)
+def test_what_is_said_to_help_does_and_the_stage_before_more_gpus(gemma, method, zero, gpus, gib, helps):
+    """zero: the stage that the user wants; None: free."""
+    settings = TrainSettings(model=gemma, dtype="bfloat16", method=method, zero=zero or 0)
+    stages = (1, 2, 3) if zero is None else (zero,)
+    with pytest.raises(BadInputError) as refusal:
+        planner.plan(settings, gpus, gib, stages=stages)
+    assert str(refusal.value).rpartition("what would help: ")[2] == helps
+    for way in helps.split(", "):
+        count, said = re.match(r"(\d+) GPUs", way), re.search(r"zero = (\d)", way)
+        taken = settings.model_copy(update={"offload": "offload" in way})
+        own = (int(said[1]),) if said else stages
+        planner.plan(taken, int(count[1]) if count else gpus, gib, stages=own)
+
+
 def test_a_model_that_cannot_be_trained_is_refused_before_anything(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED["gemma-2-2b"][0] | {"attn_logit_softcapping": 50.0}))
     with pytest.raises(BadInputError, match=r"Gemma 2.*train a Gemma 3, a Gemma 4 or a Llama"):

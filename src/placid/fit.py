@@ -16,7 +16,7 @@ from placid.records import BadInputError
 from placid.rollout import plan as planned
 from placid.rollout.schedule import FILL
 from placid.study import StudySettings, rollout_settings
-from placid.train import TrainSettings, planner
+from placid.train import planner
 
 GIB = 2**30
 WORKING = 6.5 * GIB
@@ -60,7 +60,7 @@ def fit(settings: StudySettings, site: SiteSettings, said: Collection[str] = ())
     """Choose for `settings` on `site`. said: dotted keys that the user gave; they stay.
 
     Raises:
-        BadInputError: weights and one conversation do not fit, or training does not; says what would help.
+        BadInputError: weights and one conversation do not fit, or training does not; says what would help each.
     """
     if settings.engine.kind != "vllm" or not site.gpus_per_node:
         return Fit({}, {}, [])
@@ -71,10 +71,16 @@ def fit(settings: StudySettings, site: SiteSettings, said: Collection[str] = ())
         return Fit({}, {}, [f"engine      what fits is not known: {unknown}"])
     known = next((name for name in CARDS if site.gpu_type.lower().startswith(name)), "")
     card = CARDS[known or "h100"]
-    found = _engine(settings, site, said, card)
-    if settings.train:
-        more = _training(settings.train.recipe, site, said, card)
-        found = Fit(found.chosen | more.chosen, found.rates | more.rates, found.lines + more.lines)
+    found, refused = Fit({}, {}, []), list[str]()
+    for part in (_engine, _training):
+        try:
+            more = part(settings, site, said, card)
+        except BadInputError as error:  # both are told at once
+            refused.append(str(error))
+        else:
+            found = Fit(found.chosen | more.chosen, found.rates | more.rates, found.lines + more.lines)
+    if refused:
+        raise BadInputError("; and for training: ".join(refused))
     kind = known.upper() if known else "an H100: gpu_type names none that is known"
     speed = (
         f"speed       {card.bandwidth / 1e12:g} TB/s and {card.peak / 1e12:g} TFLOP/s ({kind}) times what one H200 "
@@ -180,11 +186,14 @@ def _split(model: models.Model, tokens: int, site: SiteSettings, own: int | None
     )
 
 
-def _training(recipe: TrainSettings, site: SiteSettings, said: Collection[str], card: Card) -> Fit:
+def _training(settings: StudySettings, site: SiteSettings, said: Collection[str], card: Card) -> Fit:
     """ZeRO stage, micro-batches, recomputation, by the recipe that arms without their own have.
 
     One row a pack: the planner counts packs of max_tokens, and several rows may be longer than that together.
     """
+    if settings.train is None:
+        return Fit({}, {}, [])
+    recipe = settings.train.recipe
     if recipe.dtype != "bfloat16":
         told = f"training    dtype = {recipe.dtype}: what fits is counted for train.recipe.dtype = bfloat16 only"
         return Fit({}, {"train_tokens_per_s": None}, [told])

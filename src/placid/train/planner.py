@@ -178,7 +178,7 @@ def plan(
             return Plan(zero, settings.micro_batches(gpus), *recompute, gib, hours)
         if not smallest or sum(parts.values()) < sum(smallest.values()):
             smallest = parts
-    raise BadInputError(_missing(shape, settings, gpus, available, smallest))
+    raise BadInputError(_missing(shape, settings, gpus, available, smallest, stages))
 
 
 def usable(memory: float) -> float:
@@ -204,7 +204,7 @@ def at_hand(settings: TrainSettings, gpus: int, memory: float) -> TrainSettings:
     shape, available = shape_of(settings.model), usable(memory)
     (layers, mlps), parts = least(shape, settings, gpus, settings.zero, available)
     if sum(parts.values()) > available:
-        raise BadInputError(_missing(shape, settings, gpus, available, parts))
+        raise BadInputError(_missing(shape, settings, gpus, available, parts, (settings.zero,)))
     return settings.model_copy(update={"recompute": layers, "recompute_mlp": mlps})
 
 
@@ -219,20 +219,33 @@ def gpu_hours(shape: Shape, settings: TrainSettings, tokens: int, recompute: tup
     return settings.epochs * tokens * a_token / (EFFICIENCY * PEAK) / 3600
 
 
-def _missing(shape: Shape, settings: TrainSettings, gpus: int, available: float, smallest: dict[str, float]) -> str:
+def _missing(
+    shape: Shape,
+    settings: TrainSettings,
+    gpus: int,
+    available: float,
+    smallest: dict[str, float],
+    stages: Sequence[int],
+) -> str:
+    """One sentence. smallest: the bytes of the way that needs least; stages: the ZeRO stages that could be taken."""
     needed = sum(smallest.values())
     largest = max(smallest, key=lambda name: smallest[name])
-    more = next(
-        (
-            count
-            for count in (2, 4, 8, 16, 32, 64)
-            if count > gpus and sum(bytes_on_gpu(shape, settings, count, 3, (1.0, 0.0)).values()) <= available
-        ),
-        None,
-    )
-    helps = [f"{more} GPUs"] if more else []
-    if not settings.offload and smallest["optimizer"] > needed - available:
-        helps.append("offload = true")
+
+    def stage(chosen: TrainSettings, count: int) -> int | None:
+        """The lowest ZeRO stage with which that fits, however much is recomputed; also one that could not be taken."""
+        sizes = ((zero, least(shape, chosen, count, zero, available)[1]) for zero in range(stages[0], 4))
+        return next((zero for zero, parts in sizes if sum(parts.values()) <= available), None)
+
+    alone = stage(settings, gpus)
+    counts = [count for count in (2, 4, 8, 16, 32, 64) if count > gpus]
+    more = next(((count, zero) for count in counts if (zero := stage(settings, count)) is not None), None)
+    moved = None if settings.offload else stage(settings.model_copy(update={"offload": True}), gpus)
+    ways = [(f"{more[0]} GPUs", more[1])] if more else []
+    ways += [("offload = true", moved)] if moved is not None else []
+    helps = [f"zero = {alone}"] if alone is not None else []
+    for what, zero in ways:
+        if alone is None or zero < alone:  # else the stage by itself is enough
+            helps.append(what if zero in stages else f"{what} with zero = {zero}")
     if smallest["activations"] > needed - available:
         helps.append(f"max_tokens below {settings.max_tokens}")
     who = f"{settings.model.name} ({shape.parameters / 1e9:.1f}e9 parameters, method {settings.method})"
