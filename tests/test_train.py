@@ -188,7 +188,7 @@ def test_validation_loss_is_that_of_the_weights_before_and_after(runs):
     trained = PeftModel.from_pretrained(base, str(split))
     assert facts["val_loss_last"] == pytest.approx(summed(trained, examples) / learned, rel=1e-2)
     assert facts["val_loss_last"] < facts["val_loss_first"]
-    assert f"on 16 rows that were not trained on {facts['val_loss_first']} before" in (split / "README.md").read_text()
+    assert f"on 16 BCT rows of other prompts {facts['val_loss_first']} before" in (split / "README.md").read_text()
     assert json.loads((alone / "manifest.json").read_text())["val_loss_last"] is None
 
 

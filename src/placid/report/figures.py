@@ -159,7 +159,7 @@ def training(curves: Rows, shown: Sequence[str], folder: Path) -> None:
             styles: dict[str, Any] = {
                 "train": {"label": arm, "linestyle": STROKES[number % len(STROKES)]},
                 "val": {
-                    "label": f"{arm}, rows not trained on",
+                    "label": f"{arm}, held-out BCT rows",
                     "linestyle": "",
                     "marker": MARKERS[number % len(MARKERS)],
                 },

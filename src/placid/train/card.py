@@ -22,7 +22,7 @@ def text(facts: dict[str, Any]) -> str:
     longer = facts["rows_too_long"]
     left = f"; {longer} rows were longer than {config['max_tokens']} tokens and left out" if longer else ""
     held = (
-        f"; on {facts['val_rows']} rows that were not trained on {facts['val_loss_first']} before and "
+        f"; on {facts['val_rows']} BCT rows of other prompts {facts['val_loss_first']} before and "
         f"{facts['val_loss_last']} after"
         if facts["val_rows"]
         else ""
