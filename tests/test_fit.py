@@ -136,6 +136,16 @@ def test_training_takes_the_lowest_stage_that_fits_and_one_row_a_pack(model):
 
 
 @pytest.mark.parametrize(
+    ("profile", "engines", "zero", "one_node"), [("gemma27b", 2, 1, True), ("llama70b", 1, 3, False)]
+)
+def test_the_comment_of_the_a100_profile_is_what_is_chosen(model, profile, engines, zero, one_node):
+    told = "\n".join(fit(paper(model, profile), read_site(ROOT / "slurm/a100-4x.toml")).lines)
+    assert f"{engines} engine(s) a node" in told
+    assert f"training    ZeRO {zero}, " in told
+    assert ("--site.train_nodes 1 would do" in told) is one_node
+
+
+@pytest.mark.parametrize(
     ("site", "words", "says"),
     [
         ({"gpu_memory_gb": 40}, [], r"GPUs of 65 GiB"),
