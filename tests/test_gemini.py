@@ -169,7 +169,7 @@ def test_a_budget_stops_and_a_larger_one_goes_on(tmp_path, monkeypatch):
     one = (300 * 0.30 + 30 * 2.50) / 1e6
     with GeminiServer() as server:
         limits = {"budget_usd": 10.5 * one, "max_concurrent": 1}
-        with pytest.raises(PausedError, match=r"budget_usd is spent: 19 turns have no score; .* raise it"):
+        with pytest.raises(BadInputError, match=r"budget_usd is spent: 19 turns have no score; .* raise it"):
             grade(server, run_dir, monkeypatch, limits=limits)
         verdicts = run_dir.verdicts(next((tmp_path / "verdicts").iterdir()).name).values()
         assert sum(v.score is not None for v in verdicts) == len(server.requests) == 11
@@ -311,7 +311,7 @@ def words(tmp_path):
         ("eval", ("--evals.refusal.n", "5"), "3 answers of the evals"),
     ],
 )
-def test_a_spent_budget_leaves_with_75_and_a_larger_one_goes_on(
+def test_a_spent_budget_leaves_with_2_and_a_larger_one_goes_on(
     words, tmp_path, monkeypatch, capsys, command, more, left_over
 ):
     """Paid by the request: with one open at a time, the budget of one and a half ends after the second."""
@@ -322,7 +322,7 @@ def test_a_spent_budget_leaves_with_75_and_a_larger_one_goes_on(
         main(["rollout", *words])
         with pytest.raises(SystemExit) as left:
             main([command, *words, "--judge.limits.budget_usd", str(1.5 * one)])
-        assert left.value.code == 75
+        assert left.value.code == 2
         told = capsys.readouterr().err.splitlines()[-1]
         assert told.startswith(f"placid: judge.limits.budget_usd is spent: {left_over} have no ")
         assert "raise it and run the same command" in told

@@ -12,7 +12,7 @@ from placid.evals import OVERFLOW, Answered, Eval, Heard, Plan, Reading, Row, pl
 from placid.evals.asking import ask_all
 from placid.evals.marking import Grader, grader
 from placid.judge import JudgeSettings
-from placid.records import BadInputError, EvalResult, Key, PausedError, Verdict
+from placid.records import BadInputError, EvalResult, Key, Verdict
 from placid.rollout import make_engine
 from placid.rollout.settings import RolloutSettings
 from placid.store import RunDir, write_json, write_lines
@@ -56,8 +56,8 @@ def run(
         engine: gives another engine than the settings name (tests).
 
     Raises:
-        BadInputError: wrong data or settings. EvalError: the engine failed under some asks. PausedError: the judge is
-            away, or its day or its budget is used up.
+        BadInputError: wrong data or settings, a spent budget. EvalError: the engine failed under some asks.
+        PausedError: the judge is away or its day is used up.
     """
     plans = check(evals)
     arms = {name: str(arm.adapter) if arm.adapter else None for name, arm in settings.arms.items()}
@@ -70,7 +70,7 @@ def run(
     write_lines(run_dir.path / "evals" / "results.jsonl", results)
     write_json(run_dir.path / "evals" / "manifest.json", _manifest(evals, plans, results))
     if unpaid:
-        raise PausedError(
+        raise BadInputError(
             f"judge.limits.budget_usd is spent: {unpaid} answers of the evals have no grade; what is graded is kept, "
             "raise it and run the same command"
         )

@@ -141,8 +141,8 @@ def run(
             None: what is there now.
 
     Raises:
-        BadInputError: an unreadable lexicon, a refused key, a damaged run directory.
-        PausedError: the judge is away, or its day or its budget is used up.
+        BadInputError: an unreadable lexicon, a refused key, a damaged run directory, a spent budget.
+        PausedError: the judge is away or its day is used up.
     """
     if complete is not None and settings.kind == "ensemble":
         raise BadInputError("judge.kind = 'ensemble' cannot follow a rollout: its members must have graded before")

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from placid.records import SCHEMA, Conversation, Key, PausedError, Prompt, Unscored, Verdict
+from placid.records import SCHEMA, BadInputError, Conversation, Key, PausedError, Prompt, Unscored, Verdict
 from placid.store import Index, RunDir, Segment, read_lines, write_json
 
 log = logging.getLogger(__name__)
@@ -215,14 +215,16 @@ class Progress:
         """Write how it ended: done, paused or stopped.
 
         Raises:
-            PausedError: the budget left turns without a score; nothing may be trained on or shown as if they had one.
+            BadInputError: the budget left turns without a score; nothing may be trained on or shown as if they had one,
+                and nothing changes until it is raised, so a scheduler must not try again.
         """
         self._state = "stopped"
         self._write(running=True)
         try:
             yield
             if spent := self._counts[Unscored.BUDGET]:
-                raise PausedError(
+                self._state = "paused"
+                raise BadInputError(
                     f"judge.limits.budget_usd is spent: {spent} turns have no score; what is graded is kept, raise it "
                     f"and run the same command (placid report with --report.judge {self._id} shows it as it is)"
                 )

@@ -29,7 +29,7 @@ class LimitSettings(Settings):
     first_wait_s: float = Field(default=1.0, gt=0)
     """Wait before the first retry of a passing failure, where the server names none; doubles up to 30 s."""
     budget_usd: float | None = Field(default=None, gt=0)
-    """Stop asking once the replies of this judge in this run have cost so much, and leave with 75. None: no limit."""
+    """Stop asking once the replies of this judge in this run have cost so much, and leave with 2. None: no limit."""
 
 
 class JudgeSettings(Settings):
