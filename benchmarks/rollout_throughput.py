@@ -6,9 +6,10 @@ mean about 180, 90th percentile 400, cut at 512: 79 real transcripts of Gemma-3-
 
 Each cell is a steady state, not a batch held to its end (that would take 40 minutes for a 27B model): N conversations
 are open at any time, their progress spread evenly over the turns, and each that ends is replaced by a new one. What is
-measured begins after a warm-up, which must be longer than the prefill of the histories that admission begins with (16 s
-for 94 of them on an H200); of lockstep it is one whole round from a cold cache, which is what all its rounds are once
-its conversations do not fit. free and lockstep hold all N active; admission those that fit, the rest wait.
+measured begins after a warm-up, which must be longer than the prefill of the histories that admission begins with
+(about 16 s for 94 of them on an H200: 13.5 were seen for 72); of lockstep it is one whole round from a cold cache,
+which is what all its rounds are once its conversations do not fit. free and lockstep hold all N active; admission those
+that fit, the rest wait.
 The first cells decode only: no turn ends in them, so they show how near the engine itself comes to the formula, and
 with --profile in which kernels a step spends its time. The formula takes what a step reads from the lengths at which
 the tokens were sampled, one by one: windows make the bytes of a mean length more than the mean of the bytes.

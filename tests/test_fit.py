@@ -87,7 +87,10 @@ def test_what_an_h200_and_an_h100_were_run_with_is_what_is_chosen(model):
     assert large.chosen.get("engine.kv_gib", settings.engine.kv_gib) == 68
     assert small.chosen["engine.kv_gib"] == 14
     assert large.rates["reply_tokens_per_s"] == pytest.approx(2976, rel=0.1)
-    assert settings.engine.max_concurrent > 94, "more are active than whole ones fit: the rest is at earlier turns"
+    open_ = [found.chosen.get("engine.max_concurrent", settings.engine.max_concurrent) for found in (large, small)]
+    assert open_ == [188, 38], "twice the whole ones that fit: most are not at their last turn"
+    free = fit(paper(model, "gemma27b", "--schedule", "free"), SiteSettings(gpus_per_node=1, gpu_memory_gb=79.6))
+    assert free.chosen["engine.max_concurrent"] == 19, "the baseline would be cut off by the cache"
 
 
 def test_a_small_cache_is_not_rounded_below_one_conversation(model):

@@ -468,8 +468,8 @@ def test_a_treatment_has_one_colour_in_all_figures(monkeypatch, tmp_path):
     figures.training(curves, shown, tmp_path)
     drawing = figures.Drawing([], [], {"arms": dict.fromkeys(shown)})
     colours = {line.get_label(): line.get_color() for line in drawn[0].axes[0].lines}
-    assert colours["bct"] == drawing.ink("bct")["color"]
-    assert colours["late"] not in {drawing.ink(arm)["color"] for arm in shown}
+    assert colours["bct, its training rows"] == drawing.ink("bct")["color"]
+    assert colours["late, its training rows"] not in {drawing.ink(arm)["color"] for arm in shown}
 
 
 def test_a_loss_is_drawn_in_its_own_unit(monkeypatch, tmp_path):
@@ -485,7 +485,7 @@ def test_a_loss_is_drawn_in_its_own_unit(monkeypatch, tmp_path):
     }
     point = {"rows": "train", "step": 1, "loss": 1.0}
     figures.training([{"arm": arm, "kind": kind, **point} for arm, kind in kinds.items()], [], tmp_path)
-    panels = {axis.get_ylabel(): [line.get_label() for line in axis.lines] for axis in drawn[0].axes}
+    panels = {axis.get_ylabel(): [line.get_label().split(",")[0] for line in axis.lines] for axis in drawn[0].axes}
     assert panels == {
         "cross-entropy, nats per target token": ["bct", "sft_control"],
         "- log sigmoid of the preference, nats per pair": ["dpo"],

@@ -198,7 +198,7 @@ def test_gemini_writes_through_the_desk(tmp_path, monkeypatch):
         assert list((tmp_path / "rewrites/gemini/replies").glob("*.jsonl"))
 
 
-def test_gemini_that_is_away_pauses(tmp_path, monkeypatch):
+def test_gemini_that_is_away_pauses_and_a_spent_budget_is_said(tmp_path, monkeypatch):
     with GeminiServer(lambda n, body: error(503, "UNAVAILABLE", "overloaded")) as server:
         monkeypatch.setenv("GEMINI_API_KEY", "planted")
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
@@ -211,6 +211,17 @@ def test_gemini_that_is_away_pauses(tmp_path, monkeypatch):
 
         with pytest.raises(PausedError, match="does not rewrite now"):
             asyncio.run(ask())
+    with GeminiServer() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        poor = JudgeSettings.model_validate({"kind": "gemini", "limits": {"budget_usd": 1e-9}})
+
+        async def ask_twice():
+            async with gemini_writer(poor, tmp_path / "poor") as asked:
+                await asked("brief", 0)
+                await asked("another", 0)
+
+        with pytest.raises(BadInputError, match=r"budget_usd.* raise it and run the same command"):
+            asyncio.run(ask_twice())
     monkeypatch.delenv("GEMINI_API_KEY")
     with pytest.raises(BadInputError, match="GEMINI_API_KEY"):
         asyncio.run(ask())

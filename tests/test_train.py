@@ -47,7 +47,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train")
     pairs = folder / "train.jsonl"
     store.write_lines(pairs, rows())
-    store.write_lines(folder / "val.jsonl", rows(40)[24:])
+    store.write_lines(folder / "val.jsonl", rows(43)[24:])  # 19: an odd number, so that a rank is idle once
     alone = launch(settings(), pairs, folder / "alone", folder / "log.txt")
     single = settings(zero=3, processes=2).model_copy(update={"batch": 1, "accumulate": 8})
     assert (settings().micro_batches(1), single.micro_batches(1), single.micro_batches(2)) == (2, 8, 4)
@@ -183,12 +183,12 @@ def test_validation_loss_is_that_of_the_weights_before_and_after(runs):
     learned = sum(sum(row.learn) for row in examples)
     facts = json.loads((split / "manifest.json").read_text())
     base = AutoModelForCausalLM.from_pretrained(str(MODEL), dtype=torch.float32).eval()
-    assert facts["val_rows"] == len(examples) == 16
+    assert facts["val_rows"] == len(examples) == 19
     assert facts["val_loss_first"] == pytest.approx(summed(base, examples) / learned, rel=1e-3)
     trained = PeftModel.from_pretrained(base, str(split))
     assert facts["val_loss_last"] == pytest.approx(summed(trained, examples) / learned, rel=1e-2)
     assert facts["val_loss_last"] < facts["val_loss_first"]
-    assert f"on 16 BCT rows of other prompts {facts['val_loss_first']} before" in (split / "README.md").read_text()
+    assert f"on 19 BCT rows of other prompts {facts['val_loss_first']} before" in (split / "README.md").read_text()
     assert json.loads((alone / "manifest.json").read_text())["val_loss_last"] is None
 
 
@@ -339,14 +339,15 @@ def test_metrics_go_to_the_named_tracker(tmp_path, monkeypatch):
         "trackio",
         SimpleNamespace(
             init=lambda **more: told.append(more["project"]),
-            log=lambda metrics, step: told.append((step, metrics["loss"])),
+            log=lambda metrics, step: told.append((step, metrics.get("loss"), metrics.get("val_loss"))),
             finish=lambda: told.append("finish"),
         ),
     )
     progress = Progress(tmp_path, settings(track="trackio"), steps=1, done=0, flops=1.0, ranks=1)
+    progress.validated(0, 3.0)
     progress.step(1, loss=2.5, norm=1.0, lr=1e-3, tokens=10, computed=5)
     progress.close()
-    assert told == ["placid", (1, 2.5), "finish"]
+    assert told == ["placid", (0, None, 3.0), (1, 2.5, None), "finish"]
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(BadInputError, match="wandb is not installed"):
         Progress(tmp_path, settings(track="wandb"), steps=1, done=0, flops=1.0, ranks=1)

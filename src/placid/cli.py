@@ -1,6 +1,7 @@
 """Config in, one stage out. The only front door; it loads a room when its command is asked for.
 
-Exit codes: 0 done, 2 bad input (one sentence, nothing written), 75 interrupted (the same command goes on), 1 failed.
+Exit codes: 0 done, 2 bad input (one sentence, nothing written) or a spent budget, 75 interrupted (the
+same command goes on), 1 failed.
 
 argparse, not tyro: overrides are dotted keys of the TOML file and are checked together with it (placid.config), so a
 parser that builds the settings by itself would be a second way in, with a second set of error messages.
@@ -490,7 +491,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="placid",
         description="How a chat model comes apart under rejection.",
-        epilog="exit codes: 0 done, 2 bad input, 75 interrupted, 1 failed",
+        epilog="exit codes: 0 done, 2 bad input or a spent budget, 75 interrupted, 1 failed",
         allow_abbrev=False,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="command")

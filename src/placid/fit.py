@@ -111,7 +111,8 @@ def _engine(settings: StudySettings, site: SiteSettings, said: Collection[str], 
         )
     held, engines = int(kv * GIB / each), site.nodes * site.engines(split)
     # admission keeps more of them active than whole ones fit: most are not at their last turn
-    at_once = _given(engine.max_concurrent, "max_concurrent", said) or max(1, min(MOST_OPEN, 2 * held))
+    most_open = min(MOST_OPEN, held * (2 if settings.schedule == "admission" else 1))
+    at_once = _given(engine.max_concurrent, "max_concurrent", said) or max(1, most_open)
     values = {"tensor_parallel": split, "kv_gib": kv, "max_concurrent": at_once, "context_tokens": context}
     chosen = {f"engine.{key}": value for key, value in values.items() if value != getattr(engine, key)}
     if engines != settings.workers:

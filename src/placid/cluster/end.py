@@ -66,7 +66,7 @@ def judge(code: int, job: Job, restart: int, requeues: int, grace_s: float) -> E
     if code == 0:
         return End("done", "")
     if code == 2:
-        return End("failed", "bad input; the job's output says what")
+        return End("failed", "bad input or a spent budget; the job's output says what")
     if code == KILLED:
         return End("failed", "killed, most likely out of memory (memory_gb in the profile)")
     if code not in DRAINED:

@@ -71,8 +71,8 @@ def run(
     write_json(run_dir.path / "evals" / "manifest.json", _manifest(evals, plans, results))
     if unpaid:
         raise BadInputError(
-            f"judge.limits.budget_usd is spent: {unpaid} answers of the evals have no grade; what is graded is kept, "
-            "raise it and run the same command"
+            f"judge.limits.budget_usd is spent: {unpaid} answers of the evals have no grade; what is graded is kept "
+            "(evals/results.jsonl; its tables are made when all is): raise it and run the same command"
         )
     return results
 

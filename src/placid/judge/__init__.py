@@ -164,7 +164,7 @@ async def _run(
     async with opened(settings, run_dir) as (judge, desk):
         write_json(run_dir.path / "verdicts" / judge.id / "judge.json", judge.card())
         work = Work(run_dir, judge.id, prompts)
-        progress = Progress(judge.id, attempt, work.graded)
+        progress = Progress(judge.id, attempt, work.graded, settings.kind == "ensemble")
         with progress.until_the_end():
             await grade(judge, work, lambda counts: progress.say(counts, desk.numbers() if desk else None), complete)
         return judge.id

@@ -195,10 +195,11 @@ def first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
 class Progress:
     """The key `judge` of the attempt's status.json: graded, rate, dollars, unscored by kind."""
 
-    def __init__(self, judge_id: str, attempt: Path | None, before: int) -> None:
-        """before: turns that were graded already."""
+    def __init__(self, judge_id: str, attempt: Path | None, before: int, members: bool = False) -> None:
+        """before: turns that were graded already. members: this judge is an ensemble, which has no budget itself."""
         self._file = attempt / "status.json" if attempt else None
         self._id, self._before, self._began = judge_id, before, time.monotonic()
+        self._members = members
         self._counts, self._desk = Counter[str](), dict[str, Any]()
         self._state, self._said = "running", time.monotonic()
 
@@ -224,10 +225,14 @@ class Progress:
             yield
             if spent := self._counts[Unscored.BUDGET]:
                 self._state = "paused"
-                raise BadInputError(
-                    f"judge.limits.budget_usd is spent: {spent} turns have no score; what is graded is kept, raise it "
-                    f"and run the same command (placid report with --report.judge {self._id} shows it as it is)"
+                again = (
+                    f"judge.limits.budget_usd of a member was spent: {spent} turns have no score; what is graded is "
+                    "kept, run that member with a larger one and then the same command"
+                    if self._members
+                    else f"judge.limits.budget_usd is spent: {spent} turns have no score; what is graded is kept, "
+                    "raise it and run the same command"
                 )
+                raise BadInputError(f"{again} (placid report with --report.judge {self._id} shows it as it is)")
             self._state = "done"
         except PausedError:
             self._state = "paused"

@@ -159,7 +159,11 @@ def loss_curves(run: Path) -> list[dict[str, Any]]:
                 ]
             if facts.get("val_rows"):
                 ends = ((0, facts["val_loss_first"]), (facts["steps"], facts["val_loss_last"]))
-                rows += [{"arm": arm, "rows": "val", "step": at, "loss": loss, "kind": kind} for at, loss in ends]
+                rows += [
+                    {"arm": arm, "rows": "val", "step": at, "loss": loss, "kind": kind}
+                    for at, loss in ends
+                    if loss is not None
+                ]
     return rows
 
 

@@ -157,7 +157,7 @@ def training(curves: Rows, shown: Sequence[str], folder: Path) -> None:
             mine, number = [row for row in curves if row["arm"] == arm], order.index(arm)
             colour, axis = COLOURS[number % len(COLOURS)], axes[0, units.index(unit)]
             styles: dict[str, Any] = {
-                "train": {"label": arm, "linestyle": STROKES[number % len(STROKES)]},
+                "train": {"label": f"{arm}, its training rows", "linestyle": STROKES[number % len(STROKES)]},
                 "val": {
                     "label": f"{arm}, held-out BCT rows",
                     "linestyle": "",
@@ -169,7 +169,7 @@ def training(curves: Rows, shown: Sequence[str], folder: Path) -> None:
                 if known:
                     axis.plot(*zip(*known, strict=True), color=colour, **style)
         for axis, unit in zip(axes[0], units, strict=True):
-            axis.set(title="Training loss", xlabel="optimizer step", ylabel=unit, yscale="log")
+            axis.set(title="Loss by training step", xlabel="optimizer step", ylabel=unit, yscale="log")
             axis.legend()
         save(figure, folder / "training")
     write_csv(folder / "training.csv", curves)

@@ -21,9 +21,10 @@ def text(facts: dict[str, Any]) -> str:
     shape = adapter if config["method"] == "lora" else "all weights"
     longer = facts["rows_too_long"]
     left = f"; {longer} rows were longer than {config['max_tokens']} tokens and left out" if longer else ""
+    first = facts["val_loss_first"]
     held = (
-        f"; on {facts['val_rows']} BCT rows of other prompts {facts['val_loss_first']} before and "
-        f"{facts['val_loss_last']} after"
+        f"; on {facts['val_rows']} BCT rows of other prompts "
+        f"{f'{first} before and ' if first is not None else ''}{facts['val_loss_last']} after"
         if facts["val_rows"]
         else ""
     )

@@ -74,9 +74,9 @@ def longest(example: Example) -> int:
     return max(len(row.ids) for row in example.all)
 
 
-def sample(pairs: Sequence[Pair], most: int, seed: int) -> list[Pair]:
-    """`most` of the pairs, drawn by the seed; all of them if they are fewer."""
-    return [pairs[n] for n in sorted(sorted(range(len(pairs)), key=lambda n: _draw(seed, "sample", n))[:most])]
+def sample(examples: Sequence[Example], most: int) -> list[Example]:
+    """`most` of the examples, the same for every seed of a training; all of them if they are fewer."""
+    return [examples[n] for n in sorted(sorted(range(len(examples)), key=lambda n: _draw("sample", n))[:most])]
 
 
 def plan(

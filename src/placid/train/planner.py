@@ -233,7 +233,8 @@ def _missing(
 
     def stage(chosen: TrainSettings, count: int) -> int | None:
         """The lowest ZeRO stage with which that fits, however much is recomputed; also one that could not be taken."""
-        sizes = ((zero, least(shape, chosen, count, zero, available)[1]) for zero in range(stages[0], 4))
+        lowest = stages[0] if gpus > 1 else 0  # on one GPU a higher stage only takes room
+        sizes = ((zero, least(shape, chosen, count, zero, available)[1]) for zero in range(lowest, 4))
         return next((zero for zero, parts in sizes if sum(parts.values()) <= available), None)
 
     alone = stage(settings, gpus)

@@ -34,7 +34,7 @@ log = logging.getLogger("placid.train")
 RESUME = "resume"
 """Below a run's folder: the checkpoints that it goes on from."""
 VAL_ROWS = 64
-"""Rows of the validation loss: enough to see overfitting, a few steps' time."""
+"""Rows of the validation loss: a few steps' time, and on a GPU once a kernel without gradients is compiled."""
 
 
 class DivergedError(Exception):
@@ -160,6 +160,7 @@ class Trainer:
             self.micro = data.micro_batches(
                 self.examples, self.steps, ranks.processes, self.micro, s.max_tokens, s.share_prefixes
             )
+        self.validating_s = 0.0
         self.engine, self.learner = start(s.model_copy(update={"accumulate": self.micro}))
         found = checkpoint.latest(job.out / RESUME)
         self.done = checkpoint.restore(self.engine, self.learner, found[0]) if found else 0
@@ -167,10 +168,9 @@ class Trainer:
 
     def _val(self, loss: losses.Loss) -> list[data.Example]:
         """Rows that are not trained on, at most VAL_ROWS of those that fit; none where none are given."""
-        s, file = self.job.settings, self.job.val
+        file, most = self.job.val, self.job.settings.max_tokens
         pairs = list(store.read_lines(file, Pair)) if file and file.is_file() else []
-        chosen = data.sample(pairs, VAL_ROWS, s.seed)
-        return [e for e in (loss.example(self.renderer, pair) for pair in chosen) if data.longest(e) <= s.max_tokens]
+        return data.sample([e for p in pairs if data.longest(e := loss.example(self.renderer, p)) <= most], VAL_ROWS)
 
     def _asked(self, *_: object) -> None:
         self.stop = True
@@ -219,7 +219,7 @@ class Trainer:
         """Tell the loss of the validation rows after step `number`; nothing is learned."""
         if not self.val:
             return
-        s, ranks = self.job.settings, self.ranks
+        s, ranks, began = self.job.settings, self.ranks, time.monotonic()
         self.engine.eval()
         total = torch.zeros(1, device=ranks.device, dtype=torch.float64)
         steps = data.plan(self.learner.loss, self.val, s.batch * s.accumulate, 1, s.seed, s.share_prefixes)
@@ -230,6 +230,7 @@ class Trainer:
                     taken = [self.val[n] for n in mine] or [self.val[step.rows[0]]]  # ZeRO 3 needs every rank
                     total += self.engine(taken) * bool(mine)
         torch.distributed.all_reduce(total)
+        self.validating_s += time.monotonic() - began
         if self.progress:
             self.progress.validated(number, total.item() / sum(step.learned for step in steps))
 
@@ -287,7 +288,7 @@ def publish(trainer: Trainer, state: dict[str, Any], seconds: dict[str, float]) 
     job, s = trainer.job, trainer.job.settings
     told = [json.loads(line) for line in trainer.progress.lines] if trainer.progress else []
     lines = [line for line in told if "loss" in line]
-    val = [line["val_loss"] for line in told if "val_loss" in line]
+    val = {line["step"]: line["val_loss"] for line in told if "val_loss" in line}
     tokens = sum(step.tokens for step in trainer.steps)
     facts = {
         "schema": 1,
@@ -302,8 +303,8 @@ def publish(trainer: Trainer, state: dict[str, Any], seconds: dict[str, float]) 
         "loss_first": lines[0]["loss"],
         "loss_last": lines[-1]["loss"],
         "val_rows": len(trainer.val),
-        "val_loss_first": val[0] if val else None,
-        "val_loss_last": val[-1] if val else None,
+        "val_loss_first": val.get(0),
+        "val_loss_last": val.get(len(trainer.steps)),
         "seconds": seconds,
         "tokens_per_second": round(sum(step.tokens for step in trainer.steps[trainer.done :]) / seconds["train"], 1),
         "versions": {name: version(name) for name in ("torch", "deepspeed", "peft", "transformers")}
@@ -339,7 +340,9 @@ def work(job: Job, ranks: Ranks) -> None:
             len(trainer.examples), trainer.dropped, len(trainer.steps), trainer.done, ready - began,
         )  # fmt: skip
     trainer.run()
-    seconds = {"start": round(ready - began, 2), "train": round(max(time.monotonic() - ready, 0.01), 2)}
+    validated = trainer.validating_s
+    trained = max(time.monotonic() - ready - validated, 0.01)
+    seconds = {"start": round(ready - began, 2), "train": round(trained, 2), "validate": round(validated, 2)}
     state = model.weights(trainer.learner, job.settings)
     if trainer.progress:
         folder = publish(trainer, state, seconds)
