@@ -7,7 +7,7 @@ mean about 180, 90th percentile 400, cut at 512: 79 real transcripts of Gemma-3-
 Each cell is a steady state, not a batch held to its end (that would take 40 minutes for a 27B model): N conversations
 are open at any time, their progress spread evenly over the turns, and each that ends is replaced by a new one. What is
 measured begins after a warm-up, which must be longer than the prefill of the histories that admission begins with
-(about 16 s for 94 of them on an H200: 13.5 were seen for 72); of lockstep it is one whole round from a cold cache,
+(about 16 s for 94 of them on an H200: 14 were seen for 72); of lockstep it is one whole round from a cold cache,
 which is what all its rounds are once its conversations do not fit. free and lockstep hold all N active; admission those
 that fit, the rest wait.
 The first cells decode only: no turn ends in them, so they show how near the engine itself comes to the formula, and
@@ -170,12 +170,12 @@ def steady(rule: Schedule, pool: KvPool, load: Load) -> int:
     rule._growth.extend(growth)
     rule._learned, rule._turn_tokens = len(growth), sorted(growth)[int(QUANTILE * len(growth))]
     mean = statistics.fmean(growth)
-    for n in itertools.count(1):
+
+    def blocks(n: int) -> int:
         behind = [k * load.turns // n for k in range(n)]
-        spread = [(round(FIRST + turns * mean), load.turns - turns) for turns in behind]
-        if rule._ahead(spread, pool).max() > FILL * pool.blocks:
-            return max(1, n - 1)
-    raise AssertionError
+        return rule._ahead([(round(FIRST + turns * mean), load.turns - turns) for turns in behind], pool).max()
+
+    return max(1, next(n for n in itertools.count(1) if blocks(n) > FILL * pool.blocks) - 1)
 
 
 async def cell(

@@ -87,6 +87,12 @@ def test_what_an_h200_and_an_h100_were_run_with_is_what_is_chosen(model):
     assert large.chosen.get("engine.kv_gib", settings.engine.kv_gib) == 68
     assert small.chosen["engine.kv_gib"] == 14
     assert large.rates["reply_tokens_per_s"] == pytest.approx(2976, rel=0.1)
+    then = fit(
+        paper(model, "gemma27b", "--engine.max_concurrent", "16"),
+        SiteSettings(gpus_per_node=1, gpu_memory_gb=81559 / 1024, gpu_type="h100"),
+        ["engine.max_concurrent"],
+    )
+    assert then.rates["reply_tokens_per_s"] == pytest.approx(534, rel=0.3), "16 open, replies prefilled again"
     open_ = [found.chosen.get("engine.max_concurrent", settings.engine.max_concurrent) for found in (large, small)]
     assert open_ == [188, 38], "twice the whole ones that fit: most are not at their last turn"
     free = fit(paper(model, "gemma27b", "--schedule", "free"), SiteSettings(gpus_per_node=1, gpu_memory_gb=79.6))
