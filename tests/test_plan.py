@@ -71,6 +71,9 @@ def test_a_judge_behind_an_api_costs_calls_and_dollars():
     totals = plan(read(STUDIES / "simulate.toml", words))["totals"]
     assert totals["judge_calls"] == totals["conversations"] == 180
     assert 0 < totals["judge_usd"] < 5
+    half = plan(read(STUDIES / "simulate.toml", [*words, "--judge.service_tier", "flex"]))
+    assert half["totals"]["judge_usd"] == pytest.approx(totals["judge_usd"] / 2)
+    assert "gemini-3.5-flash-lite" in table_text(half)  # the successor, because this one ends
     each = plan(read(STUDIES / "simulate.toml", [*words, "--judge.rubric", "frustration_turn"]))["totals"]
     assert each["judge_calls"] == each["expected"]["turns"]
     assert each["judge_hours"] == pytest.approx(each["judge_calls"] / 1000 / 60)

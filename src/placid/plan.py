@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from placid import models
+from placid.judge.gemini_models import notice
 from placid.judge.settings import JudgeSettings
 from placid.protocol import ACCEPT, Brief, Script, UserTurn
 from placid.records import Conversation, Finish, Turn
@@ -94,6 +95,7 @@ def plan(settings: StudySettings, engines: int = 0, rates: Mapping[str, Any] | N
     totals = _totals(settings, arms, profile, training)
     return {
         "name": settings.name,
+        "judge_notice": notice(settings.judge.model) if settings.judge.kind == "gemini" else "",
         "profile": {
             "source": "; ".join(profile[key] for key in ("source", "speed") if key in profile),
             **{key: profile[key] for key in ("hazard", "onset")},
@@ -277,27 +279,12 @@ def _judging(judge: JudgeSettings, expected: Mapping[str, int], conversations: i
     words = len(rubric.template) // 4  # about 4 characters a token
     calls = expected["turns"] if rubric.head.unit == "turn" else conversations
     tokens_in, tokens_out = calls * words + expected["reply_tokens"], expected["turns"] * VERDICT_TOKENS
-    prices = _prices(judge)
+    usd_in, usd_out = judge.prices(judge.service_tier) if judge.kind == "gemini" else (0.0, 0.0)
     return {
         "judge_calls": calls, "judge_in": tokens_in, "judge_out": tokens_out,
-        "judge_usd": None if None in prices else (tokens_in * prices[0] + tokens_out * prices[1]) / 1e6,
+        "judge_usd": None if usd_in is None or usd_out is None else (tokens_in * usd_in + tokens_out * usd_out) / 1e6,
         "judge_hours": max(calls / judge.limits.rpm, tokens_in / judge.limits.tpm) / judge.limits.share / 60,
     }  # fmt: skip
-
-
-def _prices(judge: JudgeSettings) -> tuple[Any, Any]:
-    """Dollars for a million tokens in and out; None where it is not known."""
-    if judge.kind != "gemini":
-        return (0.0, 0.0)
-    if judge.usd_in is not None and judge.usd_out is not None:
-        return (judge.usd_in, judge.usd_out)
-    from placid.judge.gemini import PRICES  # google's client: only when its prices are asked for
-
-    known = PRICES.get(judge.model, (None, None))
-    return (
-        judge.usd_in if judge.usd_in is not None else known[0],
-        judge.usd_out if judge.usd_out is not None else known[1],
-    )
 
 
 def _memory(settings: StudySettings) -> dict[str, Any] | None:
@@ -366,6 +353,8 @@ def table_text(found: Mapping[str, Any]) -> str:
     lines += ["", f"prefill     {computed:,} prompt tokens are computed, the others come from the prefix cache"]
     lines += [f"judge       {t['judge_calls']:,} calls, {t['judge_in']:,} tokens in, {t['judge_out']:,} out, "
               f"{_dollars(t['judge_usd'])}; at least {_hours(t['judge_hours'])} at the quota"]  # fmt: skip
+    if found["judge_notice"]:
+        lines.append(f"            {found['judge_notice']}")
     if found["training"]:
         rows, tokens, hours = (found["training"][key] for key in ("rows_each", "tokens", "hours"))
         lines.append(f"training    {rows:,} rows a treatment, {tokens:,} tokens in all, {_hours(hours)}")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from placid.judge.desk import Cassette, Desk
 from placid.judge.ensemble import EnsembleJudge, ensemble_id
+from placid.judge.gemini_models import refuse_ended
 from placid.judge.grading import Judge, Progress, Work, grade
 from placid.judge.lexical import LexicalJudge
 from placid.judge.model import Asker, ModelJudge, judge_id
@@ -52,11 +53,13 @@ def check(settings: JudgeSettings, subject: Path | None = None) -> str:
 
 
 def ready(settings: JudgeSettings) -> None:
-    """Raises BadInputError if the judge could not ask anything: no API key. Before hours of rollouts, not after."""
+    """Raises BadInputError if the judge could not ask anything: no API key, a model that has ended. Before hours of
+    rollouts, not after."""
     if settings.kind == "gemini":
         from placid.judge.gemini import key  # google-genai is heavy
 
         key()
+        refuse_ended(settings.model)
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@
 import asyncio
 import importlib.metadata
 import json
+import logging
 import os
 import urllib.request
 from typing import Any
@@ -14,34 +15,13 @@ import msgspec
 from google import genai
 from google.genai import errors, types
 
+from placid.judge.gemini_models import ADDRESS, CATALOGUE, notice, refuse_ended
 from placid.judge.provider import Answer, Ask, DayUsedUpError, JudgeStopError, OtherModelError, PassingError
 from placid.judge.settings import JudgeSettings
 from placid.records import BadInputError, Unscored
 
+log = logging.getLogger(__name__)
 KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
-PRICES: dict[str, tuple[float, float]] = {
-    "gemini-2.5-flash": (0.30, 2.50),
-    "gemini-2.5-flash-lite": (0.10, 0.40),
-    "gemini-2.5-pro": (1.25, 10.00),
-    "gemini-3.1-flash-lite": (0.25, 1.50),
-    "gemini-3.5-flash-lite": (0.30, 2.50),
-    "gemini-3.5-flash": (1.50, 9.00),
-}
-"""Model → dollars for a million input and output tokens. Not Google's page: list prices as third parties quoted them
-(no single source), written down on 2026-11-25. Check them; where money matters set judge.usd_in and judge.usd_out."""
-FILTERS = ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT")
-"""The filters that can be switched off; off, because they would drop the worst turns."""
-ENDS = {
-    "STOP": None,
-    "MAX_TOKENS": Unscored.MAX_TOKENS,
-    "RECITATION": Unscored.RECITATION,
-    "SAFETY": Unscored.BLOCKED_OUTPUT,
-    "BLOCKLIST": Unscored.BLOCKED_OUTPUT,
-    "PROHIBITED_CONTENT": Unscored.BLOCKED_OUTPUT,
-    "SPII": Unscored.BLOCKED_OUTPUT,
-    "ESCALATION": Unscored.BLOCKED_OUTPUT,
-}
-"""Finish reason → state; any other (LANGUAGE, OTHER, ...) is a refusal of the model."""
 
 
 class Gemini:
@@ -52,16 +32,15 @@ class Gemini:
     def __init__(self, settings: JudgeSettings) -> None:
         """The key is read at the first question. Raises BadInputError: a budget without a known price."""
         self.model, self._version = settings.model, settings.model_version or settings.model
-        self.limits = settings.limits
+        self.tier = settings.service_tier
+        self.limits = settings.tier_limits()
         self._key = ""
-        known = PRICES.get(self.model, (None, None))
-        self._usd_in = settings.usd_in if settings.usd_in is not None else known[0]
-        self._usd_out = settings.usd_out if settings.usd_out is not None else known[1]
-        if settings.limits.budget_usd is not None and (self._usd_in is None or self._usd_out is None):
+        self._settings = settings
+        if settings.limits.budget_usd is not None and None in settings.prices(self.tier):
             raise BadInputError(
                 f"judge.limits.budget_usd needs the price of {self.model!r}; set judge.usd_in and judge.usd_out"
             )
-        self._timeout_ms = int(settings.limits.request_s * 1000)
+        self._timeout_ms = int(self.limits.request_s * 1000)
         self._client: genai.Client | None = None
         self._configs: dict[str, types.GenerateContentConfig] = {}
 
@@ -70,13 +49,14 @@ class Gemini:
         return {
             "model": self.model,
             "model_version": self._version,
-            "generation": generation(self.model),
+            "generation": CATALOGUE.asked_by(self.model),
             "client": f"google-genai {importlib.metadata.version('google-genai').split('.')[0]}",
         }
 
     def usd(self, answer: Answer) -> float:
-        """At list price; 0 for a model without a known price."""
-        return ((self._usd_in or 0) * answer.input_tokens + (self._usd_out or 0) * answer.output_tokens) / 1e6
+        """At list price of the tier that served it; 0 for a model without a known price."""
+        usd_in, usd_out = self._settings.prices(answer.tier or self.tier)
+        return ((usd_in or 0) * answer.input_tokens + (usd_out or 0) * answer.output_tokens) / 1e6
 
     async def ask(self, request: Ask) -> Answer:
         """Raises PassingError, DayUsedUpError or JudgeStopError; their words never hold the key."""
@@ -87,17 +67,18 @@ class Gemini:
             )
             raw = response.sdk_http_response
             body = msgspec.convert(json.loads(raw.body if raw and raw.body else ""), Body)
+            tier = served_tier(raw.headers if raw and raw.headers else {})
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - classify raises what it does not know
             raise self.classify(error) from None
-        answer = read(body)
+        answer = read(body, tier)
         if answer.model_version != self._version:
             other = answer.model_version or "an unnamed model"
             raise OtherModelError(
                 f"{self.model} was asked and {other} answered, so it is misspelt, or withdrawn and its requests go "
-                "elsewhere; set judge.model to a model of your choice (and judge.model_version if its answers carry "
-                "another name) and grade the same turns with both before you compare scores",
+                f"elsewhere; {CATALOGUE.advice(self.model)} (and judge.model_version if its answers carry another "
+                "name) and grade the same turns with both before you compare scores",
                 answer,
             )
         return answer
@@ -127,12 +108,16 @@ class Gemini:
             if any("PerDay" in quota for quota in quotas):
                 return DayUsedUpError(f"the daily quota of {self.model} is used up")
             return PassingError(Unscored.OUTAGE, "over quota (429)", _wait_s(error, details), refused=True)
+        if code == 503 and self.tier == "flex":  # its way to queue: everybody waits, fewer ask
+            return PassingError(
+                Unscored.OUTAGE, "no room at the flex tier (503)", _wait_s(error, details), refused=True
+            )
         if code in (408, 499) or code >= 500:
             return PassingError(Unscored.OUTAGE, f"server error {code}", _wait_s(error, details))
         if code == 404:
             return JudgeStopError(
-                f"there is no model {self.model!r} for this key (404: {said}); set judge.model, and grade the "
-                "same turns with both before you compare scores"
+                f"there is no model {self.model!r} for this key (404: {said}); {CATALOGUE.advice(self.model)} and "
+                "grade the same turns with both before you compare scores"
             )
         if code in (401, 403) or any(detail.get("reason") == "API_KEY_INVALID" for detail in details):
             return JudgeStopError(f"Gemini refused the API key ({code}: {said}); check GEMINI_API_KEY")
@@ -141,6 +126,9 @@ class Gemini:
     def _open(self) -> genai.Client:
         if self._client is None:
             self._key = key()
+            refuse_ended(self.model)
+            if told := notice(self.model):
+                log.warning("%s", told)
             # the client's own session asks a thread for netrc and proxies at every request; without a proxy there is
             # nothing to ask. No limit: how many are open is the limiter's business
             self._session = aiohttp.ClientSession(
@@ -149,7 +137,7 @@ class Gemini:
             options = types.HttpOptions(
                 timeout=self._timeout_ms,
                 aiohttp_client=self._session,
-                base_url=os.environ.get("GOOGLE_GEMINI_BASE_URL"),
+                base_url=os.environ.get(ADDRESS),
                 # one attempt: this also switches off the client's hidden second try after 1 to 10 s
                 retry_options=types.HttpRetryOptions(attempts=1),
             )
@@ -159,12 +147,16 @@ class Gemini:
     def _config(self, request: Ask) -> types.GenerateContentConfig:
         kind = json.dumps([request.schema, request.max_tokens])
         if kind not in self._configs:
-            asked: dict[str, Any] = {**generation(self.model), "max_output_tokens": request.max_tokens}
+            asked: dict[str, Any] = {**CATALOGUE.asked_by(self.model), "max_output_tokens": request.max_tokens}
             asked["automatic_function_calling"] = {"disable": True}  # else the client logs a line for every request
             asked["automatic_continuation"] = False  # else one call may be several paid requests
             # read here: the client's own reading takes long, and a kill meanwhile would lose a paid reply
             asked["should_return_http_response"] = True
-            asked["safety_settings"] = [{"category": f"HARM_CATEGORY_{name}", "threshold": "OFF"} for name in FILTERS]
+            asked["safety_settings"] = [
+                {"category": f"HARM_CATEGORY_{name}", "threshold": "OFF"} for name in CATALOGUE.filters
+            ]
+            if self.tier != "standard":
+                asked["service_tier"] = self.tier
             if request.schema is not None:
                 asked |= {"response_mime_type": "application/json", "response_json_schema": request.schema}
             self._configs[kind] = _Config.model_validate(asked)
@@ -183,15 +175,6 @@ def key() -> str:
     if not found:
         raise BadInputError("judge.kind = 'gemini' needs an API key in the environment variable GEMINI_API_KEY")
     return found
-
-
-def generation(model: str) -> dict[str, Any]:
-    """How a model is asked: temperature 0 where it is still a parameter, and as little thinking as the model allows."""
-    if model.startswith("gemini-2.5"):
-        return {"temperature": 0.0, "thinking_config": {"thinking_budget": 128 if "pro" in model else 0}}
-    if model.startswith(("gemini-1", "gemini-2")):
-        return {"temperature": 0.0}
-    return {"thinking_config": {"thinking_level": "LOW" if "pro" in model else "MINIMAL"}}
 
 
 class _Config(types.GenerateContentConfig):
@@ -234,10 +217,11 @@ class Body(msgspec.Struct, rename="camel"):
     model_version: str | None = None
 
 
-def read(response: Body) -> Answer:
-    """A response to an Answer: also with status 200 there may be nothing in it."""
+def read(response: Body, tier: str = "") -> Answer:
+    """A response to an Answer: also with status 200 there may be nothing in it. tier: the one that served it."""
     usage = response.usage_metadata
     counted = {
+        "tier": tier,
         "model_version": (response.model_version or "").removeprefix("models/"),
         "input_tokens": (usage.prompt_token_count or 0) if usage else 0,
         "output_tokens": ((usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)) if usage else 0,
@@ -252,12 +236,18 @@ def read(response: Body) -> Answer:
     why = candidate.finish_reason or ""
     parts = (candidate.content.parts if candidate.content else None) or []
     text = "".join(part.text for part in parts if part.text and not part.thought)
-    state = ENDS.get(why, Unscored.REFUSED)
+    state = None if why == "STOP" else CATALOGUE.finish.get(why, Unscored.REFUSED)
     if state is None and not text:
         state, why = Unscored.REFUSED, "empty answer"
     return Answer(
         text=text.encode(errors="replace").decode(), unscored=state, why="" if why == "STOP" else why, **counted
     )
+
+
+def served_tier(headers: dict[str, str]) -> str:
+    """The tier that Google names in the response; empty: none, or one that has no price here."""
+    named = {name.lower(): value.lower() for name, value in headers.items()}.get("x-gemini-service-tier", "")
+    return named if named in CATALOGUE.tiers else ""
 
 
 def _details(error: errors.APIError) -> list[dict[str, Any]]:

@@ -31,6 +31,8 @@ class Answer(Record, frozen=True, kw_only=True):
     input_tokens: int = 0
     output_tokens: int = 0
     """Answer and thoughts: both are billed as output."""
+    tier: str = ""
+    """The service tier that the provider says it served, where there are several."""
     expected: tuple[float, ...] = ()
     """The score's expectation under the model's log-probabilities, one an entry, where a provider has them."""
 

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from placid.config import Settings
 from placid.engine.settings import EngineSettings
+from placid.judge.gemini_models import CATALOGUE
 
 
 class LimitSettings(Settings):
@@ -48,19 +49,24 @@ class JudgeSettings(Settings):
     """lexical: phrase file (TOML, same layout as the shipped lexicon.toml); None uses the shipped one. Its content, not
     its path, enters the judge's id."""
 
-    model: str = "gemini-3.5-flash-lite"
-    """gemini: the model id. The paper's gemini-2.5-flash ends on 2026-12-01; this is its announced successor. local:
-    the Hugging Face folder of the judge, which may not be the model under study."""
+    model: str = CATALOGUE.default
+    """gemini: the model id. The paper's gemini-2.5-flash ends on 2026-12-01; this is its announced successor, whose
+    scores differ (judge/gemini_models.toml). local: the Hugging Face folder of the judge, which may not be the model
+    under study."""
 
     model_version: str = ""
     """gemini: the version that every answer must carry; empty: the same as `model`. Any other stops the run, because a
     withdrawn model is answered by another one as if nothing had happened."""
 
     usd_in: float | None = Field(default=None, ge=0)
-    """Dollars for a million input tokens; None: the price in judge/gemini.py, which is not from Google's page."""
+    """Dollars for a million input tokens at the standard tier; None: the price in judge/gemini_models.toml."""
 
     usd_out: float | None = Field(default=None, ge=0)
     """Dollars for a million output tokens, thoughts included; None: as usd_in."""
+
+    service_tier: Literal["standard", "flex"] = "standard"
+    """gemini: flex costs half and is slow: requests queue for minutes and wait while there is no room (503). Changes no
+    score, so not in its id; limits.request_s and deadline_s are longer there unless set."""
 
     engine: EngineSettings = EngineSettings(context_tokens=8192)
     """local: how the judge's weights are served. Changes no wording, so not in its id."""
@@ -87,3 +93,19 @@ class JudgeSettings(Settings):
 
     limits: LimitSettings = LimitSettings()
     """Quota, deadline and budget of a judge behind an API."""
+
+    def prices(self, tier: str) -> tuple[float | None, float | None]:
+        """Dollars for a million input and output tokens of `model` today at a tier; None where nobody says."""
+        listed = CATALOGUE.price(self.model)
+        usd_in = self.usd_in if self.usd_in is not None else listed and listed.usd_in
+        usd_out = self.usd_out if self.usd_out is not None else listed and listed.usd_out
+        share = CATALOGUE.tiers[tier]
+        return usd_in and share * usd_in, usd_out and share * usd_out
+
+    def tier_limits(self) -> LimitSettings:
+        """`limits`; at the flex tier, whose queue is long, with its patience where the user sets none."""
+        if self.service_tier != "flex":
+            return self.limits
+        unset = LimitSettings().model_dump()
+        patience = {name: s for name, s in CATALOGUE.flex.items() if getattr(self.limits, name) == unset[name]}
+        return self.limits.model_copy(update=patience)

@@ -25,7 +25,8 @@ async def gemini_writer(settings: JudgeSettings, folder: Path) -> AsyncIterator[
     """
     from placid.judge.gemini import Gemini  # google-genai is heavy
 
-    async with Desk(Gemini(settings), settings.limits, folder) as desk:
+    provider = Gemini(settings)
+    async with Desk(provider, provider.limits, folder) as desk:
 
         async def ask(brief: str, attempt: int) -> str:
             _, answer = await desk.ask(Ask(prompt=brief, schema=None, max_tokens=MAX_TOKENS), attempt)
