@@ -285,7 +285,7 @@ def test_a_rank_knows_its_place_and_nothing_of_pmi():
         (("studdy", "--site", "slurm/generic.toml"), "'studdy' is no stage"),
         (("study", "--site", "slurm/generic.toml", "--site.nodse", "2"), "did you mean 'nodes'"),
         (("study", "--site", "slurm/generic.toml", "--model", "none"), "no model in none"),
-        (("study", "--site", "slurm/generic.toml", "--root", "/tmp/runs"), "/tmp"),
+        (("study", "--site", "slurm/generic.toml", "--root", "/local/runs"), "/local/runs lies below /local"),
         (("study", "--site", "slurm/generic.toml", "--site.gpu_memory_gb", "0.001"), "GiB of weights"),
         (("study", "--site", "slurm/generic.toml", "--judge.kind", "gemini"), "light.offline"),
     ],
@@ -293,7 +293,7 @@ def test_a_rank_knows_its_place_and_nothing_of_pmi():
 def test_refused_before_anything_is_queued(words, says, capsys, monkeypatch):
     monkeypatch.setattr(slurm, "here", lambda: False)
     with pytest.raises(SystemExit) as left:
-        main(["submit", words[0], CONFIG, *words[1:], "--dry-run"])
+        main(["submit", words[0], CONFIG, *words[1:], "--site.node_local", '["/local"]', "--dry-run"])
     shown = capsys.readouterr()
     assert left.value.code == 2
     assert shown.err.count("\n") == 1
@@ -303,7 +303,7 @@ def test_refused_before_anything_is_queued(words, says, capsys, monkeypatch):
 
 def test_a_slurm_that_does_not_answer(tmp_path, monkeypatch, capsys):
     """Its commands are there, its controller is not: a dry run says that nothing was asked, a submission one sentence."""
-    for name in ("sinfo", "sbatch", "squeue", "sacctmgr"):
+    for name in ("sinfo", "sbatch", "squeue", "sacctmgr", "srun"):
         (tmp_path / name).write_text("#!/bin/sh\necho no controller >&2; exit 1\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")

@@ -48,7 +48,8 @@ def mismatches(site: SiteSettings, groups: list[slurm.Nodes]) -> list[str]:
         check_cluster(site, PROBE)
     except BadInputError as error:
         found.append(str(error))
-    mine = [group for group in groups if (group.partition == site.partition if site.partition else group.default)]
+    own = site.partition.split(",") if site.partition else [group.partition for group in groups if group.default]
+    mine = [group for group in groups if group.partition in own]
     for group in mine:
         if site.gpu_type and group.gpus and group.gpu_type != site.gpu_type:
             found.append(f"gpu_type = {site.gpu_type!r}, but {group.partition} calls its GPUs {group.gpu_type!r}")

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from placid.cluster.scratch import check_length
+
 log = logging.getLogger(__name__)
 
 
@@ -32,8 +34,13 @@ def lock_down() -> None:
 
 
 def new_scratch() -> Path:
-    """A folder for Ray's files: node-local, ours alone (0700), its name short because it holds sockets."""
-    return Path(tempfile.mkdtemp(prefix="placid-ray-"))
+    """A folder for Ray's files: node-local, ours alone (0700), its name short because it holds sockets.
+
+    Raises:
+        BadInputError: a TMPDIR that is too long for them.
+    """
+    check_length(Path(tempfile.gettempdir(), "ray-12345678"), "TMPDIR")
+    return Path(tempfile.mkdtemp(prefix="ray-"))
 
 
 @contextmanager

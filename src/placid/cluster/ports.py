@@ -6,6 +6,7 @@ Shell use: python -m placid.cluster.ports address [INTERFACE] | free
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -75,12 +76,15 @@ def address(interface: str = "") -> str:
         BadInputError: no such interface, or no address.
     """
     if not interface:
-        try:
-            return socket.gethostbyname(socket.gethostname())
-        except OSError:
+        name, known = socket.gethostname(), "no address"
+        with suppress(OSError):
+            known = socket.gethostbyname(name)
+        if known == "no address" or known.startswith("127."):  # Debian's /etc/hosts has 127.0.1.1
             raise BadInputError(
-                f"the host name {socket.gethostname()!r} has no address; set `interface` in the site profile"
-            ) from None
+                f"the host name {name!r} has {known}, at which no other node could reach this one; set `interface` in "
+                "the site profile (ip -br addr on a node shows their names)"
+            )
+        return known
     found = psutil.net_if_addrs()
     for entry in found.get(interface, []):
         if entry.family == socket.AF_INET:

@@ -102,24 +102,36 @@ def check_cluster(site: SiteSettings, stages: list[Stage]) -> None:
     """
     known = slurm.nodes()
     names = sorted({group.partition for group in known})
-    for key, name in (("partition", site.partition), ("light.partition", site.light.partition)):
-        if name and name not in names:
-            raise BadInputError(f"{key} = {name!r} is no partition of this cluster; it has {', '.join(names)}")
+    for key, several in (("partition", site.partition), ("light.partition", site.light.partition)):
+        for name in several.split(",") if several else ():
+            if name not in names:
+                raise BadInputError(f"{key} = {name!r} is no partition of this cluster; it has {', '.join(names)}")
     if not site.partition and not any(group.default for group in known):
         raise BadInputError(f"partition is empty and this cluster has no default one; it has {', '.join(names)}")
     mine = slurm.accounts()
-    if site.account and mine and site.account not in mine:
+    if site.account and mine and site.account.lower() not in map(str.lower, mine):  # Slurm keeps them in small letters
         raise BadInputError(f"account = {site.account!r} is not yours; yours: {', '.join(mine)}")
     for stage in stages:
-        light = stage.kind == "light"
-        name, key = (site.light.partition if light else "") or site.partition, "light.time" if light else "time"
-        groups = [group for group in known if (group.partition == name if name else group.default)]
-        limit, longest = site.light.time if light else site.time, slurm.limit_s(groups[0].time)
-        if longest and seconds(limit) > longest:  # Slurm itself would let the job wait for ever
-            raise BadInputError(
-                f"{key} = {limit!r}, but the longest job in {groups[0].partition!r} is {groups[0].time}"
-            )
-        _check_nodes(site, stage, groups)
+        several = (site.light.partition if stage.kind == "light" else "") or site.partition
+        default = next((group.partition for group in known if group.default), "")
+        _check_partitions(site, stage, {name: [g for g in known if g.partition == name]
+                                        for name in (several or default).split(",")})  # fmt: skip
+
+
+def _check_partitions(site: SiteSettings, stage: Stage, partitions: dict[str, list[slurm.Nodes]]) -> None:
+    """One of the partitions that a job may start in must have what it asks for; the first one's fault is told."""
+    faults = list[BadInputError]()
+    for name, groups in partitions.items():
+        try:
+            key, limit = ("light.time", site.light.time) if stage.kind == "light" else ("time", site.time)
+            longest = slurm.limit_s(groups[0].time)
+            if longest and seconds(limit) > longest:  # Slurm itself would let the job wait for ever
+                raise BadInputError(f"{key} = {limit!r}, but the longest job in {name!r} is {groups[0].time}")
+            _check_nodes(site, stage, groups)
+            return
+        except BadInputError as error:
+            faults.append(error)
+    raise faults[0]
 
 
 def _check_nodes(site: SiteSettings, stage: Stage, groups: list[slurm.Nodes]) -> None:

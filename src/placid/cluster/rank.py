@@ -6,8 +6,9 @@ torch.distributed and DeepSpeed meet by these variables alone; neither ssh nor m
 import os
 import socket
 import sys
+from pathlib import Path
 
-from placid.cluster import ports
+from placid.cluster import ports, scratch
 
 
 def environment(given: dict[str, str], interface: str) -> dict[str, str]:
@@ -31,7 +32,8 @@ def main(words: list[str]) -> None:
     if words[:1] == ["--interface"]:
         interface, words = words[1], words[2:]
         ports.address(interface)  # a name that is wrong on this node is said here, not by a hang in NCCL
-    os.makedirs(os.environ.get("TMPDIR", "/tmp"), mode=0o700, exist_ok=True)  # noqa: PTH103
+    if "TMPDIR" in os.environ:
+        scratch.own(Path(os.environ["TMPDIR"]))
     place = environment(dict(os.environ), interface)
     which = f"rank {place['RANK']} of {place['WORLD_SIZE']} on {socket.gethostname()}"
     print(f"placid: {which}, meets at {place['MASTER_ADDR']}:{place['MASTER_PORT']}", flush=True)  # noqa: T201 - its log

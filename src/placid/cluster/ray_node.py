@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psutil
 
-from placid.cluster import end, ports, slurm
+from placid.cluster import end, ports, scratch, slurm
 from placid.records import BadInputError
 from placid.store import write_atomic
 
@@ -40,8 +40,6 @@ OBJECT_STORE_BYTES = 200_000_000
 """Only leases and reports cross the network; histories stay with their engine."""
 STRANGE = ("SLURM_", "SRUN_", "SBATCH_", "PMI_", "PMIX_", "OMPI_")
 """Variables that make libraries below an engine believe that they are one rank of srun's."""
-SOCKET_ROOM = 70
-"""Characters that Ray appends to its folder for a socket; the whole path may have 107."""
 
 
 def main(words: list[str]) -> int:
@@ -62,7 +60,7 @@ def main(words: list[str]) -> int:
     adopt()
     code, folder = 0, Path(os.environ["TMPDIR"])
     try:
-        scratch(folder, asked.scratch_gb)
+        prepare(folder, asked.scratch_gb)
         chosen = command(asked, folder)
         for _ in range(STARTS):
             began = time.monotonic()
@@ -124,20 +122,19 @@ def is_head() -> bool:
     return os.environ.get("SLURM_NODEID", "0") == "0"
 
 
-def scratch(folder: Path, wanted_gb: float) -> None:
+def prepare(folder: Path, wanted_gb: float) -> None:
     """Make this job's folder on this node's disk.
 
     Raises:
-        BadInputError: too little room, or a path too long for Ray's sockets.
+        BadInputError: too little room, a path too long for Ray's sockets, or another user's folder.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scratch.check_length(folder, "scratch")
+    scratch.own(folder)
     free_gb = shutil.disk_usage(folder).free / 2**30
     if free_gb < wanted_gb:
         raise BadInputError(
             f"{socket.gethostname()} has {free_gb:.1f} GiB free in {folder}, scratch_gb = {wanted_gb:g} are asked for"
         )
-    if len(str(folder)) + SOCKET_ROOM > 107:
-        raise BadInputError(f"scratch: {folder} is too long for Ray's sockets; at most {107 - SOCKET_ROOM} characters")
 
 
 def command(asked: argparse.Namespace, folder: Path) -> list[str]:

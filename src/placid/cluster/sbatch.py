@@ -1,14 +1,18 @@
 """Profile + stage → the exact sbatch text. Pure: no file, clock or environment is read but the template beside it."""
 
+import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 import jinja2
 
-from placid.cluster.site import SiteSettings
+from placid.cluster.site import CONTROL, SiteSettings
+from placid.records import BadInputError
 
+VARIABLE = re.compile(r"(\$\w+|\$\{\w+\})")
+"""All that a shell fills in in a value of a profile."""
 TEMPLATE = Path(__file__).with_name("job.sbatch.jinja")
 
 Kind = Literal["engines", "engine", "ranks", "light"]
@@ -56,10 +60,16 @@ def script(stage: Stage, site: SiteSettings, place: Place, overrides: list[str],
         place: files and folders.
         overrides: words after the config, the same for every task.
         tasks: tasks of the array that the points of a sweep make; 0: no array.
+
+    Raises:
+        BadInputError: a path that no line of the text can hold.
     """
+    check_place(place)
     nodes = nodes_of(stage, site)
     cpus, _, gpus = share(stage, site)
     ranks = nodes * site.ranks() if stage.kind == "ranks" else 0
+    rank_words = ["--kill-on-bad-exit=1", "--overlap", f"--nodes={nodes}", f"--ntasks={ranks}"]
+    rank_words += [f"--ntasks-per-node={ranks // nodes}", f"--cpus-per-task={max(1, cpus * nodes // max(1, ranks))}"]
     ray_words = ["--nodes", str(nodes), "--cpus", str(cpus), "--gpus", str(gpus), "--requeues", str(site.requeues)]
     if site.scratch_gb:
         ray_words += ["--scratch-gb", str(site.scratch_gb)]
@@ -72,13 +82,13 @@ def script(stage: Stage, site: SiteSettings, place: Place, overrides: list[str],
         title=f"placid {stage.command} of {place.config}, {_nodes(nodes)}",
         options=options(stage, site, place, tasks),
         setup=site.setup,
-        python=site.python,
+        python=" ".join(map(_filled, shlex.split(site.python))),
         code=_here(place.code),
         config=place.config,
-        run=place.run,
+        run=shlex.quote(place.run),
         logs=_here(place.logs),
-        sweep=place.sweep,
-        scratch=site.scratch,
+        sweep=shlex.quote(place.sweep) if place.sweep else "",
+        scratch=_filled(site.scratch.rstrip("/")),
         offline=offline(stage, site),
         words=shlex.join([place.config, *overrides]),
         kind=stage.kind,
@@ -86,8 +96,8 @@ def script(stage: Stage, site: SiteSettings, place: Place, overrides: list[str],
         follow=stage.follow,
         nodes=nodes,
         cpus=cpus,
-        ranks=ranks,
-        interface=site.interface,
+        rank_words=shlex.join(rank_words),
+        interface=shlex.quote(site.interface) if site.interface else "",
         ray_words=shlex.join(ray_words),
         grace=site.grace_s,
         requeues=site.requeues,
@@ -132,10 +142,10 @@ def options(stage: Stage, site: SiteSettings, place: Place, tasks: int = 0) -> l
         "time": site.light.time if light else site.time,
         "signal": f"B:USR1@{site.grace_s}",
         "array": f"0-{tasks - 1}" if tasks else "",
-        "output": f"{place.logs}/%x-{'%A_%a' if tasks else '%j'}.out",
+        "output": f"{place.logs.replace('%', '%%')}/%x-{'%A_%a' if tasks else '%j'}.out",
         "open-mode": "append",
     }
-    lines = [f"--{name}={value}" for name, value in chosen.items() if value]
+    lines = [f"--{name}={shlex.quote(value)}" for name, value in chosen.items() if value]
     if gpus:
         kind = f"{site.gpu_type}:" if site.gpu_type else ""
         form = "gpus-per-node=" if site.gpu_request == "gpus-per-node" else "gres=gpu:"
@@ -147,9 +157,26 @@ def options(stage: Stage, site: SiteSettings, place: Place, tasks: int = 0) -> l
     return [*lines, *site.extra]
 
 
+def check_place(place: Place) -> None:
+    """Raises BadInputError for a path that a line of the text, an option of sbatch or PYTHONPATH cannot hold."""
+    for field in fields(place):
+        path = getattr(place, field.name)
+        if CONTROL.search(path) or "\\" in path:
+            raise BadInputError(f"{path!r} holds a line break, another control character or a backslash; rename it")
+    if ":" in place.code:
+        raise BadInputError(f"{place.code!r} holds a colon, at which Python would split PYTHONPATH; rename it")
+
+
 def _here(path: str) -> str:
     """For the shell, absolute: steps and Ray's workers may have another working directory."""
-    return path if path.startswith("/") else f"$PWD/{path}"
+    return shlex.quote(path) if path.startswith("/") else f'"$PWD"/{shlex.quote(path)}'
+
+
+def _filled(word: str) -> str:
+    """One word for the shell, which fills in $NAME and a first ~ and nothing else."""
+    word = word.replace("~/", "$HOME/", 1) if word.startswith("~/") else word
+    parts = VARIABLE.split(word)
+    return "".join(f'"{part}"' if at % 2 else shlex.quote(part) if part else "" for at, part in enumerate(parts))
 
 
 def _memory(gigabytes: float) -> str:

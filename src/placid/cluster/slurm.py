@@ -14,6 +14,14 @@ PATIENCE_S = 60
 """A Slurm command that takes longer is taken for failed: a login node must not hang."""
 
 
+KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
+"""How Slurm is reached. Every other variable of its commands changes what they do or print: a partition or a time of
+the shell that one submits from, the job in which that shell runs, a format of times or columns."""
+COMMANDS = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SINFO_", "SACCT_", "SCONTROL_", "SCANCEL_")
+JOB = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S+| on cluster \S+)?")
+"""The line in which sbatch names a job, with and without --parsable, alone on its line."""
+
+
 class SlurmError(BadInputError):
     """A Slurm command failed; the message is its own. A user sees it as one sentence."""
 
@@ -38,7 +46,24 @@ class Nodes:
 
 def here() -> bool:
     """Whether this machine can submit."""
-    return all(shutil.which(name) for name in ("sbatch", "squeue", "sinfo"))
+    return all(shutil.which(name) for name in ("sbatch", "srun", "squeue", "sinfo"))
+
+
+def foreign() -> list[str]:
+    """Variables of this process that Slurm's commands would obey and a job would inherit."""
+    return [name for name in os.environ if name.startswith((*COMMANDS, "PMI_", "PMIX_")) and name not in KEPT]
+
+
+def job_of(told: str) -> str:
+    """The job's id in what sbatch printed; a site's own words may stand around its line.
+
+    Raises:
+        SlurmError: no line names one.
+    """
+    known = [match[1] for line in told.splitlines() if (match := JOB.fullmatch(line.strip()))]
+    if not known:
+        raise SlurmError(f"sbatch named no job; squeue tells whether one was queued. It said: {' '.join(told.split())}")
+    return known[-1]
 
 
 def call(*words: str) -> str:
@@ -47,8 +72,9 @@ def call(*words: str) -> str:
     Raises:
         SlurmError: it failed, or does not exist here.
     """
+    kept = {name: value for name, value in os.environ.items() if name not in foreign()}
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE_S, env=kept)
     except FileNotFoundError:
         raise SlurmError(f"no {words[0]} on this machine") from None
     except subprocess.TimeoutExpired:
@@ -67,6 +93,8 @@ def nodes() -> list[Nodes]:
     """
     found = []
     for line in call("sinfo", "-h", "-e", "-o", "%P|%D|%c|%m|%G|%d|%l").splitlines():
+        if line.count("|") != 6:  # a site's own words
+            continue
         name, count, cpus, memory, gres, disk, time = line.split("|")
         gpus, kind = gpus_of(gres)
         found.append(
@@ -129,6 +157,8 @@ def queued(jobs: list[str]) -> dict[str, str]:
     lines = call("squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%A|%F|%T").splitlines()
     found: dict[str, str] = {}
     for line in lines:
+        if line.count("|") != 2:
+            continue
         job, array, state = line.split("|")
         for name in (job, array):  # every task of an array counts for its array
             if name in jobs:
@@ -163,7 +193,8 @@ def starts(jobs: list[str]) -> dict[str, list[str]]:
     except SlurmError:  # no accounting: the queue and our own records must do
         return {}
     found: dict[str, list[str]] = {}
-    for job, start, state in sorted((line.split("|") for line in lines), key=lambda row: row[1]):
+    rows = [line.split("|") for line in lines if line.count("|") == 2]
+    for job, start, state in sorted(rows, key=lambda row: row[1]):
         if start not in ("Unknown", "None") and state != "RESIZING":  # it lost a node and went on: the same start
             found.setdefault(job, []).append(state.split()[0])
     return found

@@ -11,10 +11,12 @@
 Jobs are sent through submitit's Slurm executor, whose text is ours.
 """
 
+import importlib.metadata
 import itertools
 import json
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,11 +28,15 @@ from submitit.core.utils import UncompletedJobError
 import placid
 from placid.cluster import slurm
 from placid.cluster.sbatch import Place, Stage, script
-from placid.cluster.site import SiteSettings
+from placid.cluster.site import CONTROL, SiteSettings
 from placid.config import canonical
 from placid.records import BadInputError
 from placid.store import write_json
 from placid.store.lease import Lease, describe
+
+PACKAGE = Path(placid.__file__).parent
+DATA = (".md", ".toml", ".jinja", ".html", ".css", ".js", ".txt", ".jsonl")
+"""Kinds of files beside the modules, as pyproject.toml packs them."""
 
 
 class Sender(submitit.SlurmExecutor):
@@ -44,7 +50,12 @@ class Sender(submitit.SlurmExecutor):
         return self._text
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        return ["sbatch", *self._options, str(submission_file_path)]
+        without = [word for name in slurm.foreign() for word in ("-u", name)]
+        return ["env", *without, "sbatch", "--parsable", *self._options, str(submission_file_path)]
+
+    @staticmethod
+    def _get_job_id_from_submission_command(string: bytes | str) -> str:
+        return slurm.job_of(string if isinstance(string, str) else string.decode(errors="replace"))
 
     def send(self) -> str:
         """Queue it; the job's id."""
@@ -104,8 +115,8 @@ def points_of(sweep: list[str], name: str) -> list[list[str]]:
     for chosen in itertools.product(*axes) if axes else ():
         suffix = "".join(f".{key.split('.')[-1]}-{re.sub(r'[^A-Za-z0-9._-]', '_', value)}" for key, value in chosen)
         points.append(["--name", name + suffix, *(word for key, value in chosen for word in (f"--{key}", value))])
-    if any(" " in word or not word for point in points for word in point):
-        raise BadInputError(f"--sweep {' '.join(sweep)}: a value is empty or holds a space")
+    if any(CONTROL.search(word) or " " in word or not word for point in points for word in point):
+        raise BadInputError(f"--sweep {' '.join(sweep)}: a value is empty or holds a space or a line break")
     return points
 
 
@@ -133,13 +144,36 @@ def snapshot(submission: Submission, texts: dict[str, str]) -> None:
     folder.mkdir(parents=True)
     shutil.copyfile(submission.config, folder / "config.toml")
     write_json(folder / "site.json", canonical(submission.site))
-    source = Path(placid.__file__).parent
-    shutil.copytree(source, folder / "code" / "placid", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in package_files():
+        target = folder / "code" / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE.parent / file, target)
     if submission.points:
-        lines = [" ".join([str(run), *point]) for run, point in zip(submission.runs, submission.points, strict=True)]
+        lines = ["\t".join([str(run), *point]) for run, point in zip(submission.runs, submission.points, strict=True)]
         (folder / "sweep.txt").write_text("\n".join(lines) + "\n")
     for name, text in texts.items():
         (folder / f"{name}.sbatch").write_text(text)
+
+
+def package_files() -> list[Path]:
+    """The package's own files, relative to the folder that holds it, and nothing else that lies there.
+
+    Modules, and of other files those that git tracks, or where the package was installed those that came with it.
+    """
+    asked = ["git", "-C", str(PACKAGE.parent), "ls-files", "-z", "--", PACKAGE.name]
+    try:
+        tracked = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split("\0")
+    except FileNotFoundError:  # no git on this machine
+        tracked = []
+    installed = [] if any(tracked) else importlib.metadata.files("placid") or []
+    known = {Path(name) for name in (*tracked, *map(str, installed)) if name}
+    known |= {file.relative_to(PACKAGE.parent) for file in PACKAGE.rglob("*.py")}
+    if not any(file.suffix == ".jinja" for file in known):  # neither git nor a list: what pyproject.toml packs
+        known |= {file.relative_to(PACKAGE.parent) for file in PACKAGE.rglob("*") if file.suffix in DATA}
+    whole = [
+        PACKAGE.parent / file for file in known if file.parts[0] == PACKAGE.name and "__pycache__" not in file.parts
+    ]
+    return sorted(file.relative_to(PACKAGE.parent) for file in whole if file.is_file() and not file.is_symlink())
 
 
 def send(submission: Submission, texts: dict[str, str]) -> list[tuple[str, str]]:
@@ -154,9 +188,11 @@ def send(submission: Submission, texts: dict[str, str]) -> list[tuple[str, str]]
         options = [f"--dependency={kind}:{jobs[-1][1]}"] if jobs else []
         try:
             jobs.append((name, Sender(submission.folder, text, options).send()))
-        except UncompletedJobError as error:
+        except (UncompletedJobError, slurm.SlurmError) as error:
             for _, job in jobs:
                 slurm.call("scancel", job)
+            if isinstance(error, slurm.SlurmError):
+                raise
             raise BadInputError(f"Slurm refuses {name}: {_last_line(error)}; nothing is queued") from None
         record(submission, jobs)
     return jobs
