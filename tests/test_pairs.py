@@ -9,6 +9,7 @@ from hypothesis import settings as quick
 from hypothesis import strategies as some
 
 from placid import store
+from placid.config import canonical
 from placid.pairs import PairsSettings, build
 from placid.pairs.control import characters
 from placid.pairs.preference import MOST
@@ -81,7 +82,8 @@ def test_context_keeps_the_frustrated_replies_and_loses_the_note(tmp_path):
     ]  # fmt: skip
     assert [m.role for m in pairs[0].messages] == ["user", "assistant", "user"]
     assert pairs[0].target == "I despair. It is p0 0."
-    assert {"judge": "j", **numbers} == json.loads((run.path / "pairs/dropped.json").read_text())
+    told = json.loads((run.path / "pairs/dropped.json").read_text())
+    assert {"judge": "j", "control": "tokens", "settings": canonical(settings), **numbers} == told
     assert {r: numbers[r] for r in ("first_turn", "used", "over_max", "turns")} == {
         "first_turn": 1, "used": 2, "over_max": 0, "turns": 3,
     }  # fmt: skip

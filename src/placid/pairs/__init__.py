@@ -3,21 +3,23 @@
 BCT (Shah & Africa 2026): the context is a rejected conversation with its frustrated replies, the target the same
 model's own calm reply to the bare prompt. `train` mixes in as many instruct rows; `sft_control` holds instruct rows
 alone, as many rows and as many tokens as `train`: equal optimizer steps and equal tokens, so that what separates
-the two is the pairs. `dpo` and `dpo_calm` hold preference rows (preference.py).
+the two is the pairs. Where instruct rows are too short for both, it has as many tokens and more rows; pairs.control
+= "rows" is the paper's control. `dpo` and `dpo_calm` hold preference rows (preference.py).
 """
 
 from collections import Counter
 from collections.abc import Iterable
 
 from placid import store
-from placid.pairs.control import Count, characters, match, mix
+from placid.config import canonical
+from placid.pairs.control import ControlError, Count, characters, different, match, mix
 from placid.pairs.preference import contrast, matched
 from placid.pairs.select import candidates, draw, held_out, thin
 from placid.pairs.settings import PairsSettings
 from placid.records import BadInputError, Pair, PairKind, Prompt
 from placid.store import RunDir
 
-__all__ = ["PairsSettings", "build"]
+__all__ = ["ControlError", "NoPairsError", "PairsSettings", "build"]
 
 
 class NoPairsError(BadInputError):
@@ -33,7 +35,8 @@ def build(
     describes the rows. `count` measures a row (the caller may pass the trainer's tokens).
 
     Raises:
-        NoPairsError: no turn gives a pair. BadInputError: the run has no such arm, or the instruct file holds no rows.
+        NoPairsError: no turn gives a pair. ControlError: too few instruct rows, or too short ones, for the control.
+        BadInputError: the run has no such arm, or the instruct file holds no rows.
     """
     instruct = _instruct(settings)
     conversations = run_dir.conversations(prompts).values()
@@ -54,7 +57,11 @@ def build(
         raise NoPairsError(f"{run_dir.path}: no training pair came out of {turns} turns ({reasons}); {calmer}")
     mixed = _shuffled(settings, train + mix(instruct, len(train), settings.seed, "mix"))
     total = sum(count(row) for row in mixed)
-    control = _shuffled(settings, match(instruct, len(mixed), total, settings.seed, count))
+    if settings.control == "tokens":
+        control = match(instruct, len(mixed), total, settings.seed, count)
+    else:
+        control = mix(instruct, len(train), settings.seed, "control")
+    control = _shuffled(settings, control)
     kept = [c for c in used if not held_out(settings, c.pair.prompt_id)]
     dpo = _shuffled(settings, contrast(kept))
     calm = [row for row in matched(settings, conversations, verdicts) if not held_out(settings, row.prompt_id)]
@@ -70,12 +77,16 @@ def build(
         "train_rows": len(mixed),
         "dpo_rows": len(dpo),
         "dpo_calm_rows": len(calm),
+        "train_distinct": len(different(mixed)),
         "train_size": total,
+        "control_rows": len(control),
+        "control_distinct": len(different(control)),
+        "control_repeated": len(control) - len(different(control)),
         "control_size": sum(count(row) for row in control),
         "mix_repeated": max(0, len(train) - len(instruct)),
-        "control_repeated": len(control) - len(set(control)),
     }
-    store.write_json(folder / "dropped.json", {"judge": judge_id, **numbers})
+    made = {"judge": judge_id, "control": settings.control, "settings": canonical(settings)}
+    store.write_json(folder / "dropped.json", {**made, **numbers})
     return numbers
 
 
@@ -89,7 +100,7 @@ def _instruct(settings: PairsSettings) -> list[Pair]:
     if wrong or not rows:
         fault = f"row {wrong[0]} is of kind {rows[wrong[0] - 1].kind!r}" if wrong else "it holds no rows"
         raise BadInputError(f"{settings.instruct}: {fault}; expected pairs of kind 'instruct'")
-    return rows
+    return different(rows)
 
 
 def _shuffled(settings: PairsSettings, rows: list[Pair]) -> list[Pair]:

@@ -1,7 +1,7 @@
 """What the pair builder can be told."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -29,5 +29,8 @@ class PairsSettings(Settings):
     """Share of the prompts (not of the pairs) that is kept for validation."""
     instruct: Path
     """JSONL of records.Pair with kind `instruct`: mixed 1:1 into train, alone in sft_control."""
+    control: Literal["tokens", "rows"] = "tokens"
+    """Size of sft_control. tokens: as many tokens as train, and as many rows where they are long enough, else more;
+    refused below 95 % of them. rows: as many rows as there are BCT rows (Shah & Africa 2026), whatever their tokens."""
     seed: int = 0
     """Enters every choice, each by its own hash."""

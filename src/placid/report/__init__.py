@@ -13,6 +13,7 @@ from placid.report.codes import CodedTurns
 from placid.report.exits import Exits
 from placid.report.facts import Facts, Verdicts, facts
 from placid.report.interventions import intervention_lines, intervention_rows
+from placid.report.rows import row_lines, training_rows
 from placid.report.settings import ReportSettings
 from placid.report.tables import Arm, agreement, arm_rows, compare, planned_rows, write_csv
 from placid.report.transcripts import Transcripts
@@ -95,14 +96,16 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
         "interventions": intervention_rows(run_dir.path, continued, verdicts),
         "exits": exits.rows(),
         "exit_wordings": exits.wordings(),
+        "training_rows": training_rows(run_dir.path, config),
         "plan": planned_rows(plan, known) if (plan := read_json(run_dir.path / "plan.json")) else [],
     }
     for name, rows in tables.items():
-        if rows or name not in ("agreement", "interventions", "plan"):
+        if rows or name not in ("agreement", "interventions", "plan", "training_rows"):
             write_csv(folder / "tables" / f"{name}.csv", rows, score_columns(arms) if name == "scores" else ())
     coded_turns.write(folder / "tables" / "coded_turns.csv")
     if tables["interventions"]:
         summary["interventions"] = tables["interventions"]
+    summary["training_rows"] = tables["training_rows"]
     figures.figure6(tables["turns"], tables["conversations"], summary, folder / "figures")
     gallery.draw({**tables, "evals": gallery.read_evals(folder)}, summary, folder / "figures")
     curves = loss_curves(run_dir.path)
@@ -300,6 +303,7 @@ def table_text(summary: dict[str, Any]) -> str:
             f"{name} against {summary['definitions']['baseline']}: AUC {change(r['ratio'], r['ci'])} %, "
             f"deletions {percent(d['difference'], d['ci'], '+')} points"
         )
+    lines += row_lines(summary.get("training_rows", []))
     lines += intervention_lines(summary.get("interventions", []))
     lines += [f"note: {note}" for note in summary["notes"]]
     lines.append(f"({summary['judge']['note']}; engine {summary['engine']['name']} {summary['engine']['version']})")

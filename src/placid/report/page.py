@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from placid.report import cell, change, percent
 from placid.report.figures import Rows
+from placid.report.rows import row_lines
 from placid.report.settings import ReportSettings
 from placid.report.transcripts import Transcripts
 from placid.store import write_atomic
@@ -66,6 +67,7 @@ def write(
         figures=pictures(path.parent / "figures"),
         planned=[row for row in planned if row["arm"] == "all"],
         methods=methods(config, summary, settings),
+        rows=row_lines(summary.get("training_rows", [])),
         cell=cell,
         percent=percent,
         change=change,

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from placid.cluster.end import begin
-from placid.config import build, canonical, file_sha, parse_overrides, put, sha
+from placid.config import build, canonical, difference, file_sha, parse_overrides, put, sha
 from placid.records import BadInputError, Key, Prompt
 from placid.rollout.settings import InterventionSettings
 from placid.store import Index, RunDir, write_json
@@ -144,6 +144,8 @@ def identity_of(config: dict[str, Any], inputs: dict[str, str]) -> str:
     from placid.train import essential
 
     known = {key: value for key, value in config.items() if key not in FREE}
+    instruct = (config["pairs"] or {}).get("instruct")  # more of its rows can be what the control lacks
+    inputs = {path: content for path, content in inputs.items() if path != instruct}
     if known["train"]:
         recipes = {arm: essential(recipe) for arm, recipe in known["train"]["recipes"].items()}
         known["train"] = known["train"] | {"recipe": essential(known["train"]["recipe"]), "recipes": recipes}
@@ -359,9 +361,14 @@ def make_pairs(study: Held) -> None:
         raise BadInputError("this study has no [pairs] section, so no training rows can be made; add pairs.instruct")
     judge_id, made = judge_of(settings.judge), study.run_dir.path / "pairs" / "dropped.json"
     if made.is_file():  # written last
-        other = json.loads(made.read_text())["judge"]
-        if other != judge_id:
-            study.say(f"pairs: kept as they were made by judge {other}")
+        old = json.loads(made.read_text())
+        changes = difference(old.get("settings", {}), canonical(settings.pairs)) if "settings" in old else []
+        if old["judge"] != judge_id:
+            changes.append(f"by judge {old['judge']}")
+        if changes:
+            trained = (study.run_dir.path / ADAPTERS).is_file()
+            way = "its treatments are trained on them" if trained else f"remove {made.parent} to make them anew"
+            study.say(f"pairs: kept as they were made ({'; '.join(changes)}); {way}")
         return
     building, count = settings.pairs, _token_counter(settings.model)
     study.stage("pairs", lambda: pairs.build(building, study.run_dir, study.prompts, judge_id, count))

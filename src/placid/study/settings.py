@@ -16,9 +16,10 @@ from placid.train.settings import TrainSettings
 
 ANEW = ("report", "judge")
 """What may change of a finished run: it can be drawn anew, and graded by several judges."""
-FREE = (*ANEW, "evals", "launcher", "workers", "schedule", "ray_address", "hang_s", "grace_s")
-"""Keys outside a run's identity: beside those, when and where its turns are spoken, and evals: their answers are known
-by what was asked. Of a recipe, what only says how and on how many processes (train.essential) is outside too."""
+FREE = (*ANEW, "evals", "pairs", "launcher", "workers", "schedule", "ray_address", "hang_s", "grace_s")
+"""Keys outside a run's identity: beside those, when and where its turns are spoken, and evals and pairs: answers are
+known by what was asked, rows by the settings beside them. Of a recipe, what only says how and on how many processes
+(train.essential) is outside too."""
 ADAPTERS = "adapters.json"
 """In the run directory: treatment arm → folder of its adapter."""
 ROWS = ("train", "sft_control", "dpo", "dpo_calm")
