@@ -150,7 +150,7 @@ def pairs(config: Path, overrides: list[str]) -> None:
     """Make the training rows; grades first what has no verdict."""
     from placid import study as room
 
-    with room.held(room.read(config, overrides), say, new=False) as held:
+    with room.held(room.read(config, overrides), say, new=False, alone="pairs") as held:
         room.grade(held)
         room.make_pairs(held)
         room.make_consistency(held)

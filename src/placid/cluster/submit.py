@@ -32,7 +32,7 @@ from placid.cluster.site import CONTROL, SiteSettings
 from placid.config import canonical
 from placid.records import BadInputError
 from placid.store import write_json
-from placid.store.lease import Lease, describe
+from placid.store.lease import Lease
 
 PACKAGE = Path(placid.__file__).parent
 DATA = (".md", ".toml", ".jinja", ".html", ".css", ".js", ".txt", ".jsonl")
@@ -134,8 +134,8 @@ def check_free(runs: Iterable[Path]) -> None:
             shown = ", ".join(f"{job} ({name}, {alive[job]})" for job, name in jobs.items() if job in alive)
             raise BadInputError(f"{run} is being worked on by job(s) {shown}; wait for them or scancel them")
         holder = Lease(run).holder()
-        if holder and (not holder["job"] or slurm.queued([holder["job"]])):  # a job that is gone cannot beat
-            raise BadInputError(f"{run} is being worked on by {describe(holder)}; wait for it or stop it")
+        if holder and (not holder.job or slurm.queued([holder.job])):  # a job that is gone cannot beat
+            raise BadInputError(f"{run} is being worked on by {holder}; wait for it or stop it")
 
 
 def snapshot(submission: Submission, texts: dict[str, str]) -> None:

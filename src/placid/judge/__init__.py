@@ -24,6 +24,7 @@ from placid.judge.rubric import load_rubric
 from placid.judge.settings import JudgeSettings
 from placid.records import BadInputError, Prompt
 from placid.store import Index, RunDir, write_json
+from placid.store.lease import leased
 
 __all__ = ["Judge", "JudgeSettings", "LexicalJudge", "check", "opened", "ready", "run"]
 
@@ -144,17 +145,19 @@ def run(
             None: what is there now.
 
     Raises:
-        BadInputError: an unreadable lexicon, a refused key, a damaged run directory, a spent budget.
+        BadInputError: an unreadable lexicon, a refused key, a damaged run directory, a spent budget; or the same
+            judge is at work here in another process.
         PausedError: the judge is away or its day is used up.
     """
     if complete is not None and settings.kind == "ensemble":
         raise BadInputError("judge.kind = 'ensemble' cannot follow a rollout: its members must have graded before")
     by_id = {prompt.id: prompt for prompt in prompts}
-    if settings.workers > 1:
-        from placid.judge.pool import run_pool  # ray is heavy
+    with leased(run_dir.path, "judge", f"judge-{check(settings)}"):  # two would pay twice for one reply
+        if settings.workers > 1:
+            from placid.judge.pool import run_pool  # ray is heavy
 
-        return run_pool(settings, run_dir, by_id, attempt, complete)
-    return asyncio.run(_run(settings, run_dir, by_id, attempt, complete))
+            return run_pool(settings, run_dir, by_id, attempt, complete)
+        return asyncio.run(_run(settings, run_dir, by_id, attempt, complete))
 
 
 async def _run(

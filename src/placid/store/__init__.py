@@ -15,7 +15,6 @@ file and line. Only the standard library and msgspec are needed to read a log.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import msgspec
 
 from placid.records import BadInputError, Conversation, Key, Pair, Prompt, Turn, Verdict
+from placid.store.disk import write_atomic, write_json
 from placid.store.segment import Index, Segment, located, read_at, read_lines
 
 __all__ = [
@@ -37,22 +37,6 @@ __all__ = [
     "write_json",
     "write_lines",
 ]
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` so that a reader sees the old or the new content, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Indented JSON, atomically."""
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_lines(path: Path, records: Iterable[msgspec.Struct]) -> None:

@@ -1,140 +1,233 @@
-"""runs/<name>/lease.json: who works on a run directory. A heartbeat and no lock: shared file systems lose locks.
+"""leases/<scope>/<generation>.json: who works on a run directory. A heartbeat, for shared file systems lose locks.
 
-A stage that writes holds the lease and beats; a second one is refused while the first beats. A process that died on
-this host is seen at once, one on another host when its beats stop. A holder that finds another's name in the file has
-been taken for dead (its node was cut off, say) and must not write any more: it ends at once.
+A stage that writes holds the lease of its scope and beats; a second one is refused while the first lives. The newest
+generation holds. Taking the lease is the exclusive creation of the next generation, so of any number of processes one
+succeeds. Only its holder writes a generation's file again, and a holder that finds a newer one ends at once.
+
+Clocks of two hosts are never compared. A holder in this host's own table of processes is looked up there. Of any other
+only its beats can tell: it lives if its file changes while this process looks, and is dead if it does not for SILENT_S.
 """
 
-import json
 import logging
 import os
-import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import psutil
+import msgspec
 
 from placid.records import BadInputError
-from placid.store import write_json
+from placid.store import disk
 
 log = logging.getLogger(__name__)
 
 BEAT_S = 5.0
 """Seconds between two beats."""
-SILENT_S = 60.0
-"""A holder on another host that has not beaten for so long is dead."""
+SILENT_S = 70.0
+"""A holder that is not in our table of processes and has not beaten for so long, by our clock, is dead; workers on other
+hosts that nobody calls have ended themselves by then (rollout.attempts.LEASE_S)."""
 LOOK_S = 1.0
-"""Seconds between two looks at a holder that should be dead."""
+"""Seconds between two looks at a holder."""
+
+
+class Holder(msgspec.Struct, kw_only=True):
+    """Who holds a generation of a lease."""
+
+    what: str
+    """The command: study, rollout, judge, ..."""
+    job: str
+    """Slurm's, or ""."""
+    host: str
+    pid: int
+    table: str
+    """The table of processes that `pid` stands in: this boot of this host, and the PID namespace."""
+    started: str
+    """When the process began, in ticks since the boot: no clock that is set moves them."""
+    beat: int = 0
+    released: bool = False
+
+    def __str__(self) -> str:
+        job = f"Slurm job {self.job}, " if self.job else ""
+        return f"`placid {self.what}` ({job}process {self.pid} on {self.host})"
+
+    @property
+    def lives(self) -> bool | None:
+        """Whether its process is there; None: it cannot be seen from here."""
+        if not self.table or self.table != _table():
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # another user's
+            pass
+        state, started = _stat(self.pid)
+        if not started:  # /proc hides the processes of others
+            return None
+        return state not in "ZX" and started == self.started
 
 
 class Lease:
-    """The lease of one run directory. Creating the object touches nothing."""
+    """The lease of one scope of a run directory. Creating the object touches nothing."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self._run, self._file = run_dir, run_dir / "lease.json"
-        self._token = secrets.token_hex(8)
+    def __init__(self, run_dir: Path, scope: str = "run") -> None:
+        """scope: what its holder writes: run, judge-<id>, report, tables."""
+        self._run, self._folder = run_dir, run_dir / "leases" / scope
+        self._generation = 0
+        self._beaten = 0.0
 
-    def holder(self) -> dict[str, Any] | None:
-        """Who works on it: host, pid, job (Slurm's, or ""), what, beat (seconds since 1970); None if nobody alive."""
-        try:
-            found = json.loads(self._file.read_text())
-        except FileNotFoundError:
-            return None
-        return found if found["token"] != self._token and _alive(found) else None
+    def holder(self, patience_s: float = 0) -> Holder | None:
+        """Who works on it; None if nobody alive. Takes up to SILENT_S where only beats can tell, and waits so much
+        longer for one that lives."""
+        return self._watch(patience_s)[1]
 
-    def take(self, what: str, patience_s: float) -> None:
+    def take(self, what: str, patience_s: float = 0) -> None:
         """Become the holder; waits so long for one that should be dead.
 
         Raises:
             BadInputError: another one is alive.
         """
-        end = time.monotonic() + patience_s
-        told = False
-        while found := self.holder():
-            if time.monotonic() >= end:
-                raise BadInputError(f"{self._run} is being worked on by {describe(found)}; wait for it or stop it")
-            if not told:
-                log.warning("waiting for %s, which should be dead", describe(found))
-                told = True
-            time.sleep(LOOK_S)
-        self._record = _me() | {"token": self._token, "what": what}
-        self._write()
+        me = Holder(
+            what=what, job=os.environ.get("SLURM_JOB_ID", ""), host=socket.gethostname(), pid=os.getpid(),
+            table=_table(), started=_stat(os.getpid())[1],
+        )  # fmt: skip
+        while True:
+            newest, holder = self._watch(patience_s)
+            if holder is not None:
+                raise BadInputError(f"{self._run} is being worked on by {holder}; wait for it or stop it")
+            self._folder.mkdir(parents=True, exist_ok=True)
+            made = disk.create(self._file(newest + 1), disk.seal(msgspec.to_builtins(me)))
+            # a process that slept between looking and creating may have made a generation that was there before
+            if made and max(self._generations()) == newest + 1:
+                break
+        self._holder, self._generation, self._beaten = me, newest + 1, _clock()
+        for generation in self._generations():
+            if generation < self._generation:
+                self._file(generation).unlink(missing_ok=True)
 
     def beat(self) -> bool:
-        """Say that this process lives; False if another one holds the lease now."""
-        try:
-            mine = json.loads(self._file.read_text())["token"] == self._token
-        except FileNotFoundError:  # somebody deleted the run directory below us
-            mine = False
-        if mine:
-            self._write()
-        return mine
+        """Say that this process lives; False if another one holds the lease now, or the run directory is gone."""
+        if max(self._generations(), default=0) != self._generation:
+            return False
+        self._holder.beat += 1
+        disk.write_json(self._file(self._generation), msgspec.to_builtins(self._holder), checksum=True)
+        self._beaten = _clock()
+        return True
+
+    def guard(self) -> None:
+        """Before a record is written: a process that was stopped for long (SIGSTOP, a laptop's lid) may have been taken
+        for dead meanwhile, and must not write before it knows."""
+        if _clock() - self._beaten > SILENT_S / 2:
+            self._end_unless(self.beat())
 
     def release(self) -> None:
         """Nobody holds it any more, unless another one does."""
-        if self.beat():
-            self._file.unlink(missing_ok=True)
+        self._holder.released = True
+        self.beat()
 
-    def _write(self) -> None:
-        write_json(self._file, self._record | {"beat": time.time()})
+    def keep(self, done: threading.Event) -> None:
+        """Beat until `done`; ends this process if another one has the lease."""
+        while not done.wait(BEAT_S):
+            try:
+                held = self.beat()
+            except OSError as error:  # a full disk or a stale handle: the stage itself will meet it too
+                log.warning("no beat: %s", error)
+                held = max(self._generations(), default=self._generation) == self._generation
+            self._end_unless(held or done.is_set())
 
+    def _end_unless(self, held: bool) -> None:
+        if not held:
+            log.error("%s was given to another process while this one could not be heard; it ends now", self._run)
+            os._exit(1)
 
-def describe(found: dict[str, Any]) -> str:
-    """The holder in words."""
-    job = f"Slurm job {found['job']}, " if found["job"] else ""
-    return f"`placid {found['what']}` ({job}process {found['pid']} on {found['host']})"
+    def _watch(self, patience_s: float) -> tuple[int, Holder | None]:
+        """The newest generation, and its holder if it lives."""
+        began = since = _clock()
+        seen: tuple[int, bytes] | None = None
+        changed = False
+        while True:
+            newest = max(self._generations(), default=0)
+            data = self._read(newest)
+            holder, now = _holder(data), _clock()
+            if data is None or (holder is not None and (holder.released or holder.lives is False)):
+                return newest, None
+            if (newest, data) != seen:
+                changed, since = seen is not None, now
+                seen = (newest, data)
+            there = holder is not None and holder.lives is True
+            if not there and now - since >= SILENT_S:
+                return newest, None
+            if (there or changed) and now - began >= patience_s:
+                return newest, holder or Holder(what="?", job="", host="?", pid=0, table="", started="")
+            if now == began:
+                log.warning("looking whether %s still works on %s (up to %.0f s)", holder, self._run, SILENT_S)
+            time.sleep(LOOK_S)
+
+    def _file(self, generation: int) -> Path:
+        return self._folder / f"{generation}.json"
+
+    def _generations(self) -> list[int]:
+        return [int(file.stem) for file in self._folder.glob("*.json") if file.stem.isdigit()]
+
+    def _read(self, generation: int) -> bytes | None:
+        try:
+            return self._file(generation).read_bytes()
+        except FileNotFoundError:
+            return None
 
 
 @contextmanager
-def leased(run_dir: Path, what: str) -> Iterator[None]:
-    """Hold the lease of `run_dir` and beat. In a Slurm job a former holder may need a minute to be seen dead.
+def leased(run_dir: Path, what: str, scope: str = "run") -> Iterator[None]:
+    """Hold a lease of `run_dir` and beat. In a Slurm job a former holder may need a minute to be seen dead.
 
     Raises:
         BadInputError: another one is alive.
     """
-    lease, done = Lease(run_dir), threading.Event()
+    lease, done = Lease(run_dir, scope), threading.Event()
     lease.take(what, SILENT_S + 2 * BEAT_S if "SLURM_JOB_ID" in os.environ else 0)
-
-    def beat() -> None:
-        while not done.wait(BEAT_S):
-            try:
-                alive = lease.beat()
-            except OSError as error:  # a full disk or a stale handle: the stage itself will meet it too
-                log.warning("no beat: %s", error)
-                continue
-            if not alive and not done.is_set():
-                log.error("%s was given to another process while this one could not be heard; it ends now", run_dir)
-                os._exit(1)
-
-    thread = threading.Thread(target=beat, name="lease", daemon=True)
+    thread = threading.Thread(target=lease.keep, args=(done,), name=f"lease {scope}", daemon=True)
     thread.start()
+    disk.GUARDS.append(lease.guard)
     try:
         yield
     finally:
+        disk.GUARDS.remove(lease.guard)
         done.set()
         thread.join()
         lease.release()
 
 
-def _me() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "created": psutil.Process().create_time(),
-        "job": os.environ.get("SLURM_JOB_ID", ""),
-    }
-
-
-def _alive(found: dict[str, Any]) -> bool:
-    """On this host the process itself is looked at, which guards against a reused pid; elsewhere its last beat."""
-    if found["host"] != socket.gethostname():
-        return time.time() - found["beat"] < SILENT_S
+def _holder(data: bytes | None) -> Holder | None:
+    """None: no file, or a damaged one: its beats alone can tell then."""
+    value = disk.unseal(data) if data else None
     try:
-        return abs(psutil.Process(found["pid"]).create_time() - found["created"]) < 0.02
-    except psutil.NoSuchProcess:
-        return False
+        return msgspec.convert(value, Holder) if value else None
+    except msgspec.ValidationError:
+        return None
+
+
+def _table() -> str:
+    """Names the table of processes that this process is in; empty where the system does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _stat(pid: int) -> tuple[str, str]:
+    """State and start of a process (fields 3 and 22 of /proc/<pid>/stat), empty where they cannot be read."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "", ""
+    return fields[0], fields[19]
+
+
+def _clock() -> float:
+    """Seconds on a clock that nobody sets and that does not stop while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()

@@ -15,6 +15,7 @@ from typing import Generic, NoReturn, TypeVar
 import msgspec
 
 from placid.records import SCHEMA, BadInputError, End, Key, Turn
+from placid.store import disk
 
 log = logging.getLogger(__name__)
 R = TypeVar("R", bound=msgspec.Struct)
@@ -41,10 +42,10 @@ class Segment(Generic[R]):
         data = memoryview(b"".join(lines))
         if not data:
             return []
+        for guard in disk.GUARDS:
+            guard()
         try:
-            written = 0
-            while written < len(data):
-                written += self._file.write(data[written:])
+            disk.write_all(self._file.fileno(), data)
             self._unsynced = True
             if sync:
                 self.sync()

@@ -450,7 +450,8 @@ def show(study: Held) -> dict[str, Any]:
     held = sorted(folder.name for folder in (study.run_dir.path / "verdicts").glob("*") if folder.is_dir())
     if judge_id not in held:
         raise BadInputError(f"report.judge = {judge_id!r} graded nothing here; valid: {', '.join(held) or 'none yet'}")
-    return study.stage("report", lambda: report.run(study.settings.report, study.run_dir, study.prompts, judge_id))
+    with leased(study.run_dir.path, "report", "report"):
+        return study.stage("report", lambda: report.run(study.settings.report, study.run_dir, study.prompts, judge_id))
 
 
 def import_(file: Path, out: Path, tag: str) -> "Imported":
@@ -489,7 +490,8 @@ def compact(run_dir: RunDir) -> bool:
     """
     from placid.store.tables import compact as write  # polars and zarr
 
-    return write(run_dir)
+    with leased(run_dir.path, "compact", "tables"):
+        return write(run_dir)
 
 
 def _token_counter(model: Path) -> Callable[..., int]:

@@ -1,0 +1,111 @@
+"""Files that are never seen half written, and JSON that carries its own checksum. Everything that the store writes goes
+through os.write, os.fsync, os.replace and os.link as they stand here, so a test can let each of them fail.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+GUARDS: list[Callable[[], None]] = []
+"""Called before records are written; each ends a process that may not write any more (lease.leased)."""
+_SEALED = re.compile(rb'(\{.*)\n  "sha256": "([0-9a-f]{64})"\n\}\n', re.DOTALL)
+"""A JSON object and, as its last key, the sha256 of every byte before that key's line."""
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write every byte; the operating system may take fewer at a time."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` so that a reader sees the old or the new content, never half of it; nothing else is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _write_beside(path, data)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def create(path: Path, data: bytes) -> bool:
+    """Make the file `path`, whole; False if there is one already. Of several processes, on any hosts, one succeeds.
+
+    link() is exclusive on every shared file system. Over NFS its answer can be lost and the repeated call then fails
+    although the first one succeeded: the number of links says so.
+    """
+    temporary = _write_beside(path, data)
+    try:
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return temporary.stat().st_nlink == 2
+    except OSError as error:  # a file system without hard links
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        return _create_slowly(path, data)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _create_slowly(path: Path, data: bytes) -> bool:
+    """create() by an exclusive open: whoever reads meanwhile finds half of it."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return False
+    try:
+        write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _write_beside(path: Path, data: bytes) -> Path:
+    """The content in a file of this thread's own, on disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        try:
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def write_json(path: Path, value: object, checksum: bool = False) -> None:
+    """Indented JSON, atomically. An object's last key is its checksum, except in files that other programs read."""
+    if checksum and isinstance(value, dict):
+        write_atomic(path, seal(value))
+    else:
+        write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def seal(value: dict[str, Any]) -> bytes:
+    """Indented JSON of `value` with the sha256 of every byte before it."""
+    comma = "," if value else ""
+    body = (json.dumps(value, indent=2, ensure_ascii=False)[:-1].rstrip("\n") + comma).encode()
+    return body + f'\n  "sha256": "{hashlib.sha256(body).hexdigest()}"\n}}\n'.encode()
+
+
+def unseal(data: bytes) -> dict[str, Any] | None:
+    """The value that seal() got; None if any byte differs, or if there never was a checksum."""
+    match = _SEALED.fullmatch(data)
+    if match is None or hashlib.sha256(match[1]).hexdigest().encode() != match[2]:
+        return None
+    value = json.loads(data)
+    del value["sha256"]
+    return value
