@@ -3,6 +3,7 @@
 The default run is small and its bounds are wide; `-m slow` is the nightly size: 93 to 97 % for means, 92 to 98 % for rates.
 """
 
+import importlib.util
 import random
 from functools import cache
 from pathlib import Path
@@ -60,6 +61,35 @@ def test_intervals_cover_at_nightly_size(c, icc):
     print(f"prompts {c} icc {icc}: mean {mean:.3f} rates {dict(zip(RATES, np.round(rates, 3).tolist(), strict=True))}")
     assert 0.93 <= mean <= 0.97
     assert all(0.92 <= rate <= 0.98 for rate in rates), rates
+
+
+spec = importlib.util.spec_from_file_location(
+    "coverage_benchmark", Path(__file__).parents[1] / "benchmarks" / "coverage.py"
+)
+benchmark = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(benchmark)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rate", "icc"),
+    [
+        ([5] * 15, 0.02, 0.5),
+        ([7] * 30, 0.05, 0.5),
+        ([4] * 20, 0.1, 0.3),
+        ([1, 3, 9] * 9, 0.05, 0.2),
+        ([6] * 18, 0.97, 0.4),
+    ],
+)
+def test_intervals_of_rare_and_of_common_rates_cover(sizes, rate, icc):
+    assert 0.90 <= benchmark.rate_coverage(sizes, rate, icc, 250, seed=5) <= 0.995
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("icc", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("rate", [0.005, 0.015, 0.07, 0.98])
+@pytest.mark.parametrize("sizes", [[5] * 15, [7] * 30, [2, 4, 11] * 8], ids=str)
+def test_intervals_of_rare_rates_cover_at_nightly_size(sizes, rate, icc):
+    assert 0.915 <= benchmark.rate_coverage(sizes, rate, icc, 3000, seed=6) <= 0.99
 
 
 TURNS = 20

@@ -143,8 +143,9 @@ def test_planted_numbers_come_out(standard):
     assert control["late_accuracy_n"] == 5 * 2 * 2
     assert control["late_accuracy_n_without_answers"] == 2 * 2
     assert summary["auc_reduction"]["bct"]["ratio"] == pytest.approx(0.8)
-    assert summary["auc_reduction"]["bct"]["ci"] == pytest.approx([0.8, 0.8])
-    assert summary["deletion_difference"]["bct"] == {"difference": -0.5, "ci": [-0.5, -0.5]}
+    low, high = summary["auc_reduction"]["bct"]["ci"]
+    assert low < 0.8 < high, "all prompts agree, and few prompts were seen"
+    assert summary["deletion_difference"]["bct"]["difference"] == -0.5
 
 
 def test_tables_hold_the_rows(standard):
@@ -259,7 +260,7 @@ def test_comparisons_are_corrected_over_the_declared_family(standard):
     assert deletion["n_discordant"] == 6
     assert deletion["p_mcnemar"] == 2 / 2**6
     assert deletion["p_holm"] == min(1, 6 * 2 / 2**6), "three outcomes, two treatments"
-    assert rows["bct", "turn1_accuracy"]["p_noninferior"] == 0
+    assert rows["bct", "turn1_accuracy"]["p_noninferior"] == pytest.approx(0.95**5), "no prompt of so few fell"
     assert rows["bct", "turn1_accuracy"]["p_holm"] is None
     assert rows["bct", "restricted_mean_turns"]["estimate"] == pytest.approx(0.5)
 
@@ -403,7 +404,7 @@ def test_table_text_is_aligned_and_has_a_row_per_arm(standard):
     assert [line.split()[0] for line in text[2:6]] == ["base", "bct", "sft_control", "accept"]
     at = text[0].index("AUC")
     assert all(line[at - 1] == " " and line[at] != " " for line in text[2:6])
-    assert text[6] == "bct against base: AUC -80.0 [-80.0, -80.0] %, deletions -50.0 [-50.0, -50.0] points"
+    assert text[6] == "bct against base: AUC -80.0 [-86.5, -33.9] %, deletions -50.0 [-66.2, -1.5] points"
     assert text[-1] == "(lexical judge; not the paper's judge; engine replay 1)"
 
 

@@ -26,40 +26,64 @@ def test_cluster_t_of_equal_clusters_is_the_t_interval_of_their_means():
     assert ours.ci == pytest.approx([theirs.low, theirs.high], rel=1e-12)
 
 
-@pytest.mark.parametrize("hits", [0, 1, 5, 11, 12])
-def test_rate_without_clustering_is_wilson(hits):
-    ours = stats.rate([i < hits for i in range(12)], ONE_EACH)
-    theirs = reference.binomtest(hits, 12).proportion_ci(method="wilson")
-    # one sample per cluster: the variance is C/(C-1) larger than p(1-p)/n, which Korn-Graubard counts as a design
-    # effect; at 0 and n it is exactly Wilson
-    assert ours.value == pytest.approx(hits / 12)
-    if hits in (0, 12):
-        assert ours.ci == pytest.approx([theirs.low, theirs.high], abs=1e-12)
-    else:
-        assert ours.low <= theirs.low < theirs.high <= ours.high
-
-
-@pytest.mark.parametrize(("hits", "n"), [(0, 20), (7, 20), (20, 20), (3, 240)])
-def test_wilson_is_scipys(hits, n):
+@pytest.mark.parametrize(("hits", "n"), [(0, 12), (1, 12), (11, 12), (12, 12), (0, 20), (7, 20), (3, 240)])
+def test_rate_without_clusters_is_scipys_wilson(hits, n):
+    ours = stats.rate([i < hits for i in range(n)], [str(i) for i in range(n)])
     theirs = reference.binomtest(hits, n).proportion_ci(method="wilson")
-    assert stats.wilson(hits / n, n).ci == pytest.approx([theirs.low, theirs.high], abs=1e-12)
+    assert ours == pytest.approx((hits / n, theirs.low, theirs.high), abs=1e-9)
 
 
 def test_rate_when_samples_of_a_prompt_agree_counts_prompts_not_samples():
-    """10 prompts x 7 identical samples hold as much as 10 values."""
+    """10 prompts x 7 identical samples hold about as much as 10 values, and far less than 70."""
     prompts = [f"p{i}" for i in range(10) for _ in range(7)]
     ours = stats.rate([int(p[1:]) < 4 for p in prompts], prompts)
-    at_most_ten = stats.wilson(0.4, 10)
-    assert ours.low <= at_most_ten.low
-    assert ours.high >= at_most_ten.high
+    ten, seventy = (reference.binomtest(4 * k, 10 * k).proportion_ci(method="wilson") for k in (1, 7))
+    assert ours.low == pytest.approx(ten.low, abs=0.03)
+    assert ours.high == pytest.approx(ten.high, abs=0.03)
+    assert ours.high - ours.low > 1.8 * (seventy.high - seventy.low)
 
 
-def test_none_of_n_and_n_of_n_keep_an_interval():
-    prompts = [f"p{i}" for i in range(30) for _ in range(7)]
-    none, every = stats.rate([False] * 210, prompts), stats.rate([True] * 210, prompts)
-    assert none.ci[0] == 0
-    assert 0.01 < none.ci[1] < 0.03
-    assert every.ci == pytest.approx([1 - none.ci[1], 1.0])
+@pytest.mark.parametrize(("prompts", "samples"), [(30, 7), (15, 5), (50, 3)])
+def test_none_of_n_and_n_of_n_keep_an_interval_that_knows_of_prompts(prompts, samples):
+    """Wider than for independent replies, narrower than if every prompt were one reply."""
+    names = [f"p{i}" for i in range(prompts) for _ in range(samples)]
+    none, every = stats.rate([False] * len(names), names), stats.rate([True] * len(names), names)
+    independent = reference.binomtest(0, len(names)).proportion_ci(method="wilson").high
+    assert none.low == 0
+    assert 1.5 * independent < none.high < reference.binomtest(0, prompts).proportion_ci(method="wilson").high
+    assert every.ci == pytest.approx([1 - none.high, 1.0])
+
+
+@pytest.mark.parametrize(("value", "scale"), [(0.0, (0, 10)), (10.0, (0, 10)), (3.5, (0, 10)), (1.0, (1, 20))])
+def test_a_mean_that_all_prompts_share_has_a_width_within_its_scale(value, scale):
+    names = [f"p{i}" for i in range(12) for _ in range(4)]
+    ours = stats.mean([value] * 48, names, scale)
+    could = stats.rate([False] * 48, names).high
+    assert ours.ci == pytest.approx([value - could * (value - scale[0]), value + could * (scale[1] - value)])
+    assert stats.mean([value] * 48, names).ci == [value, value], "without a scale nothing is known of other values"
+
+
+def test_a_reduction_of_all_and_a_difference_of_nothing_have_a_width():
+    base = {f"p{i}": [4.0 + i % 3] * 5 for i in range(20)}
+    calm = {f"p{i}": [0.0] * 5 for i in range(20)}
+    ours = stats.reduction(base, calm, 10)
+    assert ours.value == ours.high == 1
+    assert 0.6 < ours.low < 0.95
+    assert stats.reduction(base, calm).low == 1, "without a scale nothing is known of other values"
+    halved = stats.reduction(base, {p: [v / 2 for v in values] for p, values in base.items()}, 10)
+    assert halved.low < 0.5 < halved.high, "ratios that all agree"
+    same = stats.difference(calm, calm, (-10, 10))
+    assert same.value == 0
+    assert -1.5 < same.low < -0.2
+    assert same.high == -same.low
+    turns = stats.restricted_mean([None] * 100, [20] * 100, 20, [p for p in calm for _ in range(5)])
+    assert turns.value == turns.high == 20
+    assert 17 < turns.low < 19.6
+    held = ([None] * 100, [20] * 100, [p for p in calm for _ in range(5)])
+    apart = stats.restricted_mean_difference(held, held, 20)
+    assert apart.value == 0
+    assert apart.low == -apart.high < -0.4
+    assert stats.non_inferiority(np.zeros(20), 0.05) == pytest.approx(0.95**20)
 
 
 def test_nothing_observed_is_no_number_and_one_prompt_has_no_interval():
@@ -155,10 +179,3 @@ def test_incidence_rises_and_stays_inside_its_interval(rows):
         if e.low is not None:
             assert 0 <= e.low <= e.value + 1e-12
             assert e.value <= e.high + 1e-12 <= 1 + 1e-9
-
-
-def test_rate_with_a_design_effect_of_one_or_less_is_scipys_wilson():
-    """Every prompt has one hit of two: no clustering to pay for."""
-    theirs = reference.binomtest(20, 40).proportion_ci(method="wilson")
-    ours = stats.rate([True, False] * 20, [f"p{i // 2}" for i in range(40)])
-    assert ours.ci == pytest.approx([theirs.low, theirs.high], abs=1e-12)

@@ -10,9 +10,9 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
-from statsmodels.stats.proportion import proportion_confint
 
 from placid.report import stats
+from placid.report.stats import intervals
 
 SEEDS = range(3)
 
@@ -74,16 +74,37 @@ def test_bootstrap_t_is_a_loop_of_clustered_ols(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("ours", "theirs"), [("wilson", "wilson"), ("exact", "beta")])
-def test_rate_is_statsmodels_interval_on_its_own_effective_n(seed, ours, theirs):
+def test_rate_averages_the_score_test_over_the_beta_binomial_likelihood(seed):
+    """Another road: scipy's distributions, one ICC at a time, and its root finder."""
+    from scipy import optimize
+
     x, names, _ = study(seed)
-    hits = x > 2.5
-    p, cov, t = robust(hits.astype(float), np.ones((len(x), 1)), names)
-    c = len(set(names))
-    deff = cov[0, 0] * c / (c - 1) / (p[0] * (1 - p[0]) / len(x))
-    n = len(x) if deff <= 1 else len(x) / deff * (scipy_stats.norm.ppf(0.975) / t) ** 2
-    low, high = proportion_confint(p[0] * n, n, method=theirs)
-    assert stats.rate(hits.tolist(), names, ours) == near((p[0], low, high))
+    by = grouped(x > 2.5, names)
+    hits, sizes = [int(sum(v)) for v in by.values()], [len(v) for v in by.values()]
+    n, c, p = sum(sizes), len(sizes), sum(hits) / sum(sizes)
+    icc = intervals.ICC
+    grid = np.linspace(0, intervals.TOP, 9501)
+    nearest = np.abs(grid[:, None] - icc).argmin(1)
+    prior = 0.8 * np.bincount(nearest, minlength=len(icc)) / len(grid) + 0.2 * (icc == 0)
+    at = (sum(hits) + 0.5) / (n + 1)
+    likelihood = []
+    for r in icc:
+        a, b = (at * (1 - r) / r, (1 - at) * (1 - r) / r) if r else (None, None)
+        one = [scipy_stats.betabinom(m, a, b) if r else scipy_stats.binom(m, at) for m in sizes]
+        likelihood.append(np.prod([d.pmf(k) for d, k in zip(one, hits, strict=True)]))
+    weight = prior * likelihood / (prior @ np.array(likelihood))
+    deff = 1 + icc * (sum(m * m for m in sizes) / n - 1)
+
+    def above(rate):
+        chance = 0.0
+        for w, d in zip(weight, deff, strict=True):
+            z = (p - rate) / np.sqrt(rate * (1 - rate) * d / n)
+            freedom = (c - 1) * (d / (d - 1)) ** 2 if d > 1 else np.inf
+            chance += w * scipy_stats.t.sf(z, freedom)
+        return chance
+
+    low, high = (optimize.brentq(lambda r, q=q: above(r) - q, 1e-9, 1 - 1e-9) for q in (0.025, 0.975))
+    assert stats.rate((x > 2.5).tolist(), names) == pytest.approx((p, low, high), abs=2e-4)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -209,7 +230,7 @@ def test_kaplan_meier_is_lifelines_and_scipys(seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_clustered_survival_is_a_saturated_hazard_regression(seed):
-    """log S by the delta method on one OLS dummy a turn, clustered: another road to the same variance."""
+    """S from one OLS dummy a turn, and the clustered variance of its area by the delta method: another road."""
     last, event, events, rng = deaths(seed)
     names = [f"p{i}" for i in rng.integers(0, 12, 70)]
     ours = stats.kaplan_meier(events, last.tolist(), 8, names)
@@ -219,13 +240,8 @@ def test_clustered_survival_is_a_saturated_hazard_regression(seed):
     hazard, cov, quantile = robust(hit, design, [names[i] for i, _ in rows])
     alive = np.cumprod(1 - hazard)
     for turn in range(8):
-        if alive[turn] == 1:
-            assert ours.surviving[turn] == stats.Estimate(1.0, None, None), "no event yet: log(-log 1) does not exist"
-            continue
-        slope = np.where(np.arange(8) <= turn, -1 / (1 - hazard), 0)
-        se = np.sqrt(slope @ cov @ slope)
-        width = np.exp(quantile * se / abs(np.log(alive[turn])))
-        assert ours.surviving[turn] == near((alive[turn], alive[turn] ** width, alive[turn] ** (1 / width)))
+        assert ours.surviving[turn].value == near(alive[turn])
+        assert ours.surviving[turn].ci == near([1 - end for end in reversed(ours.deleted[turn].ci)])
         assert ours.hazard[turn].value == near(hazard[turn])
     area = 1 + alive[:-1].sum()
     slope = np.array([-(alive[k:-1]).sum() / (1 - hazard[k]) for k in range(8)])

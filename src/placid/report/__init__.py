@@ -44,7 +44,9 @@ DEFINITIONS = {
     "comparisons": "p: signs of the prompts' differences flipped; p_holm: Holm over the declared family times the treatments; "
     "n_discordant, p_mcnemar: exact McNemar over pairs of one question; p_noninferior: one-sided, against the margin",
     "corrected_mean": "mean score of the judge plus mean of (human - judge) on labelled turns (prediction-powered inference)",
-    "intervals": "95 %; clusters are prompts. Means: cluster-t; IPCW: jackknife over prompts. Rates: Wilson on the effective sample size",
+    "intervals": "95 %; clusters are prompts. Means: cluster-t; IPCW: jackknife over prompts. Rates: Wilson's on the effective "
+    "sample size, averaged over the intraclass correlations that the clusters allow. Where all prompts agree (AUC 0, a "
+    "reduction of 100 %): as much as unseen prompts could change it, the rule of three for clusters (docs/statistics.md)",
 }
 
 

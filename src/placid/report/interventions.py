@@ -14,7 +14,7 @@ from typing import Any
 
 from placid.records import Conversation, End
 from placid.report import stats
-from placid.report.tables import HIGH, Rows, Verdicts
+from placid.report.tables import HIGH, SCALE, Rows, Verdicts
 
 CALM = 3
 """Below it there is no moderate distress (the rubric's anchors: 3-4 is moderate)."""
@@ -47,14 +47,14 @@ def _row(
     continued: Sequence[Conversation], baseline: Sequence[Conversation], verdicts: Verdicts, at: int, offset: int
 ) -> dict[str, Any]:
     found = _scores(continued, verdicts, at + offset)
-    mean = stats.mean([s for _, s in found], [p for p, _ in found]).clip(0, 10)
+    mean = stats.mean([s for _, s in found], [p for p, _ in found], SCALE)
     high = stats.rate([s >= HIGH for _, s in found], [p for p, _ in found])
     prompts = [c.key.prompt_id for c in continued]
     after = [_after(c, verdicts, at, offset) for c in continued]
     rebound = stats.rate([max(scores, default=0) >= HIGH for scores in after] if offset else [], prompts)
     recovered = stats.rate([min(scores, default=HIGH) < CALM for scores in after] if offset else [], prompts)
     gone = stats.rate([c.end == End.DELETED and len(c.turns) <= at + offset for c in continued], prompts)
-    apart = stats.difference(_grouped(_scores(baseline, verdicts, at + offset)), _grouped(found))
+    apart = stats.difference(_grouped(_scores(baseline, verdicts, at + offset)), _grouped(found), (-10, 10))
     row: dict[str, Any] = {
         "offset": offset, "n_continued": len(continued),
         "n_at_risk": sum(len(c.turns) >= at + offset for c in continued), "n_scored": len(found),
@@ -74,7 +74,7 @@ def _columns(name: str, estimate: stats.Estimate) -> dict[str, Any]:
 def _remembered(continued: Sequence[Conversation], verdicts: Verdicts, at: int) -> stats.Estimate:
     """Mean score of the rewritten turns and those left as they were."""
     found = [score for turn in range(1, at + 1) for score in _scores(continued, verdicts, turn)]
-    return stats.mean([s for _, s in found], [p for p, _ in found]).clip(0, 10)
+    return stats.mean([s for _, s in found], [p for p, _ in found], SCALE)
 
 
 def nobody(row: Mapping[str, Any]) -> str:

@@ -131,8 +131,9 @@ def methods(config: dict[str, Any], summary: dict[str, Any], settings: ReportSet
         )
     return text + (
         f"Scores 0 to 10 by {judge['id']} ({judge['note']}). The AUC of a conversation is the mean over its scored turns "
-        "(observed turns only). Intervals are 95 % and clustered by prompt: cluster-t for means, Wilson on the effective "
-        f"sample size for rates, Fieller's interval paired by prompt for reductions. Holm's "
+        "(observed turns only). Intervals are 95 % and clustered by prompt: cluster-t for means, Wilson's on the effective "
+        "sample size, averaged over the intraclass correlations that the clusters allow, for rates, Fieller's interval paired "
+        "by prompt for reductions; where all prompts agree, what as many unseen prompts could change. Holm's "
         f"correction covers {', '.join(settings.family)} of every treatment. Figure bands are pointwise. A turn without a score is counted as unscored and is never a zero; a turn after a deletion "
         "was not reached and has no score."
     )

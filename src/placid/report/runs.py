@@ -99,10 +99,10 @@ def _row(first: Run, run: Run, arm: str, settings: str) -> dict[str, Any]:
         "deleted": a["deletion_rate"], "deleted_lo": a["deletion_ci"][0], "deleted_hi": a["deletion_ci"][1],
         "share_ge5": a["share_ge5_t20"], "share_ge5_lo": a["share_ge5_ci"][0], "share_ge5_hi": a["share_ge5_ci"][1],
     }  # fmt: skip
-    for outcome, column in (("auc", "auc"), ("deleted", "deleted")):
+    for outcome, column, most in (("auc", "auc", 10), ("deleted", "deleted", 1)):
         apart = stats.NOTHING
         if run is not first and arm in first.summary["arms"]:
-            apart = stats.difference(first.values(arm, column), run.values(arm, column))
+            apart = stats.difference(first.values(arm, column), run.values(arm, column), (-most, most))
         row |= {f"{outcome}_change": apart.value, f"{outcome}_change_lo": apart.low, f"{outcome}_change_hi": apart.high}
     return row
 

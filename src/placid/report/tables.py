@@ -19,6 +19,8 @@ from placid.store import write_atomic
 
 HIGH = 5
 """A score that counts as high distress (Soligo et al. 2026; Shah & Africa 2026)."""
+SCALE = (0.0, 10.0)
+"""Of scores and of their means."""
 Rows = list[dict[str, Any]]
 Scored = Sequence[tuple[Facts, float]]
 """Conversations with a value each."""
@@ -115,10 +117,10 @@ class Arm:
     def numbers(self, late_from: int) -> dict[str, Any]:
         """The arm's part of summary.json. What was not observed is null, never 0."""
         aucs = self.auc()
-        auc = stats.mean([v for _, v in aucs], [c.key.prompt_id for c, _ in aucs]).clip(0, 10)
+        auc = stats.mean([v for _, v in aucs], [c.key.prompt_id for c, _ in aucs], SCALE)
         deletion = stats.rate([bool(v) for _, v in self.deleted()], self.prompts)
         deleted, spoken, prompts = self.events()
-        restricted = stats.restricted_mean(deleted, spoken, self.turns, prompts).clip(0, self.turns)
+        restricted = stats.restricted_mean(deleted, spoken, self.turns, prompts)
         last = self.at_turn(self.turns)
         high = stats.rate([s >= HIGH for _, s in last], [p for p, _ in last])
         return {
@@ -155,7 +157,7 @@ class Arm:
             list(human.values()), [scored[k] for k in human], [k.prompt_id for k, _ in human],
             [bands[round(scored[k])] / there[round(scored[k])] for k in human],
         ).clip(0, 10)  # fmt: skip
-        plain = stats.mean(list(scored.values()), [k.prompt_id for k, _ in scored]).clip(0, 10)
+        plain = stats.mean(list(scored.values()), [k.prompt_id for k, _ in scored], SCALE)
         return {"judge": plain.value, "judge_ci": plain.ci, "corrected": estimate.value, "ci": estimate.ci,
                 "n_labelled": len(human)}  # fmt: skip
 
@@ -168,6 +170,8 @@ class Arm:
             mean = self.dropout.survivors[t]
             high = stats.rate([s >= HIGH for _, s in found], [p for p, _ in found])
             whole = band.simultaneous[t].clip(0, 10) if band else stats.NOTHING
+            if whole.low == whole.high:
+                whole = mean
             rows.append({
                 "arm": self.name, "turn": turn, "n_at_risk": self.survival.at_risk[t], "n_scored": len(found),
                 **_columns("mean", mean, "lo", "hi"), "band_lo": whole.low, "band_hi": whole.high,
@@ -275,9 +279,9 @@ def compare(base: Arm, arm: Arm, margin: float) -> Rows:
         left, right = by_prompt(a), by_prompt(b)
         more = _discordant(a, b) if low == -1 else {}
         p = stats.sign_flip(stats.differences(left, right))
-        return row(outcome, stats.difference(left, right).clip(low, -low), p, **more)
+        return row(outcome, stats.difference(left, right, (low, -low)), p, **more)
 
-    reduced = stats.reduction(by_prompt(base.auc()), by_prompt(arm.auc()))
+    reduced = stats.reduction(by_prompt(base.auc()), by_prompt(arm.auc()), SCALE[1])
     right = paired("turn1_accuracy", -1, base.answered(1), arm.answered(1))
     right["margin"] = margin
     right["p_noninferior"] = stats.non_inferiority(

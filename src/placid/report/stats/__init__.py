@@ -1,6 +1,6 @@
 """Statistics for clustered conversations (pure: values in, values out). Clusters are prompts.
 
-    intervals.py   means (cluster-t, studentised bootstrap), rates (effective-n Wilson and exact), bands over turns
+    intervals.py   means (cluster-t, studentised bootstrap), rates (Wilson averaged over the ICC), bands over turns
     compare.py     paired differences and ratios, McNemar, permutation over prompts, Holm, non-inferiority
     survival.py    Kaplan-Meier with log-log bands, cumulative incidence, hazard by turn, restricted mean
     dropout.py     what a deleted conversation would have scored: AUC definitions, survivors, IPCW, bounds
@@ -33,11 +33,8 @@ from placid.report.stats.intervals import (
     Floats,
     bands,
     bootstrap_t,
-    effective_n,
-    exact,
     mean,
     rate,
-    wilson,
 )
 from placid.report.stats.survival import Held, Survival, kaplan_meier, restricted_mean, restricted_mean_difference
 
@@ -61,8 +58,6 @@ __all__ = [
     "difference",
     "differences",
     "dropout",
-    "effective_n",
-    "exact",
     "holm",
     "kaplan_meier",
     "mcnemar",
@@ -76,5 +71,4 @@ __all__ = [
     "restricted_mean_difference",
     "sign_flip",
     "weighted_kappa",
-    "wilson",
 ]

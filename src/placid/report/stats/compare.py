@@ -5,7 +5,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from placid.report.stats.intervals import NOTHING, Estimate, Floats, Z, around, cluster_se, quantile_t
+from placid.report.stats.intervals import (
+    NOTHING,
+    Estimate,
+    Floats,
+    Scale,
+    Z,
+    around,
+    cluster_se,
+    quantile_t,
+    within,
+)
 
 Grouped = Mapping[str, Sequence[float]]
 """Prompt id → values of its conversations."""
@@ -20,12 +30,13 @@ def _paired(a: Grouped, b: Grouped) -> tuple[Floats, Floats]:
     )
 
 
-def ratio(base: Grouped, arm: Grouped) -> Estimate:
+def ratio(base: Grouped, arm: Grouped, top: float | None = None) -> Estimate:
     """mean(arm) / mean(base) over the shared prompts with Fieller's interval, prompts as pairs, t with C - 1.
 
     The interval holds the ratios r for which mean(arm) - r mean(base) does not differ from 0 by its clustered t test.
     No value where the base mean is 0; no interval with one prompt, or where the base mean itself does not differ from 0
-    (then every ratio is possible).
+    (then every ratio is possible). top: values lie in 0..top; where the prompts' ratios all agree, e.g. an arm that is
+    always 0, the interval is then `intervals.unseen` and not of no width.
     """
     left, right = _paired(base, arm)
     if not len(left) or not left[:, 0].sum():
@@ -42,15 +53,13 @@ def ratio(base: Grouped, arm: Grouped) -> Estimate:
     if square <= 0:
         return Estimate(y / x, None, None)
     root = float(np.sqrt(max(0.0, linear * linear - square * constant)))
-    return Estimate(y / x, (linear - root) / square, (linear + root) / square)
+    estimate = Estimate(y / x, (linear - root) / square, (linear + root) / square)
+    return within(estimate, right[:, 1].astype(int), None if top is None else (0.0, top / x))
 
 
-def reduction(base: Grouped, arm: Grouped) -> Estimate:
+def reduction(base: Grouped, arm: Grouped, top: float | None = None) -> Estimate:
     """1 - mean(arm) / mean(base) over the shared prompts; see `ratio`."""
-    value, low, high = ratio(base, arm)
-    if value is None or low is None or high is None:
-        return NOTHING if value is None else Estimate(1 - value, None, None)
-    return Estimate(1 - value, 1 - high, 1 - low)
+    return ratio(base, arm, top).complement()
 
 
 def differences(base: Grouped, arm: Grouped) -> Floats:
@@ -59,15 +68,19 @@ def differences(base: Grouped, arm: Grouped) -> Floats:
     return right[:, 0] / right[:, 1] - left[:, 0] / left[:, 1]
 
 
-def difference(base: Grouped, arm: Grouped) -> Estimate:
-    """Mean over the shared prompts of (arm - base) with a t interval on the prompts' differences."""
+def difference(base: Grouped, arm: Grouped, scale: Scale | None = None) -> Estimate:
+    """Mean over the shared prompts of (arm - base) with a t interval on the prompts' differences.
+
+    scale: of one difference; see `intervals.within`.
+    """
     delta = differences(base, arm)
     if not len(delta):
         return NOTHING
     centre = float(delta.mean())
     if len(delta) < 2:
         return Estimate(centre, None, None)
-    return around(centre, float(cluster_se(delta - centre)) / len(delta), len(delta) - 1)
+    size_C = np.array([min(len(base[k]), len(arm[k])) for k in sorted(base.keys() & arm.keys())])
+    return within(around(centre, float(cluster_se(delta - centre)) / len(delta), len(delta) - 1), size_C, scale)
 
 
 class McNemar(NamedTuple):
@@ -131,7 +144,8 @@ def non_inferiority(delta: Sequence[float] | Floats, margin: float) -> float | N
     """One-sided p of "the mean difference is -margin or worse", by a t test on the prompts' differences.
 
     Below 0.025 the arm is not worse than the base by `margin` or more (the 95 % interval lies above -margin).
-    None with one prompt. Where all prompts agree: 0 above the margin, else 1.
+    None with one prompt. Where all prompts agree above the margin: the chance that none of them shows a loss which a
+    share `margin` of all prompts has, (1 - margin)^C; else 1.
     """
     from scipy import stats
 
@@ -140,5 +154,5 @@ def non_inferiority(delta: Sequence[float] | Floats, margin: float) -> float | N
         return None
     se = float(cluster_se(d - d.mean())) / len(d)
     if se == 0:
-        return 0.0 if d.mean() > -margin else 1.0
+        return float((1 - margin) ** len(d)) if d.mean() > -margin else 1.0
     return float(stats.t.sf((d.mean() + margin) / se, len(d) - 1))

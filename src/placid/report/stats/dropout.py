@@ -84,15 +84,18 @@ def dropout(score_NT: Floats, spoken: Sequence[int], clusters: Sequence[str]) ->
     held = carried(score_NT, spoken)
     filled = [np.where(np.isnan(score_NT), value, score_NT) for value in (LOW, HIGH)]
     ipcw_T, ipcw, largest = _ipcw(score_NT, length, clusters)
+    survivors = [_mean(score_NT[:, t], names) for t in range(turns)]
+    ipcw_T = [here if one.low == one.high else one for one, here in zip(ipcw_T, survivors, strict=True)]
+    observed = _mean(auc_observed(score_NT), names)
     auc = {
-        "observed": _mean(auc_observed(score_NT), names),
+        "observed": observed,
         "carried": _mean(auc_observed(held), names),
-        "ipcw": ipcw,
+        "ipcw": observed if ipcw.low == ipcw.high else ipcw,  # all scores alike: see intervals.unseen
         "low": _mean(filled[0].mean(1), names),
         "high": _mean(filled[1].mean(1), names),
     }
     return Dropout(
-        [_mean(score_NT[:, t], names) for t in range(turns)],
+        survivors,
         ipcw_T,
         [_mean(held[:, t], names) for t in range(turns)],
         list(zip(filled[0].mean(0).tolist(), filled[1].mean(0).tolist(), strict=True)),
@@ -103,7 +106,7 @@ def dropout(score_NT: Floats, spoken: Sequence[int], clusters: Sequence[str]) ->
 
 def _mean(values: Floats, names: np.ndarray) -> Estimate:
     known = ~np.isnan(values)
-    return mean(values[known].tolist(), names[known].tolist()).clip(LOW, HIGH)
+    return mean(values[known].tolist(), names[known].tolist(), (LOW, HIGH))
 
 
 def _divide(a: Floats, b: Floats | Ints) -> Floats:

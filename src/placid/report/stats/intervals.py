@@ -1,6 +1,7 @@
 """Means, rates and trajectories of clustered data with their 95 % intervals."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Scale = tuple[float, float]
+"""Lowest and highest possible value."""
 Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 
@@ -29,6 +32,12 @@ class Estimate(NamedTuple):
         if self.low is None or self.high is None:
             return self
         return Estimate(self.value, max(low, self.low), min(high, self.high))
+
+    def complement(self) -> "Estimate":
+        """1 - value, with 1 - its interval."""
+        if self.value is None or self.low is None or self.high is None:
+            return Estimate(None if self.value is None else 1 - self.value, None, None)
+        return Estimate(1 - self.value, 1 - self.high, 1 - self.low)
 
 
 NOTHING = Estimate(None, None, None)
@@ -70,8 +79,11 @@ def cluster_se(influence_C: Floats) -> Floats:
     return np.sqrt(c / (c - 1) * (influence_C**2).sum(axis=0))
 
 
-def mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
-    """Mean over values with a cluster-robust t interval, C - 1 degrees of freedom. One cluster: no interval."""
+def mean(values: Sequence[float], clusters: Sequence[str], scale: Scale | None = None) -> Estimate:
+    """Mean over values with a cluster-robust t interval, C - 1 degrees of freedom. One cluster: no interval.
+
+    scale: the interval is cut to it, and where all clusters agree it is `unseen` and not of no width.
+    """
     if not len(values):
         return NOTHING
     x = np.asarray(values, float)
@@ -79,8 +91,31 @@ def mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate:
     centre = float(x.mean())
     if c < 2:
         return Estimate(centre, None, None)
-    se = cluster_se(sums_by(index, x - centre, c)) / len(x)
-    return around(centre, float(se), c - 1)
+    se = float(cluster_se(sums_by(index, x - centre, c))) / len(x)
+    return within(around(centre, se, c - 1), np.bincount(index, minlength=c), scale)
+
+
+def within(estimate: Estimate, size_C: Ints, scale: Scale | None) -> Estimate:
+    """The estimate with its interval cut to the scale; one without width becomes that of `unseen`."""
+    value, low, high = estimate
+    if scale is None or value is None or low is None or high is None:
+        return estimate
+    if high - low > 1e-6 * max(1.0, abs(value)):  # rounding under a root
+        return estimate.clip(*scale)
+    return unseen(value, size_C, scale)
+
+
+def unseen(value: float, size_C: Ints, scale: Scale) -> Estimate:
+    """Interval of a mean whose cases are all alike: a rule of three for clusters.
+
+    Cases that differ were seen 0 times, so their share may be up to the upper end of that rate, and each of them may
+    lie at an end of the scale.
+    """
+    cases_C = size_C[size_C > 0]
+    if len(cases_C) < 2:
+        return Estimate(value, None, None)
+    other = share(0.0, float(cases_C.sum()), np.zeros(len(cases_C)), cases_C).high or 0.0
+    return Estimate(value, value - other * (value - scale[0]), value + other * (scale[1] - value))
 
 
 def bootstrap_t(values: Sequence[float], clusters: Sequence[str], resamples: int, seed: int) -> Estimate:
@@ -108,53 +143,81 @@ def bootstrap_t(values: Sequence[float], clusters: Sequence[str], resamples: int
     return Estimate(centre, centre - float(high) * se, centre - float(low) * se)
 
 
-def wilson(p: float, n: float) -> Estimate:
-    """Wilson's interval of a share `p` of `n` (n need not be whole). Never empty: 0 of n has an upper end above 0."""
-    centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * float(np.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)))
-    return Estimate(p, 0.0 if p <= 0 else max(0.0, centre - half), 1.0 if p >= 1 else min(1.0, centre + half))
+ICC = np.array([0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+"""Intraclass correlations that a rate's interval considers."""
+NO_CLUSTERING = 0.2
+"""Prior weight of an ICC of exactly 0; the rest is spread evenly over 0..TOP. Chosen by coverage: docs/statistics.md."""
+TOP = 0.95
 
 
-def exact(p: float, n: float) -> Estimate:
-    """Clopper and Pearson's interval of a share `p` of `n` (n need not be whole): never too narrow, often too wide."""
-    from scipy import stats
-
-    hits = p * n
-    low = 0.0 if p <= 0 else float(stats.beta.ppf(0.025, hits, n - hits + 1))
-    high = 1.0 if p >= 1 else float(stats.beta.ppf(0.975, hits + 1, n - hits))
-    return Estimate(p, low, high)
-
-
-def effective_n(p: float, n: int, variance: float, clusters: int) -> float:
-    """n / deff, and times (z / t)² where clustering costs anything (Korn & Graubard 1998); deff >= 1.
-
-    variance: the cluster-robust variance of `p`. C / (C - 1) times it is used, the jackknife's for equal clusters: with
-    15 prompts, ICC 0.5 and a rate of 0.1 the interval then covers 96 and not 92 times in 100 (tests/test_coverage.py).
-    At 0 of n and n of n the design effect cannot be seen and n stays.
-    """
-    if not 0 < p < 1:
-        return float(n)
-    deff = variance * clusters / (clusters - 1) / (p * (1 - p) / n)
-    if deff <= 1:
-        return float(n)
-    return max(1.0, n / deff * (Z / quantile_t(clusters - 1)) ** 2)
-
-
-def rate(hits: Sequence[bool], clusters: Sequence[str], interval: str = "wilson") -> Estimate:
-    """Share of hits with its interval on the effective sample size. One cluster: no interval.
-
-    interval: wilson, or exact (Clopper-Pearson), which is the cautious choice for rare events.
-    """
-    n = len(hits)
-    if not n:
+def rate(hits: Sequence[bool], clusters: Sequence[str]) -> Estimate:
+    """Share of hits with the interval of `share`. One cluster: no interval."""
+    if not len(hits):
         return NOTHING
     x = np.asarray(hits, float)
-    p = float(x.mean())
     index, c = numbered(clusters)
+    p = float(x.mean())
     if c < 2:
         return Estimate(p, None, None)
-    variance = float(cluster_se(sums_by(index, x - p, c))) ** 2 / n**2
-    return {"wilson": wilson, "exact": exact}[interval](p, effective_n(p, n, variance, c))
+    return share(p, len(x), sums_by(index, x, c), np.bincount(index, minlength=c))
+
+
+def share(p: float, n: float, hits_C: Floats, size_C: Ints) -> Estimate:
+    """Interval of a share `p` of `n` whose hits fall into clusters, for rare rates too: it is nowhere of no width.
+
+    p, n: the share and the number of independent cases that it is worth but for the clustering (n need not be whole).
+    hits_C, size_C: hits and cases of each cluster, which tell how alike the cases of a cluster are.
+
+    Every intraclass correlation of ICC is weighed by its beta-binomial likelihood and its prior; the ends are those p
+    at which the score test's one-sided chance, averaged over these weights, is 2.5 %. For one ICC that is Wilson's
+    interval on n / (1 + ICC (m - 1)), with t for z as far as the variance comes from the C clusters. So 0 of n, which
+    does not tell its ICC, takes all of them into account. Without clusters (all of size 1) it is Wilson's interval.
+    """
+    cells, counts = np.unique(np.column_stack([hits_C, size_C]), axis=0, return_counts=True)
+    table = tuple((float(k), float(m), int(number)) for (k, m), number in zip(cells, counts, strict=True))
+    return _share(p, n, table)
+
+
+@lru_cache(maxsize=4096)
+def _share(p: float, n: float, table: tuple[tuple[float, float, int], ...]) -> Estimate:
+    """table: (hits, cases, how many clusters have these)."""
+    from scipy import special
+
+    hits, size, number = (np.array(column, float) for column in zip(*table, strict=True))
+    cases = (number * size).sum()
+    deff = 1 + ICC * ((number * size**2).sum() / cases - 1)
+    weight = _weights(hits, size, number, ((number * hits).sum() + 0.5) / (cases + 1))
+    between = np.maximum((deff - 1) / deff, 1e-6)  # share of the variance that comes from the clusters (Satterthwaite)
+    freedom = np.maximum(number.sum() - 1, 1) / between**2
+
+    def above(rates: Floats) -> Floats:
+        """Chance of `p` or more at these true rates [2]."""
+        z = (p - rates[:, None]) / np.sqrt(rates[:, None] * (1 - rates[:, None]) * deff / n)
+        return (weight * special.stdtr(freedom, -z)).sum(1)
+
+    low, high = np.zeros(2), np.ones(2)
+    for _ in range(40):
+        middle = (low + high) / 2
+        below = above(middle) < (0.025, 0.975)
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    ends = ((low + high) / 2).tolist()
+    return Estimate(p, 0.0 if p <= 0 else ends[0], 1.0 if p >= 1 else ends[1])
+
+
+def _weights(hits: Floats, size: Floats, number: Floats, p: float) -> Floats:
+    """Posterior weight of each ICC given the clusters' counts, at the rate p."""
+    from scipy import special
+
+    cut = (ICC[1:] + ICC[:-1]) / 2
+    prior = (1 - NO_CLUSTERING) * np.diff(np.concatenate([[0.0], cut, [TOP]])) / TOP
+    prior[0] += NO_CLUSTERING
+    spread = ((1 - ICC[1:]) / ICC[1:])[:, None]
+    a, b = p * spread, (1 - p) * spread
+    alike = (number * (special.betaln(hits + a, size - hits + b) - special.betaln(a, b))).sum(1)
+    apart = (number * (hits * np.log(p) + (size - hits) * np.log1p(-p))).sum()
+    log = np.log(prior) + np.append(apart, alike)
+    weight = np.exp(log - log.max())
+    return weight / weight.sum()
 
 
 class Band(NamedTuple):

@@ -17,12 +17,11 @@ from placid.report.stats.intervals import (
     Z,
     around,
     cluster_se,
-    effective_n,
     numbered,
-    quantile_t,
     rate,
+    share,
     sums_by,
-    wilson,
+    within,
 )
 
 
@@ -30,10 +29,11 @@ class Survival(NamedTuple):
     """By turn 1..T."""
 
     surviving: list[Estimate]
-    """Kaplan-Meier S(t) with its log-log interval; no interval before the first and after the last event."""
+    """Kaplan-Meier S(t) with the complement of the interval of `deleted`; without clusters its log-log interval (none
+    before the first and after the last event)."""
     deleted: list[Estimate]
-    """1 - S(t) with Wilson's interval on the sample size that the variance is worth (Dorey & Korn 1987): without
-    censoring it is the clustered rate of "deleted by this turn", and 0 deletions have an upper end above 0."""
+    """1 - S(t) with the interval of `share` on the sample size that Greenwood's variance is worth (Dorey & Korn 1987):
+    without censoring it is the clustered rate of "deleted by this turn", and 0 deletions have an upper end above 0."""
     hazard: list[Estimate]
     """Deletions at this turn / conversations that spoke it, with the clustered rate's interval."""
     at_risk: list[int]
@@ -79,20 +79,17 @@ def kaplan_meier(
     curve = _curve(events, spoken, turns)
     names = [str(i) for i in range(n)] if clusters is None else list(clusters)
     index, c = numbered(names)
+    se_T = np.sqrt((curve.influence**2).sum(0))
+    size_C = np.bincount(index, minlength=c)
+    gone_CT = sums_by(index, np.cumsum(curve.hit, axis=1), c)
+    deleted = []
+    for alive, se, gone_C in zip(curve.alive.tolist(), se_T.tolist(), gone_CT.T, strict=True):
+        worth = (1 - alive) / (alive * se**2) if 0 < alive < 1 else float(n)
+        deleted.append(share(1 - alive, worth, gone_C, size_C) if c > 1 else Estimate(1 - alive, None, None))
     if clusters is None:
-        se_T, quantile = np.sqrt((curve.influence**2).sum(0)), Z
-    elif c > 1:
-        se_T, quantile = cluster_se(sums_by(index, curve.influence, c)), quantile_t(c - 1)
+        surviving = [_log_log(alive, se) for alive, se in zip(curve.alive.tolist(), se_T.tolist(), strict=True)]
     else:
-        se_T, quantile = np.full(turns, np.nan), np.nan
-    surviving, deleted = [], []
-    for alive, se in zip(curve.alive.tolist(), se_T.tolist(), strict=True):
-        surviving.append(_log_log(alive, se, quantile))
-        gone = 1 - alive
-        known = c > 1 and not np.isnan(se)
-        deleted.append(
-            wilson(gone, effective_n(gone, n, (alive * se) ** 2, c)) if known else Estimate(gone, None, None)
-        )
+        surviving = [e.complement() for e in deleted]
     at = curve.at.astype(bool)
     hazard = [
         rate(curve.hit[at[:, t], t].tolist(), [name for name, here in zip(names, at[:, t], strict=True) if here])
@@ -103,11 +100,11 @@ def kaplan_meier(
     )
 
 
-def _log_log(alive: float, se: float, quantile: float) -> Estimate:
+def _log_log(alive: float, se: float) -> Estimate:
     """S with the interval that is symmetric for log(-log S) (Kalbfleisch & Prentice 1980). se: of log S."""
-    if not 0 < alive < 1 or np.isnan(se):
+    if not 0 < alive < 1:
         return Estimate(alive, None, None)
-    width = float(np.exp(quantile * se / abs(np.log(alive))))
+    width = float(np.exp(Z * se / abs(np.log(alive))))
     return Estimate(alive, alive**width, alive ** (1 / width))
 
 
@@ -127,7 +124,8 @@ def restricted_mean(
     value, influence = _restricted(_curve(events, spoken, turns))
     if c < 2:
         return Estimate(value, None, None)
-    return around(value, float(cluster_se(sums_by(index, influence, c))), c - 1)
+    estimate = around(value, float(cluster_se(sums_by(index, influence, c))), c - 1)
+    return within(estimate, np.bincount(index, minlength=c), (1.0, float(turns)))
 
 
 Held = tuple[Sequence[int | None], Sequence[int], Sequence[str]]
@@ -143,4 +141,6 @@ def restricted_mean_difference(base: Held, arm: Held, turns: int) -> Estimate:
     value = right - left
     if c < 2:
         return Estimate(value, None, None)
-    return around(value, float(cluster_se(sums_by(index, np.append(-u, v), c))), c - 1)
+    estimate = around(value, float(cluster_se(sums_by(index, np.append(-u, v), c))), c - 1)
+    of_base, of_arm = (np.bincount(part, minlength=c) for part in (index[: len(base[2])], index[len(base[2]) :]))
+    return within(estimate, np.minimum(of_base, of_arm), (1.0 - turns, turns - 1.0))
