@@ -146,7 +146,7 @@ def bootstrap_t(values: Sequence[float], clusters: Sequence[str], resamples: int
 ICC = np.array([0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
 """Intraclass correlations that a rate's interval considers."""
 NO_CLUSTERING = 0.2
-"""Prior weight of an ICC of exactly 0; the rest is spread evenly over 0..TOP. Chosen by coverage: docs/statistics.md."""
+"""Prior weight of an ICC of exactly 0; the rest is spread evenly over 0..TOP (docs/statistics.md)."""
 TOP = 0.95
 
 
