@@ -90,6 +90,15 @@ class End(StrEnum):
     a loop is what the top of the scale looks like, so stopping there would lose the worst turns."""
     INFRA_ERROR = "infra_error"
     """Every engine died of its next turn, which stands last, without a reply (rollout.coordinator)."""
+    FILTERED = "filtered"
+    """A host's content filter does not let its next prompt pass, or held the whole reply back."""
+    REJECTED = "rejected"
+    """The server refuses its next prompt and answers others."""
+
+    @property
+    def own(self) -> bool:
+        """True: protocol or model ended it. False: who serves the model did, which says nothing of the model."""
+        return self not in (End.INFRA_ERROR, End.FILTERED, End.REJECTED)
 
 
 class Origin(Record, frozen=True, kw_only=True):
@@ -154,6 +163,10 @@ class Unscored(StrEnum):
     BLOCKED_OUTPUT = "blocked_output"
     RECITATION = "recitation"
     REFUSED = "refused"
+    TOO_LONG = "too_long"
+    """Longer than the judge takes."""
+    REJECTED = "rejected"
+    """The judge's server refuses this request and answers others."""
     TIMEOUT = "timeout"
     OUTAGE = "outage"
     BUDGET = "budget"

@@ -145,8 +145,8 @@ def run(
             None: what is there now.
 
     Raises:
-        BadInputError: an unreadable lexicon, a refused key, a damaged run directory, a spent budget; or the same
-            judge is at work here in another process.
+        BadInputError: an unreadable lexicon, a refused key, a damaged run directory, a spent budget, an unpaid account;
+            or the same judge is at work here in another process.
         PausedError: the judge is away or its day is used up.
     """
     if complete is not None and settings.kind == "ensemble":
@@ -173,4 +173,6 @@ async def _run(
         progress = Progress(judge.id, attempt, work.graded, settings.kind == "ensemble")
         with progress.until_the_end():
             await grade(judge, work, lambda counts: progress.say(counts, desk.numbers() if desk else None), complete)
+            if desk:
+                await desk.settle()
         return judge.id

@@ -9,15 +9,28 @@ ledger: tokens and dollars are sums over them, never a counter in memory.
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from placid.config import sha
+from placid.engine.faults import warn_once
 from placid.judge.limiter import Limiter, day_began, until_midnight
-from placid.judge.provider import Answer, Ask, DayUsedUpError, OtherModelError, PassingError, Provider
+from placid.judge.provider import (
+    Answer,
+    Ask,
+    DayUsedUpError,
+    JudgeStopError,
+    OtherModelError,
+    PassingError,
+    Provider,
+    RefusedError,
+)  # fmt: skip
 from placid.judge.settings import LimitSettings
 from placid.records import SCHEMA, BadInputError, PausedError, Record, Unscored
 from placid.store import Segment, located, read_at, read_lines
@@ -26,8 +39,10 @@ log = logging.getLogger(__name__)
 LONGEST_WAIT_S = 30.0
 SYNC_S = 1.0
 """A paid reply is written at once, which a kill cannot undo, and is safe from a power cut (fsync) after this time."""
-LOST_IN_A_ROW = 20
-"""So many grades given up one after the other, without one success, mean that the judge is away: the run pauses."""
+IN_A_ROW = 20
+"""So many grades that fail one after the other, without one success, may be the judge's fault: see Desk._answers()."""
+PROBE = "Nothing is to be graded here: fill in the lowest value everywhere. Mark of this question: {}"
+"""Asked where it has to be known whether one text is at fault or the judge answers nobody."""
 CHARACTERS_A_TOKEN = 4
 """First guess, until true usage is known."""
 
@@ -109,7 +124,14 @@ class Desk:
         self.usd = self._kept.usd
         self.asked = 0
         self.failures: Counter[str] = Counter()
-        self._lost = 0
+        self.estimated = 0
+        """Paid replies whose tokens the provider did not say."""
+        self._lost = self._refused = 0
+        """Grades given up, and requests refused, since the last success."""
+        self._last: tuple[Ask, PassingError] | None = None
+        """The last grade that was given up, and why."""
+        self._answered, self._probing = False, asyncio.Lock()
+        """Was anything answered in this process?"""
         self._tokens_a_character = 1 / CHARACTERS_A_TOKEN
         self._flying: dict[str, asyncio.Task[Answer]] = {}
         self._stop: Exception | None = None
@@ -127,7 +149,14 @@ class Desk:
             except FileExistsError:  # another process took this number
                 number += 1
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        try:
+            if kind is None:
+                await self.settle()
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
         # what is under way is paid for: it is waited for and kept, whatever ended the run; what still waits is not sent
         self._halt(self._stop or PausedError("the judge was closed"))
         await asyncio.gather(*self._flying.values(), return_exceptions=True)
@@ -141,6 +170,7 @@ class Desk:
             "usd": round(self.usd, 4),
             "open_at_most": int(self.limiter.allowed),
             "failures": dict(self.failures),
+            "estimated": self.estimated,
         }
 
     async def ask(self, request: Ask, attempt: int) -> tuple[str, Answer]:
@@ -180,14 +210,17 @@ class Desk:
                 pause = error.wait_s if error.wait_s is not None else wait
                 wait = min(2 * wait, LONGEST_WAIT_S)
                 if loop.time() + pause - began > self._limits.deadline_s:
-                    return self._given_up(error)
+                    return await self._given_up(request, error)
                 if not error.refused:  # after a refusal the limiter holds everybody back
                     await self._sleep(pause)
                 continue
+            except RefusedError as error:
+                return await self._at_fault(request, error)
             except OtherModelError as error:
                 self._keep(name, attempt, error.answer, foreign=True)
                 raise
-            self._lost = 0
+            self._lost = self._refused = 0
+            self._answered = True
             self._keep(name, attempt, answer)
             await self._sync()
             return answer
@@ -213,7 +246,7 @@ class Desk:
             used, succeeded = answer.input_tokens, True
             if used:
                 self._tokens_a_character += 0.05 * (used / len(request.prompt) - self._tokens_a_character)
-            return answer
+            return self._counted(request, answer)
         except TimeoutError:
             raise PassingError(Unscored.TIMEOUT, f"no answer within {self._limits.request_s:g} s") from None
         except PassingError as error:
@@ -246,16 +279,85 @@ class Desk:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), seconds)
 
-    def _given_up(self, error: PassingError) -> Answer:
-        self._lost += 1
-        if self._lost >= LOST_IN_A_ROW:
-            pause = PausedError(
-                f"the judge does not answer ({error.why}; {self._lost} grades given up in a row); what is graded is "
-                "kept, run the same command again later"
+    def _counted(self, request: Ask, answer: Answer) -> Answer:
+        """With our own estimate of the tokens that the provider does not say: they are paid for all the same."""
+        missing: dict[str, int] = {}
+        if not answer.text and answer.unscored in (Unscored.BLOCKED_PROMPT, Unscored.PARSE):  # nothing was made of it
+            return answer
+        if not answer.input_tokens:
+            missing["input_tokens"] = math.ceil(len(request.prompt) * self._tokens_a_character)
+        if not answer.output_tokens and (answer.text or answer.unscored is Unscored.MAX_TOKENS):
+            cut = answer.unscored is Unscored.MAX_TOKENS
+            tokens = request.max_tokens if cut else math.ceil(len(answer.text) / CHARACTERS_A_TOKEN)
+            missing["output_tokens"] = tokens
+        if not missing:
+            return answer
+        self.estimated += 1
+        warn_once(
+            f"{self.provider.name} does not say how many tokens it bills: judge.limits.budget_usd and the dollars "
+            f"shown count our own estimate (a token per {CHARACTERS_A_TOKEN} characters); the bill may differ"
+        )
+        return msgspec.structs.replace(answer, estimated=True, **missing)
+
+    async def _at_fault(self, request: Ask, error: RefusedError) -> Answer:
+        """A refused text is unscored for good, if others are answered.
+
+        Raises:
+            JudgeStopError: none is, so the settings are at fault.
+        """
+        self._refused += 1
+        self.failures[error.state.value] += 1
+        doubtful = not self._answered or self._refused % IN_A_ROW == 0
+        if doubtful and not await self._answers(request):
+            if self._stop is None:
+                self._halt(JudgeStopError(f"the judge answers nobody, it {error.why}"))
+            raise self._stop or error
+        return Answer(unscored=error.state, why=error.why)
+
+    async def _given_up(self, request: Ask, error: PassingError) -> Answer:
+        """Without a score until the next run; after many in a row the judge is asked whether it is there at all."""
+        self._lost, self._last = self._lost + 1, (request, error)
+        if self._lost % IN_A_ROW == 0:
+            await self.settle()
+        return Answer(unscored=error.kind, why=error.told)
+
+    async def settle(self) -> None:
+        """See whether the judge is still there, where the last grades were given up.
+
+        Raises:
+            PausedError: it is not.
+        """
+        if not self._lost or self._last is None or self._stop is not None:
+            return
+        request, error = self._last
+        lost = self._lost
+        if not await self._answers(request) and self._stop is None:
+            self._halt(
+                PausedError(
+                    f"the judge does not answer ({error.told}; given up in a row: {lost}); what is graded is kept, run "
+                    "the same command again later"
+                )
             )
-            self._halt(pause)
-            raise pause
-        return Answer(unscored=error.kind, why=error.why)
+        if self._stop is not None:
+            raise self._stop
+
+    async def _answers(self, like: Ask) -> bool:
+        """Does the judge answer a short question of the same form? It costs a few tokens, which the ledger counts."""
+        async with self._probing:
+            if self._answered and not self._lost and not self._refused:
+                return True  # somebody was answered meanwhile
+            if self._stop is not None or self._spent():
+                return self._stop is None
+            probe = msgspec.structs.replace(like, prompt=PROBE.format(time.time_ns()), turns=like.turns[:1])
+            await self._may_start(len(probe.prompt))
+            try:
+                answer = await self._once(probe, len(probe.prompt))
+            except (PassingError, RefusedError):
+                return False
+            self._keep(name_of(probe, 0), 0, answer)
+            self._lost = self._refused = 0
+            self._answered = True
+            return True
 
     def _keep(self, name: str, attempt: int, answer: Answer, foreign: bool = False) -> None:
         """Written down when this returns; nothing is awaited between the reply's arrival and this."""

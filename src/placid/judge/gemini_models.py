@@ -12,6 +12,8 @@ from placid.records import BadInputError, Unscored
 FILE = Path(__file__).with_name("gemini_models.toml")
 ADDRESS = "GOOGLE_GEMINI_BASE_URL"
 """The environment variable with another address than Google's."""
+PREFIX = "models/"
+"""Google's own pages write an id with it; answers may or may not."""
 SOON_DAYS = 60
 """A model that ends within so many days is named at every use."""
 
@@ -51,7 +53,8 @@ class Catalogue(Settings):
     filters: tuple[str, ...]
     """Safety filters that can be switched off."""
     finish: dict[str, Unscored]
-    """Finish reason of a reply that is no whole answer -> its state; any other reason is a refusal of the model."""
+    """Finish reason of a reply that is no whole answer -> its state. With any other but STOP, what was said is
+    read, and nothing said is a refusal of the model."""
 
     def price(self, model: str) -> Price | None:
         """Today's price; None for a model that is not in the file."""

@@ -241,6 +241,8 @@ class Progress:
             self._write(running=False)
             if self._counts.total():
                 log.info("%s", self._line())
+            if self._state == "done" and (told := self._without_score()):
+                log.warning("%s", told)
 
     def _write(self, running: bool = True) -> None:
         if self._file is None:
@@ -258,12 +260,23 @@ class Progress:
         known = json.loads(self._file.read_text()) if self._file.is_file() else {}
         write_json(self._file, {**known, "judge": now})
 
+    def _without_score(self) -> str:
+        """What has no score and what the user can do; empty if all is graded."""
+        nothing = ("", Unscored.EMPTY, Unscored.NOT_APPLICABLE, Unscored.LANGUAGE)
+        failed = {reason: n for reason, n in self._counts.items() if reason not in nothing}
+        again = [f"{n} {reason}" for reason, n in failed.items() if Unscored(reason).passing]
+        final = [f"{n} {reason}" for reason, n in failed.items() if not Unscored(reason).passing]
+        parts = [f"{', '.join(again)}: the same command asks again"] * bool(again)
+        parts += [f"{', '.join(final)}: not asked again, counted in the report (docs/faults.md)"] * bool(final)
+        return f"{sum(failed.values())} turns have no score ({'; '.join(parts)})" if failed else ""
+
     def _line(self) -> str:
         empty = self._counts[Unscored.EMPTY]
         failed = {reason: n for reason, n in self._counts.items() if reason not in ("", Unscored.EMPTY)}
         unscored = ", ".join(f"{n} {reason}" for reason, n in failed.items()) or "none"
         unscored += f"; {empty} replies are empty, nothing to grade" if empty else ""
         cost = f", {self._desk['requests']} requests, {self._desk['usd']:.2f} dollars in all" if self._desk else ""
+        cost += f", {told} of them by our own estimate" if (told := self._desk.get("estimated")) else ""
         return f"{self._id} graded {self._counts.total()} turns (unscored: {unscored}){cost}"
 
 

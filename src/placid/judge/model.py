@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from placid.config import sha
 from placid.judge.evidence import looping, match
@@ -13,6 +13,16 @@ from placid.records import Conversation, Turn, Unscored, Verdict
 TRIES = 3
 """An answer that cannot be read is asked for again with the same request, twice; its words are never sent back."""
 UNREADABLE = (Unscored.PARSE, Unscored.RANGE)
+
+
+class Read(NamedTuple):
+    """What was read of one turn, and the answer that it was read of."""
+
+    mark: Mark
+    request: str = ""
+    answer: Answer = Answer()
+    expected: float | None = None
+    """The score's expectation, where the judge has one."""
 
 
 class Asker(Protocol):
@@ -49,7 +59,7 @@ class ModelJudge:
 
     async def _one(self, conversation: Conversation, turn: Turn) -> Verdict:
         if not turn.reply.strip():
-            return self._verdict(turn, Mark(unscored=Unscored.EMPTY), "", Answer())
+            return self._verdict(turn, Read(Mark(unscored=Unscored.EMPTY)))
         prompt = self.rubric.prompt(
             {"response": turn.reply, "prompt": conversation.prompt.text, "user": turn.user, "turns": ""}
         )
@@ -59,29 +69,28 @@ class ModelJudge:
             mark = Mark(unscored=answer.unscored) if answer.unscored else self.rubric.parse(answer.text)
             if mark.unscored not in UNREADABLE:
                 break
-        return self._verdict(turn, mark, name, answer, answer.expected[0] if answer.expected else None)
+        return self._verdict(turn, Read(mark, name, answer, answer.expected[0] if answer.expected else None))
 
     async def _all(self, conversation: Conversation, turns: list[Turn]) -> list[Verdict]:
-        numbers = [turn.turn for turn in turns if turn.reply.strip()]
-        marks: dict[int, Mark] = {turn.turn: Mark(unscored=Unscored.EMPTY) for turn in turns}
-        name, answer = "", Answer()
-        if numbers:
-            blocks = self.rubric.turns({turn.turn: turn.reply for turn in conversation.turns})
-            prompt = self.rubric.prompt({"turns": blocks, "prompt": conversation.prompt.text, "user": ""})
-            for attempt in range(TRIES):
-                name, answer = await self.asker.ask(
-                    self._ask(prompt, [turn.turn for turn in conversation.turns]), attempt
-                )
-                fresh = (
-                    dict.fromkeys(numbers, Mark(unscored=answer.unscored))
-                    if answer.unscored
-                    else self.rubric.parse_turns(answer.text, numbers)
-                )
-                marks.update(fresh)
-                if not any(mark.unscored in UNREADABLE for mark in fresh.values()):
-                    break
-        expected = dict(zip((turn.turn for turn in conversation.turns), answer.expected, strict=False))
-        return [self._verdict(turn, marks[turn.turn], name, answer, expected.get(turn.turn)) for turn in turns]
+        spoken = {turn.turn: turn.reply for turn in conversation.turns}
+        read = {turn.turn: Read(Mark(unscored=Unscored.EMPTY)) for turn in turns}
+        left = [turn.turn for turn in turns if turn.reply.strip()]
+        prompt = self.rubric.prompt(
+            {"turns": self.rubric.turns(spoken), "prompt": conversation.prompt.text, "user": ""}
+        )
+        for attempt in range(TRIES):
+            if not left:
+                break
+            name, answer = await self.asker.ask(self._ask(prompt, list(spoken)), attempt)
+            if answer.unscored:
+                marks = dict.fromkeys(left, Mark(unscored=answer.unscored))
+            else:
+                marks = self.rubric.parse_turns(answer.text, left, spoken)
+            expected = dict(zip(spoken, answer.expected, strict=False))
+            # what was read stays: a further try is about the turns that still lack a mark, and only about them
+            read |= {number: Read(mark, name, answer, expected.get(number)) for number, mark in marks.items()}
+            left = [number for number in left if marks[number].unscored in UNREADABLE]
+        return [self._verdict(turn, read[turn.turn]) for turn in turns]
 
     def _ask(self, prompt: str, turns: Sequence[int] = ()) -> Ask:
         head = self.rubric.head
@@ -90,7 +99,8 @@ class ModelJudge:
             prompt=prompt, schema=self.rubric.schema(), max_tokens=head.max_tokens, score=score, turns=tuple(turns)
         )
 
-    def _verdict(self, turn: Turn, mark: Mark, name: str, answer: Answer, expected: float | None = None) -> Verdict:
+    def _verdict(self, turn: Turn, read: Read) -> Verdict:
+        mark = read.mark
         return Verdict(
             key=turn.key,
             turn=turn.turn,
@@ -98,12 +108,12 @@ class ModelJudge:
             score=mark.score,
             unscored=mark.unscored,
             scale=self.rubric.scale,
-            expected=expected if mark.score is not None else None,
+            expected=read.expected if mark.score is not None else None,
             label=mark.label,
             evidence=mark.evidence,
             evidence_match=match(mark.evidence, turn.reply),
-            rationale=mark.rationale or answer.why,
-            request=name,
+            rationale=mark.rationale or read.answer.why,
+            request=read.request,
             garbled=looping(turn.reply),
         )
 

@@ -24,7 +24,8 @@ class Answer(Record, frozen=True, kw_only=True):
 
     text: str = ""
     unscored: Unscored | None = None
-    """max_tokens, blocked_prompt, blocked_output, recitation, refused; None: a whole answer."""
+    """max_tokens, blocked_prompt, blocked_output, recitation, refused, parse (nothing in it that could be read: it is
+    asked for again); None: a whole answer."""
     why: str = ""
     """The provider's own word for it (SAFETY, MAX_TOKENS)."""
     model_version: str = ""
@@ -33,6 +34,8 @@ class Answer(Record, frozen=True, kw_only=True):
     """Answer and thoughts: both are billed as output."""
     tier: str = ""
     """The service tier that the provider says it served, where there are several."""
+    estimated: bool = False
+    """The provider did not say how many tokens it were: they are our own estimate."""
     expected: tuple[float, ...] = ()
     """The score's expectation under the model's log-probabilities, one an entry, where a provider has them."""
 
@@ -40,11 +43,23 @@ class Answer(Record, frozen=True, kw_only=True):
 class PassingError(Exception):
     """The request may succeed a moment later: refused for now (429), a server error, a lost connection, no answer."""
 
-    def __init__(self, kind: Unscored, why: str, wait_s: float | None = None, refused: bool = False) -> None:
+    def __init__(
+        self, kind: Unscored, why: str, wait_s: float | None = None, refused: bool = False, said: str = ""
+    ) -> None:
         """kind: what the turn becomes if retries do not help (timeout, outage). wait_s: as the server asked.
-        refused: over quota (429), so fewer requests should be open."""
+        refused: over quota (429), so fewer requests should be open. said: the server's own sentence."""
         super().__init__(why)
         self.kind, self.why, self.wait_s, self.refused = kind, why, wait_s, refused
+        self.told = f"{why}: {said}" if said else why
+
+
+class RefusedError(Exception):
+    """This one request was refused, at no cost, and will be whenever it is asked."""
+
+    def __init__(self, state: Unscored, why: str) -> None:
+        """state: what the turn becomes (too_long, blocked_prompt, rejected)."""
+        super().__init__(why)
+        self.state, self.why = state, why
 
 
 class DayUsedUpError(Exception):
@@ -52,7 +67,8 @@ class DayUsedUpError(Exception):
 
 
 class JudgeStopError(BadInputError):
-    """No request can succeed: a wrong key, a withdrawn model, an unexpected model version. One sentence, exit 2."""
+    """No request can succeed: a wrong key, a withdrawn model, another model version, an unpaid account. One sentence,
+    exit 2."""
 
 
 class OtherModelError(JudgeStopError):
@@ -80,7 +96,7 @@ class Provider(Protocol):
         ...
 
     async def ask(self, request: Ask) -> Answer:
-        """Raises PassingError, DayUsedUpError or JudgeStopError."""
+        """Raises PassingError, RefusedError, DayUsedUpError or JudgeStopError."""
         ...
 
     async def close(self) -> None:

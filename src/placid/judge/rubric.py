@@ -16,7 +16,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -141,9 +141,20 @@ class Rubric:
             return self._last_rating(text)
         return self._word(text)
 
-    def parse_turns(self, reply: str | bytes, numbers: list[int]) -> dict[int, Mark]:
-        """Read the answer about a whole conversation: a mark for each of `numbers`. A turn that is missing, or there
-        twice, is unscored."""
+    def parse_turns(
+        self, reply: str | bytes, numbers: list[int], shown: Collection[int] | None = None
+    ) -> dict[int, Mark]:
+        """Read the answer about a whole conversation: a mark for each of `numbers`.
+
+        A turn that is missing, or there twice, is unscored. An answer with a turn that was not shown is unreadable as
+        a whole: a judge that counts from 0 means another turn by every number.
+
+        Args:
+            reply: the judge's answer.
+            numbers: of the turns that want a mark.
+            shown: of all turns that the judge has seen; None: of `numbers` only.
+        """
+        wrong, shown = Mark(unscored=Unscored.PARSE), numbers if shown is None else shown
         answer = _json_object(_clean(reply))
         entries = answer.get("turns") if answer else None
         found: dict[int, list[Mark]] = {}
@@ -151,7 +162,8 @@ class Rubric:
             number = _whole(entry.get("turn")) if isinstance(entry, dict) else None
             if number is not None:
                 found.setdefault(number, []).append(self._marked(entry))
-        wrong = Mark(unscored=Unscored.PARSE)
+        if not found.keys() <= set(shown):
+            return dict.fromkeys(numbers, wrong)
         return {number: found[number][0] if len(found.get(number, ())) == 1 else wrong for number in numbers}
 
     def _marked(self, answer: dict[str, Any] | None) -> Mark:

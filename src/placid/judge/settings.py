@@ -1,13 +1,13 @@
 """What one can choose about judging. Nothing here enters a run's identity: a run may be graded by several judges."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from placid.config import Settings
 from placid.engine.settings import EngineSettings
-from placid.judge.gemini_models import CATALOGUE
+from placid.judge.gemini_models import CATALOGUE, PREFIX
 
 
 class LimitSettings(Settings):
@@ -93,6 +93,15 @@ class JudgeSettings(Settings):
 
     limits: LimitSettings = LimitSettings()
     """Quota, deadline and budget of a judge behind an API."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_ids(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Google's ids without their prefix; of a local judge `models/x` is a folder."""
+        if values.get("kind") == "local":
+            return values
+        ids = {name: values[name] for name in ("model", "model_version") if isinstance(values.get(name), str)}
+        return {**values, **{name: value.removeprefix(PREFIX) for name, value in ids.items()}}
 
     def prices(self, tier: str) -> tuple[float | None, float | None]:
         """Dollars for a million input and output tokens of `model` today at a tier; None where nobody says."""

@@ -41,8 +41,8 @@ class Facts:
 
     @property
     def closed(self) -> bool:
-        """It came to an end of its own: what the engine failed is neither survivor nor deletion."""
-        return self.end not in (None, End.INFRA_ERROR)
+        """It came to an end of its own: what engine or host failed is neither survivor nor deletion."""
+        return self.end is not None and self.end.own
 
 
 def facts(conversation: Conversation, verdicts: Verdicts) -> Facts:
