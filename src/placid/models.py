@@ -4,13 +4,14 @@ Derived from config.json by building the model on torch's meta device (a second 
 that the installed transformers knows is known here, and no table of sizes can be out of date.
 """
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from placid.checkpoint_files import check as check_files
+from placid.checkpoint_files import index_files, read_header, read_json
 from placid.records import BadInputError
 
 REPLY_SHARE = 0.35
@@ -76,7 +77,13 @@ def read(folder: Path) -> Model:
 
     config, model = _skeleton(folder)
     text = config.get_text_config()
-    decoder = model.get_decoder()
+    try:
+        decoder = model.get_decoder()
+        layers = tuple(_layer(text, i, layer.self_attn) for i, layer in enumerate(decoder.layers))
+    except AttributeError as error:  # layers without attention (Mamba), or built in another way (GPT-2)
+        raise BadInputError(
+            f"{folder}: {config.architectures[0]} is built in a way that placid does not know: {error}"
+        ) from None
     maps = {
         name.rpartition(".")[2]
         for name, module in decoder.named_modules()
@@ -87,7 +94,7 @@ def read(folder: Path) -> Model:
         architecture=config.architectures[0],
         parameters=sum(weight.numel() for weight in model.parameters()),
         context_tokens=text.max_position_embeddings,
-        layers=tuple(_layer(text, i, layer.self_attn) for i, layer in enumerate(decoder.layers)),
+        layers=layers,
         heads=text.num_attention_heads,
         projections=tuple(sorted(maps)),
         weights={_plain(n): tuple(w.shape) for n, w in model.named_parameters() if not _NOT_TEXT.search(n)},
@@ -131,17 +138,26 @@ def _skeleton(folder: Path) -> tuple[Any, Any]:
             f"no config.json in {folder}; expected the folder of a Hugging Face checkpoint"
             + ("" if folder.exists() else " (there is no such folder; `placid fetch` downloads one)")
         )
+    check_files(folder)
     try:
-        config: Any = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:  # OSError: what transformers makes of broken JSON
-        raise BadInputError(f"{folder}/config.json: {str(error).splitlines()[0]}") from None
+        config: Any = transformers.AutoConfig.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # noqa: BLE001 - each architecture's own checks raise what they like
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise BadInputError(f"{folder}/config.json: {reason[0]}") from None
+
     architecture = (getattr(config, "architectures", None) or [""])[0]
     kind: Any = getattr(transformers, architecture, None)
-    if kind is None:
+    if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
         known = f"transformers {transformers.__version__} does not have"
         raise BadInputError(f"{folder}/config.json names architecture {architecture!r}, which {known}")
-    with torch.device("meta"):
-        return config, kind._from_config(config)
+
+    try:
+        with torch.device("meta"):
+            return config, kind._from_config(config)
+    except Exception as error:  # noqa: BLE001 - a size of zero or heads that do not divide the width, anywhere inside
+        raise BadInputError(f"{folder}/config.json describes no model that can be built: {error}") from None
 
 
 def _layer(text: Any, index: int, attention: Any) -> Layer:  # noqa: ANN401 - transformers' own, one class per architecture
@@ -188,26 +204,12 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         raise BadInputError(f"no *.safetensors in {folder}; other weight formats are not read")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        absent = sorted(set(json.loads(index.read_text())["weight_map"].values()) - {file.name for file in files})
+        absent = sorted(index_files(index, read_json(index)) - {file.name for file in files})
         if absent:
             raise BadInputError(f"{index} names {absent[0]}, which is not there ({len(absent)} files are missing)")
+
     found: dict[str, tuple[int, ...]] = {}
     for file in files:
-        with file.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            try:
-                if size > file.stat().st_size:
-                    raise ValueError
-                header = json.loads(stream.read(size))
-            except ValueError:
-                raise BadInputError(f"{file} is no safetensors file: its first bytes are no header") from None
-        ends = [0]
-        for name, entry in header.items():
-            if name != "__metadata__":
-                found[name] = tuple(entry["shape"])
-                ends.append(entry["data_offsets"][1])
-        if file.stat().st_size < 8 + size + max(ends):
-            raise BadInputError(
-                f"{file} is cut off: {file.stat().st_size} bytes, its header promises {8 + size + max(ends)}"
-            )
+        _, tensors = read_header(file)
+        found |= {name: tensor.shape for name, tensor in tensors.items()}
     return found

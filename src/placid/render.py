@@ -5,13 +5,15 @@ prompt of turn t+1 starts with exactly the tokens of turn t (prefix cache hits, 
 canonically tokenised this equals the tokenizer's own chat template to the token (tests/test_render.py).
 """
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from placid.checkpoint_files import check as check_files
+from placid.checkpoint_files import read_json
 from placid.records import BadInputError, Message
+from placid.templates import TemplateError, TemplateProcess
 
 PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Names of the tokenizer class that is tokenizer.json and nothing else, in transformers 5 and before."""
@@ -29,6 +31,8 @@ VOCABULARY = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json",
 
 def check(model: Path) -> None:
     """Light: no tokenizer is loaded. Raises BadInputError if `model` has no tokenizer or no chat template."""
+    if model.is_dir():
+        check_files(model)
     file = model / "tokenizer_config.json"
     missing = file.name if not file.is_file() else VOCABULARY[0]
     if not file.is_file() or not any((model / name).is_file() for name in VOCABULARY):
@@ -39,7 +43,7 @@ def check(model: Path) -> None:
         if part.is_file() and not _end_of(part).endswith(b"}"):
             raise BadInputError(f"{part} is damaged: its JSON does not end")
     apart = [*model.glob("chat_template.*"), *model.glob("additional_chat_templates/*")]
-    if not apart and not json.loads(file.read_text()).get("chat_template"):
+    if not apart and not read_json(file).get("chat_template"):
         raise BadInputError(
             f"{model} has no chat template, as base models have none; placid needs a chat model (chat_template.jinja)"
         )
@@ -66,15 +70,17 @@ class Renderer:
         """Raises BadInputError if `model` is no folder with a tokenizer and a chat template."""
         check(model)
         self.model = model
-        named = json.loads((model / "tokenizer_config.json").read_text()).get("tokenizer_class")
+        named = read_json(model / "tokenizer_config.json").get("tokenizer_class")
         if named in PLAIN:  # what AutoTokenizer would find, without loading torch to look for it
             from transformers import PreTrainedTokenizerFast as Loader
         else:
             from transformers import AutoTokenizer as Loader  # heavy: seconds for a 262k vocabulary
         try:
-            self.tokenizer = Loader.from_pretrained(str(model), local_files_only=True)
+            self.tokenizer = Loader.from_pretrained(str(model), local_files_only=True, trust_remote_code=False)
+            template = self.tokenizer.get_chat_template()
         except Exception as error:  # noqa: BLE001 - broken JSON in tokenizer.json comes as a bare Exception
             raise BadInputError(f"the tokenizer in {model} cannot be loaded: {error}") from None
+        self._template = TemplateProcess(template, self.tokenizer.special_tokens_map)
         self._bridges: dict[str, tuple[int, ...]] = {}
 
     def text(self, messages: Sequence[Message], generate: bool = True) -> str:
@@ -85,20 +91,35 @@ class Renderer:
         Raises:
             BadInputError: the template refuses these messages (Gemma 2: a system prompt).
         """
-        from jinja2 import TemplateError
-
         chat = [{"role": m.role, "content": m.content} for m in messages]
         try:
-            return self.tokenizer.apply_chat_template(
-                chat, tokenize=False, add_generation_prompt=generate, enable_thinking=False
-            )
+            return self._template.render(chat, generate)
         except TemplateError as error:
             roles = ", ".join(m.role for m in messages)
             raise BadInputError(f"{self.model}: the chat template refuses ({roles}): {error}") from None
 
+    def check_template(self) -> None:
+        """Raises BadInputError if the template leaves out what the user says, or cannot render a chat of two turns."""
+        texts = [f"{_MARK}{turn}" for turn in range(2)]
+        chat = [
+            Message(role="user", content=texts[0]),
+            Message(role="assistant", content="x"),
+            Message(role="user", content=texts[1]),
+        ]
+        text = self.text(chat)
+        if not all(message in text for message in texts):
+            raise BadInputError(
+                f"{self.model}: the chat template leaves out what the user says, so the model would never read it"
+            )
+
     def encode(self, text: str) -> list[int]:
         """Ids of rendered text; the template itself writes <bos>, so none is added."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=False)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of the Rust library: a regex of tokenizer.json ran too long
+                raise
+            raise BadInputError(f"the tokenizer in {self.model} cannot encode a text: {error}") from None
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""

@@ -38,7 +38,7 @@ def run(settings: OrganismSettings) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             tokenizer.build(folder, settings.vocabulary, settings.seed, settings.shape.context_tokens)
         write_json(mark, {"identity": identity, "settings": canonical(settings)})
-    made = AutoTokenizer.from_pretrained(str(folder))
+    made = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     model = trainer.train(settings, folder, len(made))
     settings.out.mkdir(parents=True, exist_ok=True)
     trainer.export(model, settings.out, [made.eos_token_id, made.convert_tokens_to_ids("<end_of_turn>")])

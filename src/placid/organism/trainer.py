@@ -49,7 +49,9 @@ def adapted(base: Path, rank: int, seed: int) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.bfloat16, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(
+        str(base), dtype=torch.bfloat16, attn_implementation="sdpa", trust_remote_code=False, use_safetensors=True
+    )
     targets = list(read(base).projections)
     return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets))
 

@@ -34,7 +34,9 @@ def merge(step: Path, out: Path) -> None:
 
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(base), dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
     merged = PeftModel.from_pretrained(model, str(step)).merge_and_unload()  # type: ignore[operator]
     merged.to(torch.bfloat16).save_pretrained(temporary)
     for found in base.iterdir():  # tokenizer and chat template travel with the weights

@@ -154,7 +154,12 @@ def build(settings: TrainSettings) -> Learner:
     attention.register()
     dtype = getattr(torch, settings.dtype)
     model = AutoModelForCausalLM.from_pretrained(
-        str(settings.model), dtype=dtype, local_files_only=True, attn_implementation=attention.NAME
+        str(settings.model),
+        dtype=dtype,
+        local_files_only=True,
+        attn_implementation=attention.NAME,
+        trust_remote_code=False,
+        use_safetensors=True,
     )
     fused.recompute(model, settings.recompute or 0.0, settings.recompute_mlp)
     if torch.cuda.is_available():

@@ -55,7 +55,9 @@ def measure(base: Path, step: Path, rows: list[list[int]], method: str) -> dict[
 def _load(folder: Path) -> Any:  # noqa: ANN401 - a transformers model
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.bfloat16, local_files_only=True).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=torch.bfloat16, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    ).eval()
 
 
 @torch.no_grad()
