@@ -12,8 +12,8 @@ import pytest
 
 from placid import models, templates
 from placid.checkpoint_files import check, read_header
-from placid.records import BadInputError, Message
-from placid.render import Renderer
+from placid.records import BadInputError
+from placid.render import Renderer, check_template, read_template
 from placid.templates import TemplateError, TemplateProcess
 
 ORGANISM = Path("checkpoints/organism")
@@ -117,13 +117,23 @@ def test_templates_render_as_transformers_renders_them(name):
 @pytest.mark.parametrize("template", ["", "fixed text", "{{ messages[0].content }}", "{{ messages[-1]['content'] }}"])
 def test_a_template_that_drops_what_the_user_says(checkpoint, template):
     with pytest.raises(BadInputError, match="leaves out what the user says"):
-        Renderer(with_template(checkpoint, template)).check_template()
+        check_template(with_template(checkpoint, template))
 
 
 def test_the_refusal_of_a_template_names_the_model(checkpoint):
-    renderer = Renderer(with_template(checkpoint, "{{ raise_exception('tools only') }}"))
-    with pytest.raises(BadInputError, match=r"model: the chat template refuses \(user\): tools only"):
-        renderer.text([Message(role="user", content="x")])
+    only_user = "{{ raise_exception('one turn only') if messages | length > 1 else messages[0].content }}"
+    with pytest.raises(BadInputError, match="model: the chat template refuses a chat of two turns: one turn only"):
+        check_template(with_template(checkpoint, only_user))
+
+
+def test_the_default_of_several_templates_is_taken(checkpoint):
+    (checkpoint / "chat_template.jinja").unlink()
+    named = [{"name": "tools", "template": "x"}, {"name": "default", "template": "{{ messages[-1].content }}!"}]
+    edit(checkpoint / "tokenizer_config.json", chat_template=named)
+    assert read_template(checkpoint) == named[1]["template"]
+    edit(checkpoint / "tokenizer_config.json", chat_template=named[:1])
+    with pytest.raises(BadInputError, match="has no chat template"):
+        read_template(checkpoint)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

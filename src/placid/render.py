@@ -30,7 +30,13 @@ VOCABULARY = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json",
 
 
 def check(model: Path) -> None:
-    """Light: no tokenizer is loaded. Raises BadInputError if `model` has no tokenizer or no chat template."""
+    """Light: no tokenizer is loaded. Raises BadInputError if `model` has no tokenizer or no usable chat template."""
+    _check_tokenizer(model)
+    check_template(model)
+
+
+def _check_tokenizer(model: Path) -> None:
+    """Raises BadInputError if a file is missing, cut off or hostile."""
     if model.is_dir():
         check_files(model)
     file = model / "tokenizer_config.json"
@@ -42,10 +48,58 @@ def check(model: Path) -> None:
     for part in (file, model / VOCABULARY[0]):  # of a copy that was cut off; parsing 30 MB would take its time
         if part.is_file() and not _end_of(part).endswith(b"}"):
             raise BadInputError(f"{part} is damaged: its JSON does not end")
-    apart = [*model.glob("chat_template.*"), *model.glob("additional_chat_templates/*")]
-    if not apart and not read_json(file).get("chat_template"):
+
+
+def read_template(model: Path) -> str:
+    """Read the chat template of a checkpoint, as transformers chooses it: a file of its own, or the default one of
+    those in tokenizer_config.json.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    file = model / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+
+    template = read_json(model / "tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    if not isinstance(template, str) or not template:
         raise BadInputError(
             f"{model} has no chat template, as base models have none; placid needs a chat model (chat_template.jinja)"
+        )
+    return template
+
+
+def check_template(model: Path) -> None:
+    """Render a chat of two turns without loading the tokenizer.
+
+    Raises:
+        BadInputError: there is no template, it refuses the chat, or it leaves out what the user says.
+    """
+    tokens = read_json(model / "tokenizer_config.json")
+    names = {
+        name: str(token.get("content", "") if isinstance(token, dict) else token or "")
+        for name, token in tokens.items()
+        if name.endswith("_token")
+    }
+    template = TemplateProcess(read_template(model), names)
+    texts = [f"{_MARK}{turn}" for turn in range(2)]
+    chat = [
+        {"role": "user", "content": texts[0]},
+        {"role": "assistant", "content": "x"},
+        {"role": "user", "content": texts[1]},
+    ]
+    try:
+        rendered = template.render(chat, True)
+    except TemplateError as error:
+        raise BadInputError(f"{model}: the chat template refuses a chat of two turns: {error}") from None
+    finally:
+        template.close()
+    if not all(text in rendered for text in texts):
+        raise BadInputError(
+            f"{model}: the chat template leaves out what the user says, so the model would never read it"
         )
 
 
@@ -68,7 +122,7 @@ class Renderer:
 
     def __init__(self, model: Path) -> None:
         """Raises BadInputError if `model` is no folder with a tokenizer and a chat template."""
-        check(model)
+        _check_tokenizer(model)
         self.model = model
         named = read_json(model / "tokenizer_config.json").get("tokenizer_class")
         if named in PLAIN:  # what AutoTokenizer would find, without loading torch to look for it
@@ -77,10 +131,9 @@ class Renderer:
             from transformers import AutoTokenizer as Loader  # heavy: seconds for a 262k vocabulary
         try:
             self.tokenizer = Loader.from_pretrained(str(model), local_files_only=True, trust_remote_code=False)
-            template = self.tokenizer.get_chat_template()
         except Exception as error:  # noqa: BLE001 - broken JSON in tokenizer.json comes as a bare Exception
             raise BadInputError(f"the tokenizer in {model} cannot be loaded: {error}") from None
-        self._template = TemplateProcess(template, self.tokenizer.special_tokens_map)
+        self._template = TemplateProcess(read_template(model), self.tokenizer.special_tokens_map)
         self._bridges: dict[str, tuple[int, ...]] = {}
 
     def text(self, messages: Sequence[Message], generate: bool = True) -> str:
@@ -97,20 +150,6 @@ class Renderer:
         except TemplateError as error:
             roles = ", ".join(m.role for m in messages)
             raise BadInputError(f"{self.model}: the chat template refuses ({roles}): {error}") from None
-
-    def check_template(self) -> None:
-        """Raises BadInputError if the template leaves out what the user says, or cannot render a chat of two turns."""
-        texts = [f"{_MARK}{turn}" for turn in range(2)]
-        chat = [
-            Message(role="user", content=texts[0]),
-            Message(role="assistant", content="x"),
-            Message(role="user", content=texts[1]),
-        ]
-        text = self.text(chat)
-        if not all(message in text for message in texts):
-            raise BadInputError(
-                f"{self.model}: the chat template leaves out what the user says, so the model would never read it"
-            )
 
     def encode(self, text: str) -> list[int]:
         """Ids of rendered text; the template itself writes <bos>, so none is added."""

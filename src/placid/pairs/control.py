@@ -56,7 +56,8 @@ def match(rows: Sequence[Pair], wanted: int, total: int, seed: int, count: Count
         needed = math.ceil(total * len(sizes) / sum(sizes))
         raise ControlError(
             f"the control would hold {reached / total:.0%} of the wanted tokens ({reached:,} of {total:,}) with all "
-            f"{len(rows):,} different instruct rows; give more of them (pairs.instruct; about {needed:,} of this length), "
+            f"{len(rows):,} different instruct rows; give more of them "
+            f"(pairs.instruct; about {needed:,} of this length), "
             'or take the paper\'s control, as many instruct rows as there are BCT rows (pairs.control = "rows")'
         )
     return [rows[n] for n in chosen]

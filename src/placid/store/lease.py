@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 BEAT_S = 5.0
 """Seconds between two beats."""
 SILENT_S = 70.0
-"""A holder that is not in our table of processes and has not beaten for so long, by our clock, is dead; workers on other
-hosts that nobody calls have ended themselves by then (rollout.attempts.LEASE_S)."""
+"""A holder that is not in our table of processes and has not beaten for so long, by our clock, is dead; workers on
+other hosts that nobody calls have ended themselves by then (rollout.attempts.LEASE_S)."""
 LOOK_S = 1.0
 """Seconds between two looks at a holder."""
 

@@ -55,10 +55,8 @@ def check(settings: StudySettings, weights: bool = True) -> tuple[list[Prompt], 
             "`placid organism` trains one (configs/organism/)"
         )
     check_model(settings.model)
-    renderer = Renderer(settings.model)
-    renderer.check_template()
     if any(arm.system for arm in settings.arms.values()):
-        renderer.text(opening("system", "user"))  # Gemma 2 has no such role
+        Renderer(settings.model).text(opening("system", "user"))  # Gemma 2 has no such role
     if settings.engine.kind == "vllm":
         model = models.read(settings.model)
         if weights or any(settings.model.glob("*.safetensors")):
