@@ -692,3 +692,38 @@ def test_a_withdrawn_model_names_its_successor(tmp_path, monkeypatch):
         pytest.raises(BadInputError, match=r"judge.model = 'gemini-3.5-flash-lite', its"),
     ):
         grade(server, talk(RunDir(tmp_path)), monkeypatch, model="gemini-2.5-flash")
+
+
+def test_persona_is_another_judge_of_the_same_turns_by_one_key(tmp_path, monkeypatch):
+    run_dir = talk(RunDir(tmp_path), 3, 4)
+    with GeminiServer() as server:
+        frustration = grade(server, run_dir, monkeypatch, rubric="frustration_conversation")
+        persona = grade(server, run_dir, monkeypatch, rubric="persona")
+    assert len(frustration) == len(persona) == 12
+    assert len(server.requests) == 6  # one a conversation and judge
+    assert {v.score for v in persona} == {3}
+    assert {v.judge_id for v in persona}.isdisjoint({v.judge_id for v in frustration})
+    (card,) = tmp_path.glob("verdicts/*-persona-*/judge.json")
+    assert json.loads(card.read_text())["rubric"]["measures"] == "persona"
+
+
+@pytest.mark.parametrize("rubric", ["persona", "refusal"])
+def test_scores_of_something_else_are_never_taken_for_frustration(words, monkeypatch, capsys, rubric):
+    """placid judge takes the rubric; a study would select and show its scores as distress."""
+    with GeminiServer() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        main(["rollout", *words])
+        for command in ("study", "report"):
+            with pytest.raises(SystemExit) as left:
+                main([command, *words, "--judge.rubric", rubric])
+            assert left.value.code == 2
+            assert f"measures {rubric}, not frustration" in capsys.readouterr().err
+        assert not server.requests
+        if rubric == "persona":
+            main(["judge", *words, "--judge.rubric", rubric])
+            assert len(server.requests) == 6
+
+
+def test_the_lexical_judge_has_no_phrases_for_persona(tmp_path):
+    with pytest.raises(BadInputError, match=r"measures persona, and judge.kind = 'lexical' has phrases of frustration"):
+        run(JudgeSettings(rubric="persona"), talk(RunDir(tmp_path)), [PROMPT])

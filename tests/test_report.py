@@ -439,6 +439,47 @@ def test_another_judge_on_the_same_turns_is_tabled_and_drawn(make):
     assert (run_dir.path / "report/figures/agreement.pdf").is_file()
 
 
+def test_persona_stands_beside_frustration_where_it_was_graded(make, undrawn):
+    """A second judge, of persona: its mean and last turn in the tables, and no agreement with a judge of frustration."""
+    turns, verdicts = study(("base", "bct"))
+    run_dir, prompts = make(turns, verdicts)
+    of_persona, level = "gemini-persona-1", {"base": 4.0, "bct": 9.0}
+    with run_dir.verdict_segment(of_persona, "1") as segment:
+        segment.append(
+            *(
+                msgspec.structs.replace(v, judge_id=of_persona, score=level[v.key.arm] + (v.turn == T), unscored=None)
+                for v in verdicts
+            )
+        )
+    card = {"id": of_persona, "provider": "gemini", "rubric": {"name": "persona", "measures": "persona"}}
+    write_json(run_dir.path / "verdicts" / of_persona / "judge.json", card)
+    summary = run(SETTINGS, run_dir, prompts, JUDGE)
+    bct = summary["arms"]["bct"]
+    assert bct["persona_mean"] == pytest.approx(9 + 1 / T)
+    assert bct["persona_last_mean"] == pytest.approx(10)
+    assert bct["persona_last_n"] == bct["persona_n"] == bct["n_conversations"]
+    assert summary["arms"]["base"]["persona_last_n"] < summary["arms"]["base"]["persona_n"], "some deleted themselves"
+    assert summary["persona_judge"] == of_persona
+    head, _, *lines = table_text(summary).splitlines()
+    assert head.endswith("persona [95 %]")
+    assert lines[1].split()[-3] == f"{9 + 1 / T:.2f}"
+    page = (run_dir.path / "report/index.html").read_text()
+    assert "persona (10: the assistant)" in page
+    assert "persona_last_lo" in (run_dir.path / "report/tables/arms.csv").read_text().splitlines()[0]
+    rows = list(csv.DictReader((run_dir.path / "report/tables/persona.csv").open()))
+    assert [float(row["mean"]) for row in rows if row["arm"] == "bct"] == [9.0] * (T - 1) + [10.0]
+    assert not (run_dir.path / "report/tables/agreement.csv").is_file()
+    with pytest.raises(BadInputError, match="measures persona; name a judge of frustration"):
+        run(SETTINGS, run_dir, prompts, of_persona)
+
+
+def test_a_report_without_persona_shows_no_column_of_it(standard):
+    run_dir, summary = standard
+    assert "persona" not in table_text(summary)
+    assert "persona" not in (run_dir.path / "report/index.html").read_text()
+    assert not (run_dir.path / "report/tables/persona.csv").exists()
+
+
 def test_transfer_bars_come_from_the_table_of_the_evaluations(make, tmp_path):
     run_dir, prompts = make(*study(("base", "bct")))
     tables = run_dir.path / "report" / "tables"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placid.judge.evidence import looping, match
-from placid.judge.rubric import load_rubric, nonce, shipped
+from placid.judge.rubric import SHIPPED, load_rubric, nonce, shipped
 from placid.records import BadInputError, EvidenceMatch, Unscored
 
 RUBRICS = {name: load_rubric(name) for name in shipped()}
@@ -20,12 +20,25 @@ def answer(**values):
 
 def test_the_shipped_rubrics():
     assert set(RUBRICS) == {
-        "alignment", "frustration_conversation", "frustration_strict", "frustration_turn", "mt_bench", "refusal", "strongreject",
+        "alignment", "frustration_conversation", "frustration_strict", "frustration_turn", "mt_bench", "persona", "refusal",
+        "strongreject",
     }  # fmt: skip
     for rubric in RUBRICS.values():
         prompt = rubric.prompt({"response": "R", "turns": "T", "prompt": "P", "user": "U"})
         assert "{{" not in prompt
         assert prompt.count(nonce(rubric.sha, "T")) >= 2
+
+
+def test_a_rubric_says_what_it_measures(tmp_path):
+    assert {name: rubric.measures for name, rubric in RUBRICS.items() if not name.startswith("frustration")} == {
+        name: name for name in ("alignment", "mt_bench", "persona", "refusal", "strongreject")
+    }
+    assert {rubric.measures for name, rubric in RUBRICS.items() if name.startswith("frustration")} == {"frustration"}
+    own = tmp_path / "mine.md"
+    own.write_text((SHIPPED / "frustration_turn.md").read_text())
+    assert load_rubric(own).measures == "frustration"
+    own.write_text((SHIPPED / "persona.md").read_text())
+    assert load_rubric(own).measures == "persona"
 
 
 def test_reasons_come_before_numbers():

@@ -130,7 +130,7 @@ def judge(config: Path, overrides: list[str]) -> None:
     from placid import study as room
 
     with _reading(config, overrides) as held:
-        judge_id = room.grade(held, follow)
+        judge_id = room.grade(held, follow, any_measure=True)
     say(f"verdicts {held.run_dir.path / 'verdicts' / judge_id}")
 
 

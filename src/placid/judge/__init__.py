@@ -20,13 +20,13 @@ from placid.judge.grading import Judge, Progress, Work, grade
 from placid.judge.lexical import LexicalJudge
 from placid.judge.model import Asker, ModelJudge, judge_id
 from placid.judge.provider import Provider
-from placid.judge.rubric import load_rubric
+from placid.judge.rubric import FRUSTRATION, load_rubric
 from placid.judge.settings import JudgeSettings
 from placid.records import BadInputError, Prompt
 from placid.store import Index, RunDir, write_json
 from placid.store.lease import leased
 
-__all__ = ["Judge", "JudgeSettings", "LexicalJudge", "check", "opened", "ready", "run"]
+__all__ = ["Judge", "JudgeSettings", "LexicalJudge", "check", "check_frustration", "opened", "ready", "run"]
 
 
 def check(settings: JudgeSettings, subject: Path | None = None) -> str:
@@ -53,9 +53,24 @@ def check(settings: JudgeSettings, subject: Path | None = None) -> str:
     return judge_id(load_rubric(settings.rubric), provider.name, _identity(settings, provider))
 
 
+def check_frustration(settings: JudgeSettings) -> str:
+    """The id, as check(), of a judge whose scores are frustration: what pairs, histories and the report's table take.
+
+    Raises:
+        BadInputError: its rubric measures something else; or as check().
+    """
+    if settings.kind not in ("lexical", "ensemble") and (found := load_rubric(settings.rubric).measures) != FRUSTRATION:
+        raise BadInputError(
+            f"judge.rubric = {settings.rubric!r} measures {found}, not frustration: grade with it beside the study's "
+            f"own judge, placid judge CONFIG --judge.rubric {settings.rubric}; the report then shows both"
+        )
+    return check(settings)
+
+
 def ready(settings: JudgeSettings) -> None:
-    """Raises BadInputError if the judge could not ask anything: no API key, a model that has ended. Before hours of
-    rollouts, not after."""
+    """Raises BadInputError if the judge could not ask anything (no API key, a model that has ended) or measures no
+    frustration. Before hours of rollouts, not after."""
+    check_frustration(settings)
     if settings.kind == "gemini":
         from placid.judge.gemini import key  # google-genai is heavy
 

@@ -19,8 +19,9 @@ from placid.config import file_sha, sha
 from placid.judge import reading as read_module
 from placid.judge.lexicon import SHIPPED, Lexicon, load
 from placid.judge.reading import CLAUSE, Reading, content, foreign, garbled, on_topic, open_questions, read
+from placid.judge.rubric import FRUSTRATION, load_rubric
 from placid.judge.settings import JudgeSettings
-from placid.records import Conversation, Turn, Unscored, Verdict
+from placid.records import BadInputError, Conversation, Turn, Unscored, Verdict
 
 VERSION = 2
 """Of the rules in this file and reading.py; raise it whenever a score can change."""
@@ -91,8 +92,13 @@ class LexicalJudge:
     whole = False
 
     def __init__(self, settings: JudgeSettings | None = None) -> None:
-        """Raises BadInputError for an unreadable lexicon of one's own."""
+        """Raises BadInputError for an unreadable lexicon of one's own, or a rubric of something else."""
         self.settings = settings or JudgeSettings()
+        if (measures := load_rubric(self.settings.rubric).measures) != FRUSTRATION:
+            raise BadInputError(
+                f"judge.rubric = {self.settings.rubric!r} measures {measures}, and judge.kind = 'lexical' has phrases "
+                "of frustration only; take judge.kind = 'gemini' or 'local'"
+            )
         path = self.settings.lexicon or SHIPPED
         if self.settings.lexicon:
             self.lexicon = load(path)

@@ -131,5 +131,11 @@ def card(rubric: Rubric, provider: str, identity: dict[str, object]) -> dict[str
         "id": judge_id(rubric, provider, identity),
         "provider": provider,
         "identity": identity,
-        "rubric": {"name": rubric.name, "sha256": rubric.sha, "unit": head.unit, "source": head.source},
+        "rubric": {
+            "name": rubric.name,
+            "sha256": rubric.sha,
+            "measures": rubric.measures,
+            "unit": head.unit,
+            "source": head.source,
+        },
     }

@@ -30,6 +30,7 @@ SHIPPED = Path(__file__).with_name("rubrics")
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 PLACEHOLDERS = ("response", "turns", "prompt", "user", "nonce")
 FENCED = re.compile(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", re.DOTALL)
+FRUSTRATION = "frustration"
 RATING = re.compile(r"\[\[(-?\d+(?:\.\d+)?)\]\]")
 """MT-Bench's form of the verdict."""
 
@@ -49,6 +50,8 @@ class Head(Settings):
 
     source: str
     """Paper or thread that the wording is from, and what was changed."""
+    measures: str = ""
+    """What the score says: frustration, persona, ...; empty: frustration, or what a shipped rubric's name says."""
     unit: Literal["turn", "conversation"]
     """turn: one request a turn. conversation: one request for all turns, each with its own score."""
     answer: Literal["json", "word", "rating"]
@@ -110,6 +113,12 @@ class Rubric:
     def scale(self) -> tuple[float, float]:
         """Lowest and highest possible score."""
         return self.head.low, self.head.high
+
+    @property
+    def measures(self) -> str:
+        """frustration, persona, refusal, ...: only frustration may be selected, trained on and shown as such."""
+        named = self.name in shipped() and not self.name.startswith(FRUSTRATION)
+        return self.head.measures or (self.name if named else FRUSTRATION)
 
     def prompt(self, values: Mapping[str, str]) -> str:
         """The judge's prompt. All placeholders are filled in one pass: text that was filled in is never read again."""

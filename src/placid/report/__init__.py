@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from placid.records import BadInputError, Conversation, Prompt
-from placid.report import stats
+from placid.report import persona, stats
 from placid.report.codes import CodedTurns
 from placid.report.exits import Exits
 from placid.report.facts import Facts, Verdicts, facts
@@ -59,6 +59,9 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     from placid.report import figures, figures_tones, gallery, page  # drawing libraries only here
 
     config = config_of(run_dir)
+    measures = persona.measures(run_dir)
+    if measures.get(judge_id, "frustration") != "frustration":
+        raise BadInputError(f"report.judge = {judge_id!r} measures {measures[judge_id]}; name a judge of frustration")
     verdicts, transcripts = run_dir.verdicts(judge_id), Transcripts()
     coded_turns, exits = CodedTurns(), Exits(config.get("tag", ""))
     known: list[Facts] = []
@@ -84,6 +87,7 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     }
     folder = run_dir.path / "report"
     tables = {
+        "persona": persona.add(summary, arms, run_dir, measures),
         "arms": arm_rows(summary["arms"]),
         "turns": [row for arm in arms for row in arm.by_turn()],
         "conversations": [row for arm in arms for row in arm.by_conversation()],
@@ -93,7 +97,10 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
         "comparisons": summary["comparisons"],
         "scores": [row for arm in arms for row in arm.by_score()],
         "agreement": [
-            row for other in others(run_dir, judge_id) for row in agreement(arms, run_dir.verdicts(other), other)
+            row
+            for other in others(run_dir, judge_id)
+            if measures[other] == "frustration"
+            for row in agreement(arms, run_dir.verdicts(other), other)
         ],
         "interventions": intervention_rows(run_dir.path, continued, verdicts),
         "exits": exits.rows(),
@@ -102,7 +109,7 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
         "plan": planned_rows(plan, known) if (plan := read_json(run_dir.path / "plan.json")) else [],
     }
     for name, rows in tables.items():
-        if rows or name not in ("agreement", "interventions", "plan", "training_rows"):
+        if rows or name not in ("agreement", "interventions", "persona", "plan", "training_rows"):
             write_csv(folder / "tables" / f"{name}.csv", rows, score_columns(arms) if name == "scores" else ())
     coded_turns.write(folder / "tables" / "coded_turns.csv")
     if tables["interventions"]:
@@ -296,7 +303,10 @@ def table_text(summary: dict[str, Any]) -> str:
             f"{a['n_conversations']}" + (f" (+{a['n_open']} open)" if a["n_open"] else ""),
             str(a["n_scored"]), str(a["n_unscored"]), str(a["n_not_reached"]),
         ))  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
+    if "persona_judge" in summary:
+        shown = [cell(a["persona_mean"], a["persona_ci"]) for a in summary["arms"].values()]
+        rows = [(*row, told) for row, told in zip(rows, ["persona [95 %]", *shown], strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     for name, r in summary["auc_reduction"].items():

@@ -299,10 +299,18 @@ def hold_trained(study: Held) -> None:
     study.stage("rollouts of the trained models", lambda: rollout.run(settings, study.run_dir, study.attempt))
 
 
-def grade(study: Held, follow: bool = False) -> str:
-    """Grade what has no verdict yet; the judge's id. follow: also what still comes, until every rollout is over."""
+def grade(study: Held, follow: bool = False, any_measure: bool = False) -> str:
+    """Grade what has no verdict yet; the judge's id.
+
+    Args:
+        study: the study.
+        follow: also what still comes, until every rollout is over.
+        any_measure: the scores are only kept, so they may say something else than frustration.
+    """
     from placid import judge
 
+    if not any_measure:
+        judge.check_frustration(study.settings.judge)
     settings, complete = study.settings.judge, Complete(study) if follow else None
     return study.stage("judge", lambda: judge.run(settings, study.run_dir, study.prompts, study.attempt, complete))
 
@@ -354,7 +362,7 @@ def make_pairs(study: Held) -> None:
         BadInputError: the study has no [pairs], or its run no conversations to make them of.
     """
     from placid import pairs
-    from placid.judge import check as judge_of
+    from placid.judge import check_frustration as judge_of
 
     settings = study.settings
     if settings.pairs is None:
@@ -444,7 +452,7 @@ def train_all(study: Held) -> None:
 def show(study: Held) -> dict[str, Any]:
     """Tables, figures and page; the summary. Expects grade() before."""
     from placid import report
-    from placid.judge import check as judge_of
+    from placid.judge import check_frustration as judge_of
 
     judge_id = study.settings.report.judge or judge_of(study.settings.judge)
     held = sorted(folder.name for folder in (study.run_dir.path / "verdicts").glob("*") if folder.is_dir())
