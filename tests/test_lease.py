@@ -119,7 +119,7 @@ def test_a_zombie_holds_nothing(tmp_path, clock):
     pid = os.fork()
     if not pid:
         _take_and_die(tmp_path)
-    while lease._stat(pid)[0] != "Z":  # dead, and not reaped yet
+    while lease.process_state(pid)[0] != "Z":  # dead, and not reaped yet
         pass
     with leased(tmp_path, "rollout"):
         assert clock.now == 1e6
@@ -132,7 +132,7 @@ def _take_and_die(run):
 
 
 def test_a_pid_that_was_given_to_another_process_is_dead(tmp_path, clock):
-    other(tmp_path, table=lease._table(), pid=os.getpid(), started="12")
+    other(tmp_path, table=lease.process_table(), pid=os.getpid(), started="12")
     with leased(tmp_path, "rollout"):
         assert clock.now == 1e6
 
@@ -140,7 +140,7 @@ def test_a_pid_that_was_given_to_another_process_is_dead(tmp_path, clock):
 def test_a_stopped_process_of_this_table_is_alive_however_long_it_is_silent(tmp_path, clock):
     stopped = FORK.Process(target=_take_and_stop, args=(tmp_path,))
     stopped.start()
-    while lease._stat(stopped.pid)[0] != "T":
+    while lease.process_state(stopped.pid)[0] != "T":
         pass
     clock.now += 10 * lease.SILENT_S
     with pytest.raises(BadInputError, match=f"process {stopped.pid}"), leased(tmp_path, "rollout"):

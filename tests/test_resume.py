@@ -7,12 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from placid.records import BadInputError, Prompt
 from placid.rollout import run
-from placid.rollout.attempts import Process, end_orphans, stop_former
 from placid.rollout.settings import RolloutSettings
 from placid.store import RunDir, read_prompts
 
@@ -86,39 +84,6 @@ def test_a_finished_run_is_left_alone(tmp_path):
     status = json.loads((tmp_path / "attempts" / "1" / "status.json").read_text())["rollout"]
     assert (status["state"], status["totals"]["turns"]) == ("done", 60)
     assert json.loads((tmp_path / "engine.json").read_text()) == {"name": "simulate", "version": "1"}
-
-
-def sleeper():
-    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-
-
-def write_status(path, driver, workers):
-    file = path / "attempts" / "1" / "status.json"
-    file.parent.mkdir(parents=True)
-    entry = {
-        "state": "running",
-        "host": os.uname().nodename,
-        "driver": vars(driver),
-        "workers": [vars(w) for w in workers],
-    }
-    file.write_text(json.dumps({"rollout": entry | {"updated": 0}}))
-
-
-def test_orphans_of_a_dead_driver_are_ended(tmp_path):
-    with sleeper() as driver, sleeper() as orphan:
-        seen_orphan = Process.of(orphan.pid)
-        write_status(tmp_path, Process.of(driver.pid), [seen_orphan])
-        driver.kill()
-        driver.wait()
-        stop_former(tmp_path, tmp_path / "attempts" / "2")
-        assert seen_orphan.alive() is None
-
-
-def test_a_reused_pid_is_not_killed():
-    with sleeper() as other:
-        end_orphans([Process(other.pid, psutil.Process(other.pid).create_time() - 100)])
-        assert other.poll() is None
-        other.kill()
 
 
 def test_a_prompt_that_does_not_fit_is_bad_input(tmp_path):

@@ -232,16 +232,14 @@ subprocess.Popen(["sleep", "600"], start_new_session=True)
 def test_nothing_of_a_ray_that_died_is_left(tmp_path):
     """Its starter is gone, and what it had started has no parent any more."""
     script = f"""
-import sys, psutil
+import sys
 from pathlib import Path
-from placid.cluster import ray_node
-ray_node.adopt()
+from placid.cluster import children, ray_node
 with ray_node.started([sys.executable, "-c", {LEAVES!r}], Path({str(tmp_path / "r")!r})) as ray:
     ray.wait()
-    below = psutil.Process().children(recursive=True)
-    assert [p.name() for p in below] == ["sleep"], below
-assert not psutil.Process().children(recursive=True)
-assert not any(p.is_running() for p in below)
+    left = children.marked(children.token())
+    assert [p.name() for p in left] == ["sleep"], left
+assert not children.marked(children.token())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

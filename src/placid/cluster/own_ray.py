@@ -1,12 +1,10 @@
 """A Ray of our own on this machine, or a seat in one that runs."""
 
-import atexit
 import logging
 import os
 import secrets
 import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from placid.cluster import children
 from placid.cluster.scratch import check_length
 
 log = logging.getLogger(__name__)
@@ -25,30 +24,23 @@ def lock_down() -> None:
 
     Before `import ray`, which reads the mode once; one token for the life of this process, because Ray keeps it.
     """
-    folder = Path(tempfile.mkdtemp(prefix="placid-token-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    token = folder / "token"
+    token = children.scratch() / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_USAGE_STATS_ENABLED="0")
 
 
-def new_scratch() -> Path:
-    """A folder for Ray's files: node-local, ours alone (0700), its name short because it holds sockets.
+@contextmanager
+def seat(address: str | None, cores: int = 0) -> Iterator[None]:
+    """While it is open `ray` is usable: the cluster at `address`, or without one a Ray of our own.
+
+    cores: CPUs that our own may promise, at least this machine's. Afterwards Ray is left, or ended and its files gone.
 
     Raises:
-        BadInputError: a TMPDIR that is too long for them.
+        BadInputError: a TMPDIR that is too long for its sockets.
     """
-    check_length(Path(tempfile.gettempdir(), "ray-12345678"), "TMPDIR")
-    return Path(tempfile.mkdtemp(prefix="ray-"))
-
-
-@contextmanager
-def seat(address: str | None, scratch: Path, cores: int = 0) -> Iterator[None]:
-    """While it is open `ray` is usable: the cluster at `address`, or without one a Ray of our own in `scratch`.
-
-    cores: CPUs that our own may promise, at least this machine's. Afterwards Ray is left or stopped and `scratch` gone.
-    """
+    scratch = children.scratch()
+    check_length(scratch, "TMPDIR")
     if address is None:
         lock_down()
     import ray

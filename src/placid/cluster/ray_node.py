@@ -10,7 +10,6 @@ others then ask for the job to be started again.
 """
 
 import argparse
-import ctypes
 import json
 import os
 import shutil
@@ -20,12 +19,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-from placid.cluster import end, ports, scratch, slurm
+from placid.cluster import children, end, ports, scratch, slurm
 from placid.records import BadInputError
 from placid.store import write_atomic
 
@@ -57,7 +56,6 @@ def main(words: list[str]) -> int:
     stops: list[int] = []
     signal.signal(signal.SIGUSR2, lambda number, _: stops.append(number))
     signal.signal(signal.SIGTERM, lambda *_: None)
-    adopt()
     code, folder = 0, Path(os.environ["TMPDIR"])
     try:
         prepare(folder, asked.scratch_gb)
@@ -169,6 +167,7 @@ def command(asked: argparse.Namespace, folder: Path) -> list[str]:
 @contextmanager
 def started(words: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """This node's Ray; afterwards nothing of it is left, neither processes nor its `folder`."""
+    group = children.keep()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(STRANGE)}
     # Ray's memory monitor reads the machine and not the job's share of it, and kills workers for what others use.
     kept |= {"RAY_memory_monitor_refresh_ms": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
@@ -181,21 +180,9 @@ def started(words: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]
         yield ray
     finally:
         ray.terminate()
-        psutil.wait_procs(psutil.Process().children(recursive=True), timeout=5)
-        for _ in range(5):  # a raylet that is killed leaves its agents to this process
-            left = psutil.Process().children(recursive=True)
-            for process in left:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(left, timeout=1)
+        psutil.wait_procs(children.marked(group.token), timeout=5)
+        children.end_marked(group.token)
         shutil.rmtree(folder, ignore_errors=True)  # Ray's last processes may still be writing their logs
-
-
-def adopt() -> None:
-    """From now on a process below whose parent dies is this one's child: nothing of a Ray that died can be lost."""
-    set_child_subreaper = 36  # <linux/prctl.h>
-    if ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
 
 
 if __name__ == "__main__":

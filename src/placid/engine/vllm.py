@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from placid.cluster.children import keep
 from placid.config import file_sha
 from placid.engine import ContextOverflowError, EngineDiedError, EngineLoad, KvPool, Reply, ReplyRequest
 from placid.engine.gate import CACHED, Probe, read_probe, verify
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 """Nothing leaves the machine, and the log is ours."""
+FRESH = {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+"""As `vllm serve` does: new programs, which bear the mark of cluster/children.py; a fork would not."""
 
 
 def set_environment(settings: EngineSettings, core: int | None) -> None:
@@ -37,6 +40,7 @@ def set_environment(settings: EngineSettings, core: int | None) -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    os.environ.update(FRESH)
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind" if core is None else str(core)
     os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     os.environ["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # its kernels are compiled at first use; needs a CUDA toolkit
@@ -79,6 +83,7 @@ class VllmEngine:
             )
         began = time.monotonic()
         set_environment(self.settings, self.core)
+        keep()
         import vllm
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.lora.request import LoRARequest

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from placid.cluster.own_ray import new_scratch, seat
+from placid.cluster.own_ray import seat
 from placid.judge import asking, desk_of, opened
 from placid.judge.grading import LOOK_EVERY_S, Judge, Progress, Work, grade
 from placid.judge.provider import Answer, Ask, JudgeStopError
@@ -121,7 +121,7 @@ def run_pool(
     Raises:
         BadInputError: also where the cluster has too few GPUs.
     """
-    with seat(settings.ray_address, new_scratch()):
+    with seat(settings.ray_address):
         return asyncio.run(_watch(settings, run_dir, prompts, attempt, complete))
 
 

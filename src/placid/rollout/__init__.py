@@ -8,11 +8,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from placid.cluster.children import recorded
 from placid.engine import Engine
 from placid.protocol import Script, Study, UserTurn, condition_name
 from placid.records import BadInputError, Conversation, End, Finish, Key, Prompt, Turn, seed_of
 from placid.render import Renderer
-from placid.rollout.attempts import Status, stop_former
+from placid.rollout.attempts import Status, wait_for_former
 from placid.rollout.branch import copy_histories
 from placid.rollout.coordinator import Coordinator
 from placid.rollout.settings import RolloutSettings
@@ -35,10 +36,11 @@ def run(settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:
         BadInputError: wrong settings or files, or another live run in this directory.
         RolloutError: an engine failed; what was finished is on disk and the same call continues.
     """
-    stop_former(run_dir.path, attempt)
-    for wave in waves(settings):
-        copy_histories(wave, all_prompts(wave), run_dir, attempt)
-        _hold(wave, run_dir, attempt)
+    wait_for_former(run_dir.path)
+    with recorded(attempt):
+        for wave in waves(settings):
+            copy_histories(wave, all_prompts(wave), run_dir, attempt)
+            _hold(wave, run_dir, attempt)
 
 
 def waves(settings: RolloutSettings) -> list[RolloutSettings]:

@@ -1,14 +1,13 @@
 """attempts/<n>/status.json: progress, and who is alive. So that no conversation ever has two writers.
 
-After `kill -9` of a driver its actors and engine children may live on for a while and still append turns. The next
-attempt finds them here by (pid, creation time), ends them, and waits until they are gone; those on other hosts end
-themselves when nobody calls them (LEASE_S).
+After `kill -9` of a driver its actors and engines end (cluster/children.py); those on other hosts end themselves when
+nobody calls them (LEASE_S).
 
 What a reader finds in status.json under "rollout", written every second:
 
     state       running | done | failed | drained
-    host, driver{pid,created}, updated, started   seconds since 1970
-    workers     [{pid,created}] processes on this host; elsewhere: true if there are some on other hosts
+    host, driver (children.Group), updated, started (seconds since 1970)
+    workers     [children.Group] on this machine; elsewhere: true if there are some on others
     engine      {name,version}, null while engines load
     totals      worker.Totals over all engines (add_up), and conversations (of this launch, all arms of one wave),
                 queued (not leased to any engine), turns_per_second and reply_tokens_per_second (lately; at the end: of
@@ -24,22 +23,18 @@ So by state: totals.ended (kinds in .ends), .active, .parked, not begun: .waitin
 
 import json
 import logging
-import os
-import shutil
 import socket
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import psutil
 
-from placid.records import BadInputError
+from placid.cluster.children import Group, keep
 from placid.rollout.coordinator import Coordinator
 from placid.rollout.worker import Totals
 from placid.store import write_json
@@ -59,70 +54,18 @@ RATE_S = 10.0
 """Rates are those of about the last so many seconds."""
 
 
-@dataclass(frozen=True)
-class Process:
-    """One process of this host; the creation time (seconds since 1970) guards against a reused pid."""
-
-    pid: int
-    created: float
-
-    @classmethod
-    def of(cls, pid: int) -> "Process":
-        """Raises psutil.NoSuchProcess."""
-        return cls(pid, psutil.Process(pid).create_time())
-
-    def alive(self) -> psutil.Process | None:
-        """The running process, or None if it is gone or the pid belongs to another one now."""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < 0.02 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return None
-        return process if same else None
-
-
-def stop_former(run_dir: Path, attempt: Path) -> None:
-    """End what former drivers left behind: whoever holds the lease of `run_dir` knows that they are dead themselves."""
+def wait_for_former(run_dir: Path) -> None:
+    """Wait until workers of dead drivers on other hosts have ended; that those are dead, the lease has shown."""
     for file in sorted((run_dir / "attempts").glob("*/status.json")):
         status = json.loads(file.read_text()).get("rollout")
-        if status is None or status["state"] != "running":
+        if status is None or status["state"] != "running" or not status["elsewhere"]:
             continue
-        driver = Process(**status["driver"])
-        if driver.pid == os.getpid() and driver.alive() and status["host"] == socket.gethostname():
+        if status["driver"].get("token") == keep().token:
             continue  # an earlier rollout of this very process
-        if status["host"] != socket.gethostname():
-            continue  # it has been silent for longer than its workers live (LEASE_S)
-        end_orphans([Process(**entry) for entry in status["workers"]])
-        if status.get("elsewhere"):
-            wait = min(max(0.0, status["updated"] + SILENT_S - time.time()), SILENT_S)  # the clock may have been set
+        wait = min(status["updated"] + SILENT_S - time.time(), SILENT_S)  # the clock may have been set
+        if wait > 0:
             log.warning("waiting %.0f s until the workers of a dead run on other hosts have ended", wait)
             time.sleep(wait)
-        if status.get("scratch"):
-            shutil.rmtree(status["scratch"], ignore_errors=True)  # another attempt may be removing it too
-    log.debug("no other writer in %s before %s", run_dir, attempt.name)
-
-
-def end_orphans(workers: list[Process], patience_s: float = 20.0) -> None:
-    """Kill these processes and their children, and wait until they are gone."""
-    found: dict[int, psutil.Process] = {}
-    for worker in workers:
-        process = worker.alive()
-        if process is not None:
-            try:
-                for child in [process, *process.children(recursive=True)]:
-                    found[child.pid] = child
-            except psutil.NoSuchProcess:  # it ended by itself just now
-                continue
-    for process in found.values():
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    _, left = psutil.wait_procs(list(found.values()), timeout=patience_s)
-    if left:
-        raise BadInputError(f"processes {[p.pid for p in left]} of a dead run do not end; end them and run again")
-    if found:
-        log.warning("ended %d processes that a dead run had left: %s", len(found), sorted(found))
 
 
 class Status:
@@ -143,10 +86,9 @@ class Status:
         self._data: dict[str, Any] = {
             "state": "running",
             "host": socket.gethostname(),
-            "driver": vars(Process.of(os.getpid())),
+            "driver": msgspec.to_builtins(keep()),
             "workers": [],
             "elsewhere": False,
-            "scratch": None,
             "started": time.time(),
             "engine": None,
             "totals": {},
@@ -172,14 +114,9 @@ class Status:
             self._data["state"] = "failed"
             self._write()
 
-    def scratch(self, folder: Path) -> None:
-        """Remember a node-local folder that has to go when the driver dies."""
-        self._data["scratch"] = str(folder)
-        self._write()
-
-    def worker(self, process: Process) -> None:
-        """A worker's process, on disk before its first turn can be: whoever comes next can end it and its children."""
-        self._data["workers"].append(vars(process))
+    def worker(self, group: Group) -> None:
+        """A worker on this machine."""
+        self._data["workers"].append(msgspec.to_builtins(group))
         self._write()
 
     def elsewhere(self) -> None:
@@ -189,14 +126,6 @@ class Status:
 
     def update(self, coordinator: Coordinator) -> None:
         """What is known now."""
-        known = {entry["pid"]: entry for entry in self._data["workers"]}
-        for entry in list(known.values()):
-            try:
-                for process in psutil.Process(entry["pid"]).children(recursive=True):
-                    known[process.pid] = {"pid": process.pid, "created": process.create_time()}
-            except psutil.NoSuchProcess:
-                continue  # it ended between two looks; its children, if any, are known from before
-        self._data["workers"] = list(known.values())
         name, version = coordinator.engine
         if version and self._data["engine"] is None:
             self._data["engine"] = {"name": name, "version": version}

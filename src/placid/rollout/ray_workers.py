@@ -8,19 +8,18 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 
-from placid.cluster.own_ray import new_scratch, seat
+from placid.cluster import children
+from placid.cluster.own_ray import seat
 from placid.records import BadInputError, Conversation
 from placid.rollout import make_worker, writer_names
-from placid.rollout.attempts import LEASE_S, Process, Status, end_orphans
+from placid.rollout.attempts import LEASE_S, Status
 from placid.rollout.chatter import divert
 from placid.rollout.coordinator import Coordinator, WorkerLostError
 from placid.rollout.settings import RolloutSettings
@@ -39,14 +38,15 @@ class Actor:
     """One worker in its own process."""
 
     def __init__(self, settings: dict[str, Any], run_dir: str, writer: str, core: int | None) -> None:
+        self._group = children.keep()  # a killed actor leaves no engine, under a Ray of the cluster's too
         divert(Path(run_dir) / "attempts" / writer.partition("-w")[0] / ENGINE_LOG)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._args = RolloutSettings.model_validate(settings), RunDir(Path(run_dir)), writer, core
         self._heard = time.monotonic()
 
-    async def where(self) -> tuple[str, int, float]:
-        """Host, pid and creation time of this process; the engine's processes are its children."""
-        return socket.gethostname(), os.getpid(), psutil.Process().create_time()
+    async def where(self) -> children.Group:
+        """This process and its engine's."""
+        return self._group
 
     async def start(self) -> tuple[str, str]:
         """Load the engine; its name and version."""
@@ -79,19 +79,17 @@ class RayHandle:
     def __init__(self, actor: Any, segment: Path, status: Status) -> None:  # noqa: ANN401 - Ray's
         """status: hears of the process before it writes anything."""
         self.segment, self._actor, self._status = segment, actor, status
-        self._process: Process | None = None
-        self._elsewhere = False
+        self._group: children.Group | None = None
         self._fed = False
         """Whether it was ever given a conversation; before, it has nothing to write."""
         self._heard = time.monotonic()
 
     async def start(self) -> tuple[str, str]:
         """Raises WorkerLostError, or what the engine raised."""
-        host, pid, created = await self._value(self._actor.where.remote(), None)
-        self._elsewhere = host != socket.gethostname()
-        if not self._elsewhere:
-            self._process = Process(pid, created)
-            self._status.worker(self._process)
+        group: children.Group = await self._value(self._actor.where.remote(), None)
+        self._group = group
+        if group.here():
+            self._status.worker(group)
         else:
             self._status.elsewhere()
         return await self._value(self._actor.start.remote(), None)
@@ -114,9 +112,9 @@ class RayHandle:
 
         with contextlib.suppress(ValueError):  # Ray has forgotten it already
             ray.kill(self._actor)
-        if self._process is not None:
-            await asyncio.to_thread(end_orphans, [self._process])
-        elif self._elsewhere and self._fed:
+        if self._group and self._group.here():
+            await asyncio.to_thread(children.end, self._group)
+        elif self._group and self._fed:
             await asyncio.sleep(max(0.0, self._heard + LEASE_S + 5 - time.monotonic()))
 
     async def _value(self, reference: Any, timeout_s: float | None) -> Any:  # noqa: ANN401 - an ObjectRef's value
@@ -141,9 +139,7 @@ async def hold(
     settings: RolloutSettings, run_dir: RunDir, attempt: Path, coordinator: Coordinator, status: Status
 ) -> None:
     """Start or join Ray and serve the coordinator's slots with actors; what Ray started here is stopped afterwards."""
-    scratch = new_scratch()
-    status.scratch(scratch)
-    with seat(settings.ray_address, scratch, len(coordinator.slots)):
+    with seat(settings.ray_address, len(coordinator.slots)):
         coordinator.limit(_engines_that_fit(settings, len(coordinator.slots)))
         await coordinator.run(_launcher(settings, run_dir, attempt, len(coordinator.slots), status))
 

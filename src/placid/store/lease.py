@@ -57,7 +57,7 @@ class Holder(msgspec.Struct, kw_only=True):
     @property
     def lives(self) -> bool | None:
         """Whether its process is there; None: it cannot be seen from here."""
-        if not self.table or self.table != _table():
+        if not self.table or self.table != process_table():
             return None
         try:
             os.kill(self.pid, 0)
@@ -65,7 +65,7 @@ class Holder(msgspec.Struct, kw_only=True):
             return False
         except PermissionError:  # another user's
             pass
-        state, started = _stat(self.pid)
+        state, started = process_state(self.pid)
         if not started:  # /proc hides the processes of others
             return None
         return state not in "ZX" and started == self.started
@@ -93,7 +93,7 @@ class Lease:
         """
         me = Holder(
             what=what, job=os.environ.get("SLURM_JOB_ID", ""), host=socket.gethostname(), pid=os.getpid(),
-            table=_table(), started=_stat(os.getpid())[1],
+            table=process_table(), started=process_state(os.getpid())[1],
         )  # fmt: skip
         while True:
             newest, holder = self._watch(patience_s)
@@ -210,7 +210,7 @@ def _holder(data: bytes | None) -> Holder | None:
         return None
 
 
-def _table() -> str:
+def process_table() -> str:
     """Names the table of processes that this process is in; empty where the system does not say."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -219,7 +219,7 @@ def _table() -> str:
         return ""
 
 
-def _stat(pid: int) -> tuple[str, str]:
+def process_state(pid: int) -> tuple[str, str]:
     """State and start of a process (fields 3 and 22 of /proc/<pid>/stat), empty where they cannot be read."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

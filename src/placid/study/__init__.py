@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from placid.cluster.children import recorded
 from placid.cluster.end import begin
 from placid.config import build, canonical, difference, file_sha, parse_overrides, put, sha
 from placid.records import BadInputError, Key, Prompt
@@ -194,7 +195,8 @@ def _logged(study: Held) -> Iterator[Held]:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        yield study
+        with recorded(attempt):
+            yield study
     except Exception as error:
         with file.open("a") as text:  # not through the logger: its terminal handler would say it a second time
             text.write(traceback.format_exc())

@@ -22,7 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from placid import store
+from placid.cluster import children
 from placid.config import canonical, difference, file_sha, sha
 from placid.records import BadInputError, PausedError
 from placid.train.settings import LoraSettings, TrainSettings
@@ -49,13 +52,15 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path, val:
     step boundary, save and stop. The ranks' output is appended to `log`.
 
     Raises:
-        BadInputError: rows or a base that cannot be trained on; `out` holds an unfinished training of something else.
+        BadInputError: rows or a base that cannot be trained on; another process trains in `out`, or it holds an
+            unfinished training of something else.
         PausedError: it was asked to stop and can go on.
         TrainError: a rank failed, or the loss became no number.
     """
     check(settings)
     hashes = _hashes(settings, pairs_file)
     identity = _identity(settings, hashes)
+    _end_former(out)
     done = finished(out, identity)
     if done:
         if _saved(out).get("identity") == identity:  # killed between its last two file operations
@@ -64,7 +69,9 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path, val:
     _may_go_on(out, settings, identity, hashes)
     job = out / "job.json"
     paths = {"pairs": str(pairs_file.resolve()), "out": str(out.resolve()), "val": str(val.resolve()) if val else None}
-    store.write_json(job, {"settings": canonical(settings), **paths, "identity": identity, "hashes": hashes})
+    owner = msgspec.to_builtins(children.keep())
+    wanted = {"settings": canonical(settings), **paths, "identity": identity, "hashes": hashes, "owner": owner}
+    store.write_json(job, wanted)  # from now on ranks of a former launch, on other machines say, can publish nothing
     store.write_json(out / "status.json", {"state": "starting"})
     log.parent.mkdir(parents=True, exist_ok=True)
     code, asked = _run(_command(settings.processes, job), _environment(settings.processes), log, out / "status.json")
@@ -123,6 +130,25 @@ def check(settings: TrainSettings) -> None:
             f"loss = {settings.loss!r} compares with the untrained model, of which method = 'full' keeps no copy; "
             "use method = 'lora', of a high rank if need be"
         )
+
+
+def _end_former(out: Path) -> None:
+    """End what a dead launch in `out` left on this machine.
+
+    Raises:
+        BadInputError: it is alive.
+    """
+    job = out / "job.json"
+    owner = json.loads(job.read_text()).get("owner") if job.is_file() else None
+    if not owner:  # none yet, or of a placid before 2026-12
+        return
+    former = msgspec.convert(owner, children.Group)
+    if former == children.keep():  # an earlier training of this process, which has waited for its ranks
+        return
+    if former.alive():
+        raise BadInputError(f"process {former.pid} trains in {out}; stop it first, wait, or choose another folder")
+    if former.here():
+        children.end(former)
 
 
 def _may_go_on(out: Path, settings: TrainSettings, identity: str, hashes: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ tensor is there, full and finite. Float32 throughout.
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,8 +26,17 @@ PART = 2**31
 """Bytes of tensors that rank 0 holds before it writes them to a file of their own."""
 
 
-def save(engine: Any, learner: Learner, folder: Path, facts: dict[str, Any], keep: int) -> None:  # noqa: ANN401
+def save(
+    engine: Any,  # noqa: ANN401
+    learner: Learner,
+    folder: Path,
+    facts: dict[str, Any],
+    keep: int,
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Write `folder`/step_<facts["step"]>; afterwards the newest `keep` are left. Every rank must call it.
+
+    check: asked at the last moment before the step can be seen; raises if it may not be.
 
     Raises:
         RuntimeError: a tensor is empty or not finite; the older checkpoints stay.
@@ -50,6 +59,7 @@ def save(engine: Any, learner: Learner, folder: Path, facts: dict[str, Any], kee
         _write(temporary, part, files)
         store.write_json(temporary / "manifest.json", {**facts, "files": files})
         _sync(temporary)
+        check()
         discard(final)
         temporary.rename(final)
         _sync(folder)

@@ -22,6 +22,7 @@ import deepspeed.ops
 
 import placid
 from placid import store
+from placid.cluster import children
 from placid.config import build as build_settings
 from placid.config import canonical
 from placid.records import BadInputError, Pair, PausedError
@@ -66,6 +67,12 @@ def read_job(path: Path) -> Job:
     settings = build_settings(TrainSettings, job["settings"], str(path))
     val = Path(job["val"]) if job["val"] else None
     return Job(settings, Path(job["pairs"]), Path(job["out"]), job["identity"], job["hashes"], val)
+
+
+def check_owner(out: Path) -> None:
+    """Leave at once if another launch has taken `out`: what this one has made is not to be seen there any more."""
+    if not children.owned(out / "job.json"):
+        raise SystemExit(f"{out} was taken by another launch; this one ends and publishes nothing")
 
 
 def join() -> Ranks:
@@ -153,6 +160,7 @@ class Trainer:
         self.steps = data.plan(loss, self.examples, s.batch * s.accumulate, s.epochs, s.seed, s.share_prefixes)
         self.val = self._val(loss)
         self.stop = False
+        check_owner(job.out)
         for name in (signal.SIGUSR1, signal.SIGTERM):
             signal.signal(name, self._asked)
         self.micro = s.micro_batches(ranks.processes)
@@ -241,6 +249,8 @@ class Trainer:
     def _step(self, number: int) -> tuple[float, float, bool]:
         """Optimizer step `number`: (mean loss of all ranks, gradient norm before clipping, is any rank to stop)."""
         s, ranks, step = self.job.settings, self.ranks, self.steps[number - 1]
+        if ranks.rank == 0:  # the others cannot go on without it
+            check_owner(self.job.out)
         # every random number of a step (LoRA dropout) follows from (seed, step, rank), so nothing of it is state
         digest = hashlib.sha256(json.dumps([s.seed, number, ranks.rank]).encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:7], "big"))
@@ -280,7 +290,10 @@ class Trainer:
             "hashes": self.job.hashes,
             "processes": self.ranks.processes,
         }
-        checkpoint.save(self.engine, self.learner, self.job.out / RESUME, facts, self.job.settings.keep)
+        checkpoint.save(
+            self.engine, self.learner, self.job.out / RESUME, facts, self.job.settings.keep,
+            lambda: check_owner(self.job.out),
+        )  # fmt: skip
 
 
 def publish(trainer: Trainer, state: dict[str, Any], seconds: dict[str, float]) -> Path:
@@ -322,6 +335,7 @@ def publish(trainer: Trainer, state: dict[str, Any], seconds: dict[str, float]) 
     ids = probe.choose(trainer.renderer, trainer.pairs)
     store.write_json(folder / "probe.json", probe.measure(s.model, folder, ids, s.method))
     store.write_json(folder / "manifest.json", facts)
+    check_owner(job.out)
     checkpoint.discard(final)  # of an older run with other settings
     folder.rename(final)
     shutil.rmtree(job.out / RESUME, ignore_errors=True)
