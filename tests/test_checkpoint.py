@@ -326,32 +326,42 @@ def test_a_cut_off_checkpoint_is_refused(tmp_path):
         read(folder, manifest)
 
 
-@pytest.mark.parametrize("at", [1, 2, 4], ids=["within a step", "before a checkpoint", "after the last step"])
-def test_a_training_whose_folder_another_launch_took_shows_nothing_any_more(pairs, tmp_path, monkeypatch, at):
-    """One rank in this process, two steps of two micro-batches; a checkpoint after the first one."""
-    from placid.train import worker
-    from placid.train.losses.cross_entropy import CrossEntropy
+TAKEN = """
+import json, sys
+from pathlib import Path
+from placid import store
+from placid.train import worker
+from placid.train.losses.cross_entropy import CrossEntropy
 
-    chosen, total, calls = settings(epochs=1, save_every=1), CrossEntropy.total, []
-    job = tmp_path / "job.json"
-    paths = {"pairs": str(pairs), "out": str(tmp_path), "identity": "x", "hashes": {}, "val": None}
-    store.write_json(job, {"settings": canonical(chosen), **paths, "owner": {"token": "mine"}})
-    seen: list[set[str]] = []
+job, at, total, calls = Path(sys.argv[1]), int(sys.argv[2]), CrossEntropy.total, []
 
-    def taken(self: CrossEntropy, learner, examples):
-        calls.append(len(examples))
-        if len(calls) == at:
-            store.write_json(job, json.loads(job.read_text()) | {"owner": {"token": "theirs"}})
-            seen.append({path.name for path in tmp_path.glob("**/step_*")})
-        return total(self, learner, examples)
+def taken(self, learner, examples):
+    calls.append(len(examples))
+    if len(calls) == at:
+        store.write_json(job, json.loads(job.read_text()) | {"owner": {"token": "theirs"}})
+    return total(self, learner, examples)
 
-    monkeypatch.setattr(CrossEntropy, "total", taken)
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setenv("PLACID_RUN_TOKEN", "mine")
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGUSR1, signal.SIGTERM)]
-    with pytest.raises(SystemExit, match="taken by another launch"):
-        worker.main(str(job))
-    for number, handler in before:
-        signal.signal(number, handler)
-    worker.torch.distributed.destroy_process_group()
-    assert {path.name for path in tmp_path.glob("**/step_*")} == seen[0]
+CrossEntropy.total = taken
+worker.main(str(job))
+"""
+
+
+@pytest.mark.parametrize(("at", "left"), [pytest.param(2, 0, marks=pytest.mark.slow), (6, 2)])
+def test_a_training_whose_folder_another_launch_took_shows_nothing_any_more(pairs, tmp_path, at, left):
+    """One rank, three steps of two micro-batches, a checkpoint after the first two; taken within the first, the last"""
+    paths = {
+        "pairs": str(pairs),
+        "out": str(tmp_path),
+        "identity": "x",
+        "hashes": {"pairs": "-", "model": "-"},
+        "val": None,
+    }
+    chosen = canonical(settings(save_every=1))
+    store.write_json(tmp_path / "job.json", {"settings": chosen, **paths, "owner": {"token": "mine"}})
+    environment = {**os.environ, "LOCAL_RANK": "0", "PLACID_RUN_TOKEN": "around/mine"}
+    words = [sys.executable, "-c", TAKEN, str(tmp_path / "job.json"), str(at)]
+    ended = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr[-2000:]
+    assert "taken by another launch" in ended.stderr
+    assert not list(tmp_path.glob("step_*"))
+    assert len(list(tmp_path.glob("resume/step_*"))) == left
