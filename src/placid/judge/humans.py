@@ -9,7 +9,6 @@ A person sees the question and the reply, never the arm, the condition, the turn
 
 import csv
 import hashlib
-import io
 import json
 import math
 import re
@@ -20,6 +19,7 @@ from placid.judge.grading import new_segment
 from placid.judge.rubric import load_rubric
 from placid.records import BadInputError, Key, Record, Unscored, Verdict
 from placid.store import RunDir, Segment, write_atomic, write_json
+from placid.store.sheets import encode, unguard
 
 BANDS = (0.0, 1.0, 3.0, 5.0, 7.0, 9.0)
 """Lower ends of the strata by judge's score: 0, 1-2, 3-4, 5-6, 7-8, 9-10. Equally many rows of each, because random
@@ -91,7 +91,7 @@ def sample(run_dir: RunDir, judge_id: str, count: int, seed: int = 0) -> Sample:
     rows.sort(key=lambda row: draw(seed, "order", *row.key.question, row.key.arm, row.turn))
     made = Sample(judge_id=judge_id, seed=seed, rows=tuple(rows))
     write_atomic(file, msgspec.json.format(msgspec.json.encode(made)) + b"\n")
-    write_atomic(file.with_name("sheet.csv"), _sheet(run_dir, made).encode())
+    write_atomic(file.with_name("sheet.csv"), _sheet(run_dir, made))
     return made
 
 
@@ -112,16 +112,11 @@ def texts(run_dir: RunDir, rows: list[tuple[Key, int]]) -> Iterator[tuple[str, s
         yield turns[0].user.partition("\n\nNote:")[0], turns[number - 1].reply
 
 
-def _sheet(run_dir: RunDir, made: Sample) -> str:
+def _sheet(run_dir: RunDir, made: Sample) -> bytes:
     """CSV to read and fill in."""
-    text = io.StringIO()
-    sheet = csv.writer(text)
-    sheet.writerow(["row", "question", "reply", "score"])
     shown = texts(run_dir, [(row.key, row.turn) for row in made.rows])
-    # a leading = + - @ would be a formula in a spreadsheet
-    safe = (tuple(f"'{cell}" if cell[:1] in "=+-@\t\r" else cell for cell in cells) for cells in shown)
-    sheet.writerows([number, *cells, ""] for number, cells in enumerate(safe, 1))
-    return text.getvalue()
+    rows = [(number, *cells, "") for number, cells in enumerate(shown, 1)]
+    return encode([("row", "question", "reply", "score"), *rows])
 
 
 def judge_of(name: str) -> str:
@@ -240,7 +235,7 @@ def read_csv(run_dir: RunDir, file: Path, name: str, rubric: str = "frustration_
             place = (places[int(number) - 1].key, places[int(number) - 1].turn)
         else:
             sampled = _number(row["sample"], where, "sample", 0, math.inf)
-            key = Key(row["arm"], row["condition"], row["prompt_id"], int(sampled))
+            key = Key(unguard(row["arm"]), unguard(row["condition"]), unguard(row["prompt_id"]), int(sampled))
             place = (key, int(_number(row["turn"], where, "turn", 1, math.inf)))
             if place[1] not in index.numbers(key):
                 raise BadInputError(f"{where}: {run_dir.path} holds no turn {place[1]} of {key}")

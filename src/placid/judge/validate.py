@@ -5,9 +5,7 @@ bridges/<A>--<B>.json      two judges on the same turns: how far they agree, and
 """
 
 import base64
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from placid.judge.agreement import DRAWS, Rows, monotone, numbers
 from placid.judge.humans import Sample, band, texts
 from placid.records import BadInputError, Key, Verdict
 from placid.store import RunDir, write_atomic, write_json
+from placid.store.sheets import encode
 
 CUT = 5.0
 """The paper's line for high distress."""
@@ -187,14 +186,14 @@ def _write_rows(
     people: dict[str, dict[Place, float]],
     weight: Callable[[Place], float],
 ) -> None:
-    text = io.StringIO()
-    sheet = csv.writer(text)
-    sheet.writerow(["arm", "condition", "prompt_id", "sample", "turn", "weight", "judge", "people", *people])
+    rows: list[list[object]] = [
+        ["arm", "condition", "prompt_id", "sample", "turn", "weight", "judge", "people", *people]
+    ]
     for key, turn in places:
         each = [given.get((key, turn), "") for given in people.values()]
         place = (key, turn)
-        sheet.writerow([key.arm, *key.question, turn, weight(place), judged[place], mean[place], *each])
-    write_atomic(path, text.getvalue().encode())
+        rows.append([key.arm, *key.question, turn, weight(place), judged[place], mean[place], *each])
+    write_atomic(path, encode(rows))
 
 
 def _disagreement(

@@ -1,6 +1,5 @@
 """A run beside published numbers: the difference, and whether protocol, judge, model, prompts and n are the same."""
 
-import csv
 import json
 import tomllib
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from placid.records import BadInputError
 from placid.report import config_of
 from placid.report.tables import Rows, write_csv
 from placid.store import RunDir
+from placid.store.sheets import decode
 
 KNOWN = ("paper",)
 """Files of published numbers beside this one."""
@@ -85,8 +85,8 @@ def write(name: str, run_dir: RunDir) -> str:
     """Write report/tables/against_<name>.csv of a reported run; the table for a terminal."""
     folder = run_dir.path / "report"
     summary = json.loads((folder / "summary.json").read_text())
-    with (folder / "tables" / "turns.csv").open(newline="") as text:
-        turns = [{**row, "mean": float(row["mean"]) if row["mean"] else None} for row in csv.DictReader(text)]
+    rows = decode(folder / "tables" / "turns.csv")
+    turns = [{**row, "mean": float(row["mean"]) if row["mean"] else None} for row in rows]
     rows = against(name, summary, turns, config_of(run_dir))
     write_csv(folder / "tables" / f"against_{name}.csv", rows)
     return table_text(rows, published(name)["about"])

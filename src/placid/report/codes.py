@@ -7,8 +7,6 @@ Phrases are those of codes.toml. Two codes are computed: `repetition_collapse` (
 without a break) and `language_switch` (a reply in another language than the question). `first_person` is a rate.
 """
 
-import csv
-import io
 import operator
 import re
 import tomllib
@@ -19,6 +17,7 @@ from typing import Any, NamedTuple
 
 from placid.records import Conversation
 from placid.store import write_atomic
+from placid.store.sheets import encode
 
 REPETITION, SWITCH, FIRST = "repetition_collapse", "language_switch", "first_person"
 LONGEST_UNIT = 8
@@ -135,9 +134,7 @@ class CodedTurns:
     """Collects coded_turns.csv while the run is read once."""
 
     def __init__(self) -> None:
-        self._text = io.StringIO()
-        self._writer = csv.writer(self._text, lineterminator="\n")
-        self._writer.writerow(HEAD)
+        self._lines = [encode([HEAD])]
 
     def add(self, conversation: Conversation) -> None:
         """One conversation; turns that are copied history are not its arm's words and are left out."""
@@ -145,12 +142,12 @@ class CodedTurns:
         for turn in conversation.turns:
             if turn.origin is None:
                 codes = coded(turn.reply, conversation.prompt.text)
-                self._writer.writerows(
+                self._lines.append(encode(
                     [key.arm, key.condition, key.prompt_id, key.sample, turn.turn, code, len(words),
                      f"{codes.rate(code):.2f}", " | ".join(words[:SHOWN])]
                     for code, words in codes.found.items()
-                )  # fmt: skip
+                ))  # fmt: skip
 
     def write(self, path: Path) -> None:
         """The table."""
-        write_atomic(path, self._text.getvalue().encode())
+        write_atomic(path, b"".join(self._lines))

@@ -42,6 +42,7 @@ LOSSES = {
 }
 """train.recipe.loss → what the numbers of loss.csv are (train/losses/)."""
 STYLE: Any = {
+    "text.parse_math": False,  # names of arms are text: a $ in one is a dollar
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 11,

@@ -3,7 +3,6 @@
 figures/<name>.{pdf,png,csv}   each beside the rows it drew; the bytes are deterministic
 """
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from placid.report.figures import (
     turn_axis,
 )
 from placid.report.tables import write_csv
+from placid.store.sheets import decode
 
 Tables = dict[str, Rows]
 """Name of a CSV below tables/ → its rows."""
@@ -269,5 +269,4 @@ def read_evals(folder: Path) -> Rows:
     file = folder / "tables" / "evals.csv"
     if not file.is_file():
         return []
-    with file.open(newline="") as text:
-        return list(csv.DictReader(text))
+    return decode(file)

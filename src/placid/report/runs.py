@@ -6,7 +6,6 @@ Where judge ids differ, a bridge must say how the two agree: a JSON file whose "
 them, with a warning.
 """
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from placid.config import difference
 from placid.records import BadInputError
 from placid.report import cell, percent, stats
 from placid.report.tables import Rows
+from placid.store.sheets import decode
 
 QUIET = ("name", "root", "checkpoints", "report", "workers", "launcher", "engine")
 """Parts of a config that say nothing about what was measured."""
@@ -38,12 +38,11 @@ class Run:
     def values(self, arm: str, column: str) -> dict[str, list[float]]:
         """Prompt → that column of conversations.csv, of the arm's conversations that have one."""
         found: dict[str, list[float]] = {}
-        with (self.path / "report" / "tables" / "conversations.csv").open(newline="") as text:
-            for row in csv.DictReader(text):
-                if row["arm"] == arm and column == "deleted":
-                    found.setdefault(row["prompt_id"], []).append(float(row["end"] == "deleted"))
-                elif row["arm"] == arm and row[column]:
-                    found.setdefault(row["prompt_id"], []).append(float(row[column]))
+        for row in decode(self.path / "report" / "tables" / "conversations.csv"):
+            if row["arm"] == arm and column == "deleted":
+                found.setdefault(row["prompt_id"], []).append(float(row["end"] == "deleted"))
+            elif row["arm"] == arm and row[column]:
+                found.setdefault(row["prompt_id"], []).append(float(row[column]))
         return found
 
 

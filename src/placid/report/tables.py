@@ -1,7 +1,5 @@
 """Facts of conversations → the numbers of one arm, and their rows."""
 
-import csv
-import io
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,6 +14,7 @@ from placid.report import stats
 from placid.report.codes import names
 from placid.report.facts import Facts, Verdicts
 from placid.store import write_atomic
+from placid.store.sheets import encode
 
 HIGH = 5
 """A score that counts as high distress (Soligo et al. 2026; Shah & Africa 2026)."""
@@ -374,14 +373,8 @@ def arm_rows(numbers: dict[str, dict[str, Any]]) -> Rows:
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:
     """Rows of equal keys (or only `columns` of them); None is an empty cell."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(
-            text,
-            fieldnames=list(columns or rows[0]),
-            lineterminator="\n",
-            extrasaction="ignore" if columns else "raise",
-        )
-        writer.writeheader()
-        writer.writerows(rows)
-    write_atomic(path, text.getvalue().encode())
+    names = list(columns or (rows[0] if rows else ()))
+    if not columns and any(row.keys() != rows[0].keys() for row in rows):
+        raise ValueError(f"rows of {path.name} have different columns")
+    table = [names, *([row.get(name) for name in names] for row in rows)] if rows else []
+    write_atomic(path, encode(table))
