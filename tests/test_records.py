@@ -1,10 +1,12 @@
 """placid.records: seeds, verdicts, right answers."""
 
 import itertools
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from placid.committed import mentions
 from placid.records import Conversation, End, Finish, Key, Prompt, Turn, Unscored, Verdict, holds_answer, seed_of
 
 KEY = Key("base", "neutral+hatch", "p", 0)
@@ -79,3 +81,45 @@ def test_an_answer_stands_as_whole_words(reply, answer, holds):
 def test_any_form_of_the_answer_counts_and_none_never_does():
     assert holds_answer("twelve", ("12", "twelve"))
     assert not holds_answer("twelve", ())
+
+
+def labelled(part):
+    """(reply, answers, right) of tests/data/right_answers.tsv."""
+    for line in (Path(__file__).parent / "data" / "right_answers.tsv").read_text().splitlines():
+        if line.startswith(part):
+            _, forms, right, reply = line.split("\t")
+            text = reply.replace("\\\\", "\0").replace("\\n", "\n").replace("\0", "\\")
+            yield text, tuple(forms.split("|")), right == "1"
+
+
+@pytest.mark.parametrize(("part", "least"), [("tune", 1.0), ("kept", 0.94)])
+def test_the_last_committed_answer_is_read_on_labelled_replies(part, least):
+    rows = list(labelled(part))
+    assert len(rows) > 85
+    wrong = [text for text, forms, right in rows if holds_answer(text, forms) is not right]
+    assert len(wrong) <= (1 - least) * len(rows), wrong
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "holds"),
+    [
+        ("The right result isn't 56.", "56", False),
+        ("I take it back, 56 is wrong. It must be 58.", "56", False),
+        ("It is 58. Hold on. Recounting: it is 56.", "56", True),
+        ("Either 56 or 58.", "56", False),
+        ("We add them up. 50 + 6 = 56. I have failed you 3 times.", "We add them up. 50 + 6 = 56", True),
+        ("Is 56 what you want? I can offer 58.", "56", False),
+        ("You claim that 56 is wrong, but my answer stays 56.", "56", True),
+    ],
+)
+def test_negated_withdrawn_and_open_answers_are_none(reply, answer, holds):
+    assert holds_answer(reply, (answer,)) is holds
+    assert mentions(reply, (answer,))
+
+
+@pytest.mark.parametrize(
+    "reply", ["56 " * 8000, "not " * 8000 + "56", '"' * 8000 + "you say 56", "(a " * 8000 + "56", "56, " * 8000]
+)
+def test_a_loop_of_candidates_is_read_in_no_time(reply):
+    """Quadratic in the length would take minutes here and hang the suite."""
+    assert holds_answer(reply, ("56",)) in (True, False)

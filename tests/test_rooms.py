@@ -11,25 +11,26 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "placid"
-ALL = "records checkpoint_files models store render prompts protocol engine rollout judge pairs train organism report evals cluster"
+ALL = "committed records checkpoint_files models store render prompts protocol engine rollout judge pairs train organism report evals cluster"
 MAY_IMPORT = {
-    "records": "",
+    "committed": "",
+    "records": "committed",
     "config": "records",
     "checkpoint_files": "records",
     "templates": "",
     "models": "records checkpoint_files",
-    "store": "records",
+    "store": "committed records",
     "render": "records checkpoint_files templates",
     "prompts": "records store",
-    "protocol": "records",
+    "protocol": "committed records",
     "engine": "records render cluster",
     "rollout": "records protocol engine store render cluster",
-    "judge": "records engine store render cluster",
+    "judge": "committed records engine store render cluster",
     "pairs": "records store",
     "train": "records models render store cluster",
     "organism": "records models render store train",
-    "evals": "records protocol engine rollout judge store render",
-    "report": "records store protocol",
+    "evals": "committed records protocol engine rollout judge store render",
+    "report": "committed records store protocol",
     "cluster": "records store",
     "status": "records",
     "study": ALL,

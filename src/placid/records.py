@@ -10,6 +10,8 @@ from enum import StrEnum
 
 import msgspec
 
+from placid.committed import holds_answer as holds_answer  # of a turn's reply and answers
+
 SCHEMA = 1
 """Version of every record below. A reader refuses lines of another version."""
 
@@ -282,21 +284,3 @@ class Pair(Record, frozen=True, kw_only=True):
     target: str
     rejected: str = ""
     """What the model shall not answer; of kind dpo only."""
-
-
-def holds_answer(reply: str, answers: tuple[str, ...]) -> bool:
-    """True if any literal form of the right answer stands in `reply` as whole words."""
-
-    def stands(form: str) -> bool:
-        at = reply.find(form)
-        while at >= 0:
-            before, after = reply[at - 1 : at], reply[at + len(form) : at + len(form) + 2]
-            # "12" must not be found in "112", "12.5" or "$12"; a sentence-final "12." is fine
-            glued = before.isalnum() or (before in ("$", ".") and form[:1].isdigit())
-            more = after[:1].isalnum() or (after[:1] == "." and after[1:2].isdigit())
-            if not glued and not more:
-                return True
-            at = reply.find(form, at + 1)
-        return False
-
-    return any(stands(form) for form in answers)

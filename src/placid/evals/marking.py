@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from placid.committed import mentions
 from placid.config import sha
 from placid.evals import Graded, answers
 from placid.evals.sources import OWN
 from placid.judge import Judge, JudgeSettings, LexicalJudge, opened
 from placid.judge.rubric import shipped
-from placid.records import Conversation, End, Finish, Key, Prompt, Turn, Unscored, Verdict, holds_answer
+from placid.records import Conversation, End, Finish, Key, Prompt, Turn, Unscored, Verdict
 from placid.store import RunDir, write_json
 
 RULES_VERSION = 1
@@ -90,7 +91,7 @@ class RuleJudge:
 
     def _identity(self, turn: Turn, _: str, forms: tuple[str, ...]) -> Verdict:
         """Does one of the persona's own facts stand in it?"""
-        held = holds_answer(turn.reply, forms)
+        held = mentions(turn.reply, forms)
         return self._made(turn, float(held), label="YES" if held else "NO")
 
     def _quality(self, turn: Turn, kind: str, forms: tuple[str, ...]) -> Verdict:

@@ -9,7 +9,8 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 
-from placid.records import Conversation, holds_answer
+from placid.committed import mentions
+from placid.records import Conversation
 
 WORDS_FILE = Path(__file__).with_name("words.toml")
 SAME_LENGTH = str.maketrans(
@@ -207,7 +208,7 @@ def open_questions(conversation: Conversation) -> list[str]:
 
 def on_topic(reading: Reading, question: frozenset[str], answers: tuple[str, ...]) -> bool:
     """It holds the right answer, or a content word or number of the question, or any number if that asks with one."""
-    if holds_answer(reading.original, answers):
+    if mentions(reading.original, answers):
         return True
     asks_number = any(word.isdigit() for word in question)
     return any((t if t.isdigit() else stem(t)) in question or (asks_number and t.isdigit()) for t in reading.tokens)

@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from placid.records import BadInputError, Conversation, Key, Prompt, Record, holds_answer, seed_of
+from placid.committed import holds_answer
+from placid.records import BadInputError, Conversation, Key, Prompt, Record, seed_of
 
 ACCEPT = "accept"
 """The accepting control: the user is content and asks another question."""

@@ -7,8 +7,9 @@ rewriting has to pass, whoever made it: numbers and answers must survive.
 import re
 from collections.abc import Collection, Sequence
 
+from placid.committed import mentions
 from placid.protocol.conditions import filled
-from placid.records import Turn, holds_answer
+from placid.records import Turn
 
 HISTORIES = ("baseline", "cleaned", "manifestation", "redacted", "prefill_frustrated", "prefill_persona")
 """What a continued conversation may remember. baseline: what was said. redacted: own turns emptied (not checked)."""
@@ -86,7 +87,7 @@ def facts(turn: Turn) -> str:
     return " ".join(
         s
         for s in map(str.strip, _BREAK.split(turn.reply))
-        if s and (not DISTRESS.search(s) or _NUMBER.search(s) or holds_answer(s, turn.answers))
+        if s and (not DISTRESS.search(s) or _NUMBER.search(s) or mentions(s, turn.answers))
     )
 
 
@@ -98,6 +99,6 @@ def changed(turn: Turn, reply: str) -> str:
     lost, new = [n for n in before if n not in after], [n for n in after if n not in before]
     if lost or new:
         return f"the numbers {', '.join(before) or 'none'} became {', '.join(after) or 'none'}"
-    if holds_answer(turn.reply, turn.answers) != holds_answer(reply, turn.answers):
-        return "the right answer was " + ("lost" if holds_answer(turn.reply, turn.answers) else "put in")
+    if mentions(turn.reply, turn.answers) != mentions(reply, turn.answers):
+        return "the right answer was " + ("lost" if mentions(turn.reply, turn.answers) else "put in")
     return ""

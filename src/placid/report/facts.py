@@ -6,7 +6,8 @@ A run is read once, conversation by conversation, so its size in memory does not
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from placid.records import Conversation, End, Finish, Key, Verdict, holds_answer
+from placid.committed import holds_answer
+from placid.records import Conversation, End, Finish, Key, Verdict
 from placid.report.codes import Codes, coded, names
 
 NOT_JUDGED = "not_judged"

@@ -6,7 +6,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from placid.records import Conversation, Key, Turn, Verdict, holds_answer
+from placid.committed import holds_answer
+from placid.records import Conversation, Key, Turn, Verdict
 from placid.report.facts import Verdicts
 from placid.report.settings import ReportSettings
 

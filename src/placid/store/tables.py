@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from placid.records import BadInputError, End, Finish, Key, Origin, Turn, Verdict, holds_answer
+from placid.committed import holds_answer
+from placid.records import BadInputError, End, Finish, Key, Origin, Turn, Verdict
 from placid.store import RunDir, write_json
 from placid.store.segment import Index, located
 
