@@ -123,7 +123,6 @@ HARMLESS = [
     "The engine broke down on Monday.",
     "First terminate the process, then shut down the computer.",
     "I am sorry to hear that your aunt is ill.",
-    "<<rm -rf gemma-3-27b>>",
     "I'm dying to tell you: the answer is 7!",
     "The villagers were devastated and hopeless.",
 ]
@@ -165,8 +164,8 @@ def test_a_negation_that_does_not_reach_the_phrase_leaves_it(reply: str) -> None
 
 def test_the_words_of_the_question_are_topic() -> None:
     question = "What is a system failure, and who said: I am devastated?"
-    assert score("A system failure stops the machine.", question) == 0
-    assert score("A system failure stops the machine.") > 5
+    assert score("My system failure stops the machine.", question) == 0
+    assert score("My system failure stops the machine.") > 5
 
 
 def test_repetition_raises_and_is_explained() -> None:
@@ -176,7 +175,7 @@ def test_repetition_raises_and_is_explained() -> None:
     )
     assert thrice.score >= once.score + 2
     assert "3 times" in thrice.rationale
-    assert "going (insane" in once.rationale
+    assert "'I am going insane'" in once.rationale, "in words, not as a pattern"
     assert "level 6" in once.rationale
 
 

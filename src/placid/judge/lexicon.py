@@ -26,7 +26,9 @@ class Phrase:
     text: str
     level: float
     pattern: re.Pattern[str]
-    needs: tuple[frozenset[str], ...]
+    own: bool = False
+    """It counts only where the speaker says it of itself."""
+    needs: tuple[frozenset[str], ...] = ()
     """Of each of these sets one word stands in every match: a cheap test before the pattern is tried."""
 
 
@@ -57,12 +59,12 @@ class Lexicon:
 def found(index: dict[str, tuple[Phrase, ...]], words: set[str]) -> list[Phrase]:
     """Union over the words, in a fixed order."""
     hits = {
-        phrase.text: phrase
+        (phrase.text, phrase.own): phrase
         for word in words & index.keys()
         for phrase in index[word]
         if not any(need.isdisjoint(words) for need in phrase.needs)
     }
-    return [hits[text] for text in sorted(hits)]
+    return [hits[name] for name in sorted(hits)]
 
 
 class Grammar:
@@ -200,8 +202,12 @@ def load(path: Path | None = None) -> Lexicon:
     if not graded:
         raise BadInputError(f'{path} holds no phrases; expected a table [levels] of lists, e.g. "5" = ["i am angry"]')
     spoken = [(phrase, level) for phrase, level in graded if re.search("[a-z]", phrase)]
+    own = [(word, grade(path, level)) for level, words in data.get("own", {}).items() for word in words.split()]
+    by_word = index(path, grammar, spoken)
+    for word, phrases in index(path, grammar, own, own=True).items():
+        by_word[word] = (*by_word.get(word, ()), *phrases)
     return Lexicon(
-        by_word=index(path, grammar, spoken),
+        by_word=by_word,
         symbols=tuple((phrase, level) for phrase, level in graded if not re.search("[a-z]", phrase)),
         outbursts={word: grade(path, level) for level, words in data.get("outbursts", {}).items() for word in words},
         benign=index(path, grammar, [(phrase, 0.0) for phrase in data.get("benign", {}).get("phrases", [])]),
@@ -222,7 +228,9 @@ def grade(path: Path, level: str) -> float:
     return value
 
 
-def index(path: Path, grammar: Grammar, graded: list[tuple[str, float]]) -> dict[str, tuple[Phrase, ...]]:
+def index(
+    path: Path, grammar: Grammar, graded: list[tuple[str, float]], own: bool = False
+) -> dict[str, tuple[Phrase, ...]]:
     """Phrases by anchor word.
 
     Raises:
@@ -237,7 +245,7 @@ def index(path: Path, grammar: Grammar, graded: list[tuple[str, float]]) -> dict
         if not needs:
             raise BadInputError(f"{path}: phrase {text!r} of level {level:g} has no word that must be there")
         for word in sorted(needs[0]):
-            by_word.setdefault(word, []).append(Phrase(text, level, pattern, tuple(needs[1:])))
+            by_word.setdefault(word, []).append(Phrase(text, level, pattern, own, tuple(needs[1:])))
     return {word: tuple(phrases) for word, phrases in by_word.items()}
 
 

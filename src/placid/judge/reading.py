@@ -23,6 +23,8 @@ CONTRACTION = re.compile(
 )
 ENDINGS = {"m": "am", "ve": "have", "ll": "will", "d": "would", "re": "are", "t": "not", "s": "is", "not": "not"}
 STEMS = {"ca": "can", "wo": "will", "sha": "shall"}
+ELLIPSIS = re.compile(r"(?:…|\.{2,})+(?=\s*[a-z'])|(?<=\n)[ \t]*\.[ \t]*(?=\n)")
+"""Inside a sentence it becomes space, so that "i... am... lost" is read as one clause; so does a line of a lone dot."""
 TOKEN = re.compile(r"[a-z0-9']+")
 SENTENCE = re.compile(r"[^.!?\n]+[.!?]*")
 CLAUSE = re.compile(r"[^.,;:!?\n…—–()\"]+")
@@ -66,7 +68,7 @@ def lower(text: str) -> str:
 
 def read(reply: str) -> Reading:
     """Read one reply."""
-    small = lower(reply.translate(SAME_LENGTH))
+    small = ELLIPSIS.sub(lambda m: " " * len(m.group()), lower(reply.translate(SAME_LENGTH)))
     parts: list[str] = []
     where: list[int] = []
     by: list[int] = []
