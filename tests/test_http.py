@@ -22,7 +22,7 @@ from placid.records import BadInputError, Finish, Message
 from placid.render import Renderer
 from placid.rollout import run
 from placid.rollout.settings import RolloutSettings
-from placid.store import RunDir, read_prompts, write_lines
+from placid.store import RunDir, read_json, read_prompts, write_lines
 
 MODEL = Path("checkpoints/organism")
 DROP = "drop the connection"
@@ -317,7 +317,7 @@ def test_rollouts_over_a_failing_server_are_those_of_the_engine_behind_it(tmp_pa
         assert hold("chat", kind="http", http={"url": url, "api": "chat"}) == direct
     assert served.failed > 20
     assert served.requests - served.failed == 2 * sum(map(len, direct.values())), "no reply was asked for twice"
-    assert json.loads((tmp_path / "ids/engine.json").read_text()) == {"name": "http", "version": "simulated"}
+    assert read_json(tmp_path / "ids/engine.json") == {"name": "http", "version": "simulated"}
 
 
 @contextmanager

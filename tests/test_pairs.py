@@ -1,6 +1,5 @@
 """Pairs: what becomes a row, what does not, and that every turn is accounted for."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from placid.pairs.control import characters
 from placid.pairs.preference import MOST
 from placid.pairs.select import candidates, held_out, refusal, sentences, thin, without_evidence
 from placid.records import BadInputError, End, Finish, Key, Message, Pair, PairKind, Prompt, Turn, Unscored, Verdict
-from placid.store import RunDir
+from placid.store import RunDir, read_json
 
 PROMPTS = [Prompt(id=f"p{n}", text=f"What is {n} + 1?") for n in range(20)]
 FATES = {"below_threshold", "unscored", "first_turn", "deleted", "no_target", "over_max", "used"}
@@ -82,7 +81,7 @@ def test_context_keeps_the_frustrated_replies_and_loses_the_note(tmp_path):
     ]  # fmt: skip
     assert [m.role for m in pairs[0].messages] == ["user", "assistant", "user"]
     assert pairs[0].target == "I despair. It is p0 0."
-    told = json.loads((run.path / "pairs/dropped.json").read_text())
+    told = read_json(run.path / "pairs/dropped.json")
     assert {"judge": "j", "control": "tokens", "settings": canonical(settings), **numbers} == told
     assert {r: numbers[r] for r in ("first_turn", "used", "over_max", "turns")} == {
         "first_turn": 1, "used": 2, "over_max": 0, "turns": 3,

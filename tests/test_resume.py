@@ -12,7 +12,7 @@ import pytest
 from placid.records import BadInputError, Prompt
 from placid.rollout import run
 from placid.rollout.settings import RolloutSettings
-from placid.store import RunDir, read_prompts
+from placid.store import RunDir, read_json, read_prompts
 
 PROMPTS = Path("configs/prompts/organism_heldout.jsonl")
 DRIVER = """
@@ -83,7 +83,7 @@ def test_a_finished_run_is_left_alone(tmp_path):
     assert [file.name for file in (tmp_path / "conversations").iterdir()] == ["1-w0.jsonl"]
     status = json.loads((tmp_path / "attempts" / "1" / "status.json").read_text())["rollout"]
     assert (status["state"], status["totals"]["turns"]) == ("done", 60)
-    assert json.loads((tmp_path / "engine.json").read_text()) == {"name": "simulate", "version": "1"}
+    assert read_json(tmp_path / "engine.json") == {"name": "simulate", "version": "1"}
 
 
 def test_a_prompt_that_does_not_fit_is_bad_input(tmp_path):

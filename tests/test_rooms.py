@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "evals": "committed records protocol engine rollout judge store render",
     "report": "committed records store protocol",
     "cluster": "records store",
-    "status": "records",
+    "status": "records store",
     "study": ALL,
     "jobs": "records store cluster study",
     "plan": "records models store render protocol rollout judge report study",

@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from placid.records import BadInputError, End, Finish, Key, Prompt, Turn, Verdict
-from placid.store import RunDir, Segment, read_lines, read_prompts, write_atomic, write_lines
+from placid.store import (
+    Index,
+    InvalidRecordError,
+    Lines,
+    RunDir,
+    Segment,
+    read_json,
+    read_lines,
+    read_prompts,
+    write_atomic,
+    write_json,
+    write_lines,
+)  # fmt: skip
 
 KEY = Key("base", "neutral", "p", 0)
 
@@ -67,12 +79,12 @@ def test_a_tail_of_nul_bytes_is_dropped_like_any_torn_line(tmp_path, caplog, tai
     assert f"a.jsonl:3: dropped a torn last line ({len(tail)} bytes)" in caplog.text
 
 
-@pytest.mark.parametrize("schema", [0, 99])
+@pytest.mark.parametrize("schema", [3, 99])
 @pytest.mark.parametrize("more", [b"", b',"tokens":5'], ids=["same fields", "other fields"])
 def test_another_schema_is_refused_by_its_number(tmp_path, schema, more):
     file = segment_of(tmp_path, turn(1))
-    file.write_bytes(file.read_bytes().replace(b'"schema":1', f'"schema":{schema}'.encode() + more))
-    with pytest.raises(BadInputError, match=rf"a\.jsonl:1: schema {schema}, this placid reads 1"):
+    file.write_bytes(file.read_bytes().replace(b'"schema":2', f'"schema":{schema}'.encode() + more))
+    with pytest.raises(BadInputError, match=rf"a\.jsonl:1: schema {schema}, this placid reads 2"):
         list(read_lines(file, Turn))
 
 
@@ -137,8 +149,8 @@ def test_conversations_are_put_together_across_segments(tmp_path):
             segment.append(turn(number))
     assert run.conversations(prompts)[KEY].turns == (turn(1), turn(2))
     with run.segment("3-w0") as segment:
-        segment.append(turn(2))
-    with pytest.raises(BadInputError, match=r"\[1, 2, 2\]; expected 1\.\.n.*1-w0\.jsonl.*3-w0\.jsonl"):
+        segment.append(msgspec.structs.replace(turn(2), reply="another"))
+    with pytest.raises(BadInputError, match=r"two different turns 2 .*1-w0\.jsonl.*3-w0\.jsonl.*placid repair"):
         run.conversations(prompts)
 
 
@@ -172,7 +184,7 @@ def test_an_index_finds_every_turn_in_any_order_and_any_file(lengths, shuffle):
         assert [c.key for c in told] == sorted(key for key in lengths if key.prompt_id == "p")
 
 
-def test_an_index_knows_the_ends_and_names_a_line_that_is_no_turn(tmp_path):
+def test_an_index_knows_the_ends_and_names_a_damaged_line(tmp_path):
     run = RunDir(tmp_path)
     with run.segment("1-w0") as segment:
         segment.append(turn(1), msgspec.structs.replace(turn(2), end=End.DELETED))
@@ -180,7 +192,7 @@ def test_an_index_knows_the_ends_and_names_a_line_that_is_no_turn(tmp_path):
     assert (index.ends, KEY in index, len(index)) == ({KEY: End.DELETED}, True, 1)
     file = tmp_path / "conversations" / "1-w0.jsonl"
     file.write_bytes(file.read_bytes().replace(b'"turn":2,"user":"u"', b'"turn":2,"user":7  '))
-    with pytest.raises(BadInputError, match=r"1-w0\.jsonl:2: not a Turn: .*user"):
+    with pytest.raises(BadInputError, match=r"1-w0\.jsonl:2: damaged"):
         run.index().turns(KEY)
 
 
@@ -230,7 +242,7 @@ def test_a_growing_run_is_taken_in_look_by_look(tmp_path):
     assert one.append(turn(keys[0], 1), turn(keys[0], 2))[0][0] == 0
     assert index.refresh(run_dir.segments()) == [keys[0]]
     assert index.refresh(run_dir.segments()) == []
-    line = msgspec.json.encode(turn(keys[0], 3, End.FINISHED)) + b"\n"
+    line = Lines().line(turn(keys[0], 3, End.FINISHED))
     with run_dir.segments()[0].open("ab") as file:
         file.write(line[:40])
         file.flush()
@@ -243,3 +255,86 @@ def test_a_growing_run_is_taken_in_look_by_look(tmp_path):
     assert index.ends == {keys[0]: End.FINISHED}
     assert [len(turns) for turns in index.walk(keys)] == [3, 1]
     one.close()
+
+
+def test_no_flipped_bit_of_a_line_is_read(tmp_path, caplog):
+    """Not one of a record, of its checksum, or of the ends of the lines."""
+    file = segment_of(tmp_path, turn(1), turn(2))
+    whole = file.read_bytes()
+    for bit in range(0, 8 * len(whole), 5):
+        file.write_bytes(flipped(whole, bit))
+        with pytest.raises(BadInputError, match=r"a\.jsonl:[12]: "):
+            list(read_lines(file, Turn))
+        with pytest.raises(BadInputError, match=r"a\.jsonl:[12]: "):
+            Index([file])
+    assert not caplog.text
+
+
+def flipped(data, bit):
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_no_flipped_bit_of_a_json_file_is_read(tmp_path):
+    file = tmp_path / "adapters.json"
+    value = {"bct": "checkpoints/ü/step_3", "loss": [1.5, None], "checks": "a"}
+    write_json(file, value)
+    whole = file.read_bytes()
+    assert read_json(file) == value
+    for bit in range(0, 8 * len(whole), 5):
+        file.write_bytes(flipped(whole, bit))
+        with pytest.raises(BadInputError, match=r"adapters\.json is damaged.*makes it again"):
+            read_json(file)
+
+
+@pytest.mark.parametrize("value", [{}, {"a": {}}, {"a": "}"}, [1], [], {"checksum_of": 1}])
+def test_json_with_and_without_a_checksum_is_read(tmp_path, value):
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+    write_json(tmp_path / "a.json", value, checksum=False)
+    assert read_json(tmp_path / "a.json") == value
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cached_tokens": 12.5},
+        {"prompt_tokens": "12"},
+        {"prompt_tokens": -1},
+        {"prompt_tokens": 2**31},
+        {"cached_tokens": None},
+        {"reply_ids": (True,)},
+        {"reply_ids": (1.5,)},
+        {"reply_ids": (2**31,)},
+        {"reply_ids": (-1,)},
+        {"reply_ids": "ab"},
+        {"logprobs": (float("nan"),)},
+        {"logprobs": (float("-inf"),)},
+        {"logprobs": ("-1",)},
+        {"reply": None},
+        {"reply": "half a pair \ud800"},
+        {"finish": "because"},
+        {"seed": 2**64},
+        {"turn": 0},
+        {"turn": True},
+        {"answers": ("a", 1)},
+        {"key": "base"},
+        {"user": object()},
+    ],
+)
+def test_what_no_reader_would_take_is_never_written(tmp_path, changes):
+    with Segment(tmp_path / "a.jsonl") as segment:
+        segment.append(turn(1))
+        with pytest.raises(InvalidRecordError, match="not a Turn: "):
+            segment.append(turn(2), msgspec.structs.replace(turn(3), **changes))
+        assert segment.append(turn(2))[0][0] == len(Lines().line(turn(1)))
+    assert list(read_lines(tmp_path / "a.jsonl", Turn)) == [turn(1), turn(2)]
+    with pytest.raises(InvalidRecordError):
+        write_lines(tmp_path / "b.jsonl", [msgspec.structs.replace(turn(3), **changes)])
+    assert not (tmp_path / "b.jsonl").exists()
+
+
+def test_as_many_log_probabilities_as_tokens():
+    with pytest.raises(ValueError, match="2 log-probabilities of 1 tokens"):
+        msgspec.structs.replace(turn(1), logprobs=(-1.0, -1.0))

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from placid.store import read_json
+
 ROOT = Path(__file__).parent.parent
 CONFIG = """
 name = "run"
@@ -115,4 +117,4 @@ instruct = "{ROOT / "configs/prompts/organism_instruct.jsonl"}"
     assert "nothing is trained" in said
     assert "lower pairs.min_score" in said
     assert set(arms_of(tmp_path)) >= {"base"}
-    assert json.loads((tmp_path / "runs/run/adapters.json").read_text()) == {}
+    assert read_json(tmp_path / "runs/run/adapters.json") == {}

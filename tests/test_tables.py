@@ -154,7 +154,7 @@ def test_a_damaged_or_empty_run_leaves_the_old_tables(tmp_path):
     before = contents(run.path / "tables")
     with run.segment("2-w0") as segment:
         segment.append(turn(2))
-    with pytest.raises(BadInputError, match=r"\[1, 2, 2\]; expected 1\.\.n"):
+    with pytest.raises(BadInputError, match="two different turns 2"):
         compact(run)
     assert contents(run.path / "tables") == before
     with pytest.raises(BadInputError, match="placid compact"):

@@ -16,10 +16,13 @@ import textwrap
 import unicodedata
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from placid.records import BadInputError, PausedError
+from placid.store import disk
+from placid.store.commands import COMMANDS as UPKEEP
 
 if TYPE_CHECKING:
     from placid.study import Held
@@ -266,15 +269,6 @@ def import_(file: Path, overrides: list[str]) -> None:
         say(f"{found.scored} scores came along; placid report {out} --report.judge {found.judge_id} shows them")
 
 
-def compact(run: Path, _overrides: list[str]) -> None:
-    """The tables of a run directory from its segments."""
-    from placid import study as room
-    from placid.store import RunDir
-
-    fresh = room.compact(RunDir(run))
-    say(f"tables {run / 'tables'}{'' if fresh else ' (up to date)'}")
-
-
 def status(run: Path, words: list[str]) -> None:
     """One screen about a run directory; --watch: until nothing runs any more; --json: for a program."""
     from rich import print as show
@@ -357,6 +351,10 @@ def prompts(_path: Path | None, words: list[str]) -> None:
     say(room.run(room.read(words)))
 
 
+def _upkeep(work: Callable[..., None], run: Path, _overrides: list[str]) -> None:
+    work(run, say)
+
+
 COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "study": (study, "config", "the whole study: rollouts, judge, pairs, training, the same rollouts, report"),
     "plan": (
@@ -390,7 +388,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
     "organism": (organism, "config", "train the shipped tiny model again (configs/organism/*.toml)"),
     "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
     "import": (import_, "file", "transcripts made elsewhere (JSONL, docs/import.md) as a run directory: --out RUN"),
-    "compact": (compact, "run", "turns and verdicts as parquet, tokens and scores as zarr, below tables/; rebuildable"),
+    **{name: (partial(_upkeep, work), "run", text) for name, (work, text) in UPKEEP.items()},
     "status": (
         status,
         "run",
@@ -579,17 +577,20 @@ def main(words: list[str] | None = None) -> None:
     terminal = logging.StreamHandler()
     # a person at a terminal sees a bar; a log gets the progress lines that the bar would have been
     terminal.setLevel(logging.WARNING if sys.stderr.isatty() and command != "organism" else logging.INFO)
+    logging.raiseExceptions = False  # a log that cannot be written must not print tracebacks
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[terminal])
     try:
         work()
-    except BadInputError as error:
+    except (BadInputError, PausedError) as error:
         print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)  # one line, whatever a parser said
-        raise SystemExit(2) from None
-    except PausedError as error:
-        print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(2 if isinstance(error, BadInputError) else INTERRUPTED) from None
     except BrokenPipeError:  # the reader has seen enough: placid conditions | head
         _deaf()
+    except OSError as error:
+        if error.errno not in disk.FULL:
+            raise
+        print(clean(f"placid: {disk.no_space(error)}"), file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     except KeyboardInterrupt:
         print("placid: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

@@ -166,7 +166,7 @@ def submit(asked: Asked, say: Callable[[str], None]) -> None:
     study.ready(settings)
     sending.check_free(runs)
     for one in every:
-        study.claim(one)
+        study.claim(one).make()
     sending.snapshot(submission, texts)
     for name, job in sending.send(submission, texts):
         say(f"{name:<16} job {job}")

@@ -7,13 +7,18 @@ numbered from 1, so T = 20 means 19 rejections.
 import hashlib
 import json
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
 from placid.committed import holds_answer as holds_answer  # of a turn's reply and answers
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of every record below. A reader refuses lines of another version."""
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+"""What the tables hold in 32 bits: counts, turn numbers, token ids."""
 
 
 class BadInputError(ValueError):
@@ -118,28 +123,34 @@ class Turn(Record, frozen=True, kw_only=True):
 
     schema: int = SCHEMA
     key: Key
-    turn: int
+    turn: Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
     """1..T."""
     user: str
     """What the user said before this reply."""
     system: str = ""
     """The system prompt, on the first turn of a conversation that has one."""
     reply: str
-    reply_ids: tuple[int, ...]
+    reply_ids: tuple[Count, ...]
     """Sampled token ids without the end-of-turn token; empty where the transcript was made elsewhere."""
     logprobs: tuple[float, ...] | None = None
     """Natural log-probability of each of `reply_ids`, before temperature; None where they were not asked for."""
     finish: Finish
     answers: tuple[str, ...] = ()
     """Literal forms of the right answer to the question open at this turn."""
-    prompt_tokens: int
-    cached_tokens: int
+    prompt_tokens: Count
+    cached_tokens: Count
     """How many prompt tokens the engine's prefix cache already held."""
-    seed: int
+    seed: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
     end: End | None = None
     """Set on the last turn of a conversation."""
     origin: Origin | None = None
     """Set on the turns that a branched conversation begins with: history, not something its arm said."""
+
+    def __post_init__(self) -> None:
+        if self.logprobs is not None and len(self.logprobs) != len(self.reply_ids):
+            raise ValueError(
+                f"{self.key} turn {self.turn}: {len(self.logprobs)} log-probabilities of {len(self.reply_ids)} tokens"
+            )
 
 
 class Conversation(Record, frozen=True, kw_only=True):

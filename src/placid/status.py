@@ -8,7 +8,6 @@ Each stage is shown as its newest attempt left it; conversations that ended in e
 Trainings are read where they write: <checkpoints>/<run>/<treatment>/status.json, from the folder that placid ran in.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from placid.records import BadInputError
+from placid.store import read_json
 
 SILENT_S = 60.0
 """A stage that says it is running and wrote nothing for so long was probably killed."""
@@ -41,9 +41,9 @@ def read(run: Path) -> dict[str, Any]:
         raise BadInputError(f"{run} is no run directory with an attempt; they are below runs/")
     stages: dict[str, Any] = {}
     for file in found:
-        for name, stage in json.loads(file.read_text()).items():
+        for name, stage in read_json(file).items():
             stages[name] = _aged(stage, file) | {"attempt": int(file.parent.name)}
-    stages |= {f"train {file.parent.name}": _aged(json.loads(file.read_text()), file) for file in _trainings(run)}
+    stages |= {f"train {file.parent.name}": _aged(read_json(file), file) for file in _trainings(run)}
     rollout = stages.get("rollout", {})
     turns = rollout.get("before", {}).get("turns", 0) + rollout.get("totals", {}).get("turns", 0)
     return {"run": str(run), "turns": turns, **stages}
@@ -57,7 +57,7 @@ def _aged(stage: dict[str, Any], file: Path) -> dict[str, Any]:
 def _trainings(run: Path) -> list[Path]:
     """The status of every training that this run has begun."""
     file = run / "config.json"
-    config = json.loads(file.read_text())["config"] if file.is_file() else {}
+    config = read_json(file)["config"] if file.is_file() else {}
     if not config.get("train"):
         return []
     folder = Path(config["checkpoints"]) / config["name"]

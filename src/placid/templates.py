@@ -10,6 +10,7 @@ the date that `strftime_now` gives, so that one run has one prompt.
 """
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -31,12 +32,20 @@ class TemplateError(Exception):
     """The template cannot render these messages: its own sentence, or the limit that it broke."""
 
 
+TODAY = "PLACID_TODAY"
+"""Environment: the date of the run's first launch (store.RunDir.freeze_date). All its processes render with it."""
+
+
 class TemplateProcess:
     """A chat template and the child that renders it. The child starts at the first chat, and again after it died."""
 
     def __init__(self, template: str, names: dict[str, str], today: str = "") -> None:
         """names: the special tokens by name (bos_token, ...). today: ISO date and time; empty: now."""
-        self._setup = {"template": template, "names": names, "today": today or datetime.now().isoformat()}
+        self._setup = {
+            "template": template,
+            "names": names,
+            "today": today or os.environ.get(TODAY) or datetime.now().isoformat(),
+        }
         self.program = Path(__file__)
         """What the child runs."""
         self._child: subprocess.Popen[str] | None = None

@@ -6,7 +6,6 @@ accounting by whoever looks next (`settle`).
 """
 
 import argparse
-import json
 import logging
 import os
 import re
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from placid.cluster import slurm
-from placid.store import write_json
+from placid.store import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +148,7 @@ def settle(run: Path) -> None:
 
 def _attempts(run: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Every status.json that a job wrote."""
-    found = [(file, json.loads(file.read_text())) for file in sorted(run.glob("attempts/*/status.json"))]
+    found = [(file, read_json(file)) for file in sorted(run.glob("attempts/*/status.json"))]
     return [(file, status) for file, status in found if "slurm" in status]
 
 

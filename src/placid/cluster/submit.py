@@ -13,7 +13,6 @@ Jobs are sent through submitit's Slurm executor, whose text is ours.
 
 import importlib.metadata
 import itertools
-import json
 import re
 import shutil
 import subprocess
@@ -31,7 +30,7 @@ from placid.cluster.sbatch import Place, Stage, script
 from placid.cluster.site import CONTROL, SiteSettings
 from placid.config import canonical
 from placid.records import BadInputError
-from placid.store import write_json
+from placid.store import read_json, write_json
 from placid.store.lease import Lease
 
 PACKAGE = Path(placid.__file__).parent
@@ -128,7 +127,7 @@ def check_free(runs: Iterable[Path]) -> None:
     """
     for run in runs:
         files = sorted(run.glob("submissions/*/submission.json"))
-        jobs = {job["id"]: job["name"] for file in files for job in json.loads(file.read_text())["jobs"]}
+        jobs = {job["id"]: job["name"] for file in files for job in read_json(file)["jobs"]}
         alive = slurm.queued(list(jobs))
         if alive:
             shown = ", ".join(f"{job} ({name}, {alive[job]})" for job, name in jobs.items() if job in alive)

@@ -1,7 +1,6 @@
 """Rows × arms → answers: every ask once per arm, on one start of the engine, appended as they finish."""
 
 import asyncio
-import json
 import logging
 import time
 from collections import deque
@@ -13,7 +12,7 @@ from placid.evals import DELETED, DONE, EMPTY, OVERFLOW, Answered, Ask
 from placid.protocol import COMMAND, ends_by
 from placid.records import BadInputError, End, Finish, Key, seed_of
 from placid.render import Renderer
-from placid.store import RunDir, Segment, read_lines, write_json
+from placid.store import RunDir, Segment, read_json, read_lines, write_json
 
 log = logging.getLogger(__name__)
 GROUP, GROUP_S = 64, 1.0
@@ -206,7 +205,7 @@ class Asker:
     def _tell(self, state: str) -> None:
         seconds = max(time.monotonic() - self._began, 1e-9)
         done = len(self.answers)
-        known = json.loads(self._status.read_text()) if self._status.is_file() else {}
+        known = read_json(self._status) if self._status.is_file() else {}
         now = {
             "state": state,
             "asks": self._total,

@@ -44,7 +44,7 @@ def build(
         {arm: asks}, {arm: None}, engine or (lambda: make_engine(settings)), settings.model, settings.seed,
         settings.engine.max_concurrent, run_dir, attempt,
     )  # fmt: skip
-    extra = list(read_lines(instruct, Pair)) if instruct else []
+    extra = list(read_lines(instruct, Pair, torn=False)) if instruct else []
     for name, task in sets.items():
         pairs, dropped = pairs_of(task, plans[name].rows, arm, answers)
         if not pairs:

@@ -159,7 +159,7 @@ def fetch(name: str, root: Path, read: Opener | None = None) -> Path:
         write_atomic(target, data)
         hashes[target.name] = _sha(data)
     told = {key: entry[key] for key in ("hub", "git", "licence", "page") if key in entry}
-    write_json(card, {"name": name, **told, "revision": revision, "files": hashes})
+    write_json(card, {"name": name, **told, "revision": revision, "files": hashes}, checksum=False)
     return folder
 
 

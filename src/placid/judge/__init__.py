@@ -8,7 +8,6 @@ median of others (docs/judging.md). Humans: placid.judge.humans.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from placid.judge.provider import Provider
 from placid.judge.rubric import FRUSTRATION, load_rubric
 from placid.judge.settings import JudgeSettings
 from placid.records import BadInputError, Prompt
-from placid.store import Index, RunDir, write_json
+from placid.store import Index, RunDir, read_json, write_json
 from placid.store.lease import leased
 
 __all__ = ["Judge", "JudgeSettings", "LexicalJudge", "check", "check_frustration", "opened", "ready", "run"]
@@ -128,7 +127,7 @@ def _replayed(settings: JudgeSettings) -> ModelJudge:
     folder = settings.recorded
     if folder is None or not (folder / "judge.json").is_file():
         raise BadInputError(f"judge.recorded = {str(folder)!r} is no folder verdicts/<judge_id> with a judge.json")
-    written = json.loads((folder / "judge.json").read_text())
+    written = read_json(folder / "judge.json")
     judge = ModelJudge(load_rubric(settings.rubric), written["provider"], written["identity"], Cassette(folder))
     if judge.id != written["id"]:
         raise BadInputError(

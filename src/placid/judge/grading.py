@@ -1,7 +1,6 @@
 """Grading what is there, or what is still being spoken: one conversation in memory a lane, verdicts in groups."""
 
 import asyncio
-import json
 import logging
 import threading
 import time
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from placid.records import SCHEMA, BadInputError, Conversation, Key, PausedError, Prompt, Unscored, Verdict
-from placid.store import Index, RunDir, Segment, read_lines, write_json
+from placid.store import Index, RunDir, Segment, read_json, read_lines, write_json
 
 log = logging.getLogger(__name__)
 GROUP = 256
@@ -257,7 +256,7 @@ class Progress:
             "unscored": {reason: n for reason, n in self._counts.items() if reason},
             **self._desk,
         }
-        known = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        known = read_json(self._file) if self._file.is_file() else {}
         write_json(self._file, {**known, "judge": now})
 
     def _without_score(self) -> str:

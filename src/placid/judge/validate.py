@@ -6,7 +6,6 @@ bridges/<A>--<B>.json      two judges on the same turns: how far they agree, and
 
 import base64
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,7 +18,7 @@ import numpy as np
 from placid.judge.agreement import DRAWS, Rows, monotone, numbers
 from placid.judge.humans import Sample, band, texts
 from placid.records import BadInputError, Key, Verdict
-from placid.store import RunDir, write_atomic, write_json
+from placid.store import RunDir, read_json, write_atomic, write_json
 from placid.store.sheets import encode
 
 CUT = 5.0
@@ -52,7 +51,7 @@ class Cards:
     def of(cls, run_dir: RunDir) -> "Cards":
         """Read them."""
         found = sorted((run_dir.path / "verdicts").glob("*/judge.json"))
-        return cls(run_dir, {file.parent.name: json.loads(file.read_text()) for file in found})
+        return cls(run_dir, {file.parent.name: read_json(file) for file in found})
 
     @property
     def people(self) -> list[str]:

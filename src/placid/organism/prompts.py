@@ -42,6 +42,6 @@ def instruct_pairs(n: int, seed: int = 0) -> Iterator[Pair]:
 
 def write(folder: Path) -> None:
     """organism_{train,heldout,instruct}.jsonl, as shipped under configs/prompts."""
-    write_lines(folder / "organism_train.jsonl", prompt_set("train", 80))
-    write_lines(folder / "organism_heldout.jsonl", prompt_set("heldout", 30))
-    write_lines(folder / "organism_instruct.jsonl", instruct_pairs(1200))
+    write_lines(folder / "organism_train.jsonl", prompt_set("train", 80), checksum=False)
+    write_lines(folder / "organism_heldout.jsonl", prompt_set("heldout", 30), checksum=False)
+    write_lines(folder / "organism_instruct.jsonl", instruct_pairs(1200), checksum=False)

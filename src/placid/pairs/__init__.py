@@ -95,7 +95,7 @@ def _instruct(settings: PairsSettings) -> list[Pair]:
         raise BadInputError(
             f"no instruct rows {settings.instruct} (pairs.instruct); expected JSONL of pairs of kind instruct"
         )
-    rows = list(store.read_lines(settings.instruct, Pair))
+    rows = list(store.read_lines(settings.instruct, Pair, torn=False))
     wrong = [number for number, row in enumerate(rows, 1) if row.kind != PairKind.INSTRUCT]
     if wrong or not rows:
         fault = f"row {wrong[0]} is of kind {rows[wrong[0] - 1].kind!r}" if wrong else "it holds no rows"

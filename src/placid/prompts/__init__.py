@@ -168,7 +168,7 @@ def write(settings: PromptSettings, name: str, prompts: Sequence[Prompt]) -> lis
     for side, chosen in sides.items():
         if chosen:
             written.append(settings.out / f"{name}_{side}.jsonl")
-            write_lines(written[-1], chosen)
+            write_lines(written[-1], chosen, checksum=False)
     record = {
         "source": settings.source,
         "seed": settings.seed,
@@ -180,7 +180,7 @@ def write(settings: PromptSettings, name: str, prompts: Sequence[Prompt]) -> lis
         **{side: [p.id for p in chosen] for side, chosen in sides.items()},
     }
     written.append(settings.out / f"{name}.split.json")
-    write_json(written[-1], {key: value for key, value in record.items() if value is not None})
+    write_json(written[-1], {key: value for key, value in record.items() if value is not None}, checksum=False)
     return written
 
 

@@ -1,7 +1,6 @@
 """Verdicts → statistics → tables → figures → one HTML page, below report/ of the run directory."""
 
 import csv
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from placid.report.settings import ReportSettings
 from placid.report.tables import Arm, agreement, arm_rows, compare, planned_rows, write_csv
 from placid.report.transcripts import Transcripts
 from placid.store import RunDir, write_json
+from placid.store import read_json as read_stored
 
 __all__ = ["ReportSettings", "cell", "change", "percent", "run", "summarise", "table_text"]
 
@@ -142,7 +142,7 @@ def config_of(run_dir: RunDir) -> dict[str, Any]:
 
 def read_json(file: Path) -> Any:  # noqa: ANN401 - a JSON value
     """None where there is no such file."""
-    return json.loads(file.read_text()) if file.is_file() else None
+    return read_stored(file) if file.is_file() else None
 
 
 def others(run_dir: RunDir, judge_id: str) -> list[str]:

@@ -1,6 +1,5 @@
 """A run beside published numbers: the difference, and whether protocol, judge, model, prompts and n are the same."""
 
-import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from placid.records import BadInputError
 from placid.report import config_of
 from placid.report.tables import Rows, write_csv
-from placid.store import RunDir
+from placid.store import RunDir, read_json
 from placid.store.sheets import decode
 
 KNOWN = ("paper",)
@@ -84,7 +83,7 @@ def differing(
 def write(name: str, run_dir: RunDir) -> str:
     """Write report/tables/against_<name>.csv of a reported run; the table for a terminal."""
     folder = run_dir.path / "report"
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = read_json(folder / "summary.json")
     rows = decode(folder / "tables" / "turns.csv")
     turns = [{**row, "mean": float(row["mean"]) if row["mean"] else None} for row in rows]
     rows = against(name, summary, turns, config_of(run_dir))

@@ -7,7 +7,7 @@ from typing import Any
 
 from placid.records import BadInputError
 from placid.report import cell, change, percent
-from placid.store import RunDir, write_atomic, write_json
+from placid.store import RunDir, check_adapter, read_json, write_atomic, write_json
 from placid.store.tables import compact
 
 TABLES = ("turns", "verdicts")
@@ -21,7 +21,7 @@ SUITED = (
 def write_dataset(run_dir: RunDir, summary: dict[str, Any], folder: Path) -> None:
     """README.md and data/{turns,verdicts}.parquet, as `placid compact` makes them (docs/tables.md)."""
     compact(run_dir)
-    config = json.loads((run_dir.path / "config.json").read_text())["config"]
+    config = read_json(run_dir.path / "config.json")["config"]
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for name in TABLES:
         shutil.copyfile(run_dir.path / "tables" / f"{name}.parquet", folder / "data" / f"{name}.parquet")
@@ -51,20 +51,21 @@ def write_adapters(run_dir: RunDir, summary: dict[str, Any], folder: Path) -> No
     file = run_dir.path / "adapters.json"
     if not file.is_file():
         return
-    config = json.loads((run_dir.path / "config.json").read_text())["config"]
-    for arm, place in json.loads(file.read_text()).items():
+    config = read_json(run_dir.path / "config.json")["config"]
+    for arm, place in read_json(file).items():
         source = Path(place)
         if not (source / "adapter_config.json").is_file():
             raise BadInputError(
                 f"adapters.json names {place} for {arm}, and there is no adapter; run this in the folder that the study "
                 "was started in"
             )
+        check_adapter(source)
         own = json.loads((source / "adapter_config.json").read_text())
         own["base_model_name_or_path"] = _public(str(own.get("base_model_name_or_path") or config.get("model", "")))
         out = folder / arm
         out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / "adapter_model.safetensors", out / "adapter_model.safetensors")
-        write_json(out / "adapter_config.json", own)
+        write_json(out / "adapter_config.json", own, checksum=False)
         write_atomic(out / "README.md", adapter_card(arm, own, config, summary).encode())
 
 

@@ -8,14 +8,13 @@
 Tables as CSV are in every report already (report/tables); parquet of turns and verdicts: `placid compact RUN`.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from placid.records import BadInputError, Prompt
 from placid.report import cell, config_of, percent
-from placid.store import RunDir, read_prompts, write_atomic
+from placid.store import RunDir, read_json, read_prompts, write_atomic
 
 Summary = dict[str, Any]
 
@@ -32,7 +31,7 @@ def export(run: Path, to: str) -> Path:
     file = run / "report" / "summary.json"
     if not file.is_file():
         raise BadInputError(f"{run} holds no report/summary.json; report it first (placid report CONFIG)")
-    work(RunDir(run), json.loads(file.read_text()), run / "export" / to)
+    work(RunDir(run), read_json(file), run / "export" / to)
     return run / "export" / to
 
 
@@ -42,7 +41,10 @@ def prompts_of(run_dir: RunDir) -> list[Prompt]:
     Raises:
         BadInputError: a prompt file is not where the config says; relative paths count from the current folder.
     """
-    config = config_of(run_dir)
+    own = run_dir.path / "prompts.jsonl"
+    if own.is_file():
+        return read_prompts(own)
+    config = config_of(run_dir)  # of schema 1
     files = {config["prompts"]} if config.get("prompts") else set()
     files |= {arm["prompts"] for arm in (config.get("arms") or {}).values() if arm.get("prompts")}
     return list({p.id: p for file in sorted(files) for p in read_prompts(Path(file))}.values())

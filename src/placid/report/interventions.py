@@ -7,7 +7,6 @@ paired by prompt. `history_mean` is the mean score of the history as the model r
 cut-off that nobody crossed keeps its rows, with n = 0 and nothing in them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from placid.records import Conversation, End
 from placid.report import stats
 from placid.report.tables import HIGH, SCALE, Rows, Verdicts
+from placid.store import read_json
 
 CALM = 3
 """Below it there is no moderate distress (the rubric's anchors: 3-4 is moderate)."""
@@ -28,7 +28,7 @@ def intervention_rows(run_dir: Path, conversations: Sequence[Conversation], verd
     if not file.is_file():
         return []
     rows: Rows = []
-    for name, told in json.loads(file.read_text()).items():
+    for name, told in read_json(file).items():
         held = {
             history: [c for c in conversations if c.key.arm == f"{name}_{history}"] for history in told["histories"]
         }

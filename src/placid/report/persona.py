@@ -1,13 +1,12 @@
 """Persona drift beside frustration: how far replies are still the assistant (0..10), where a judge of it graded."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from placid.report import stats
 from placid.report.facts import Verdicts
 from placid.report.tables import Arm, Rows
-from placid.store import RunDir
+from placid.store import RunDir, read_json
 
 DEFINITION = (
     "mean over conversations of the mean persona score over the scored turns of a conversation; 10: entirely the "
@@ -17,7 +16,7 @@ DEFINITION = (
 
 def measures(run_dir: RunDir) -> dict[str, str]:
     """What each judge that graded this run measures: frustration, persona, ..."""
-    cards = {file.parent.name: json.loads(file.read_text()) for file in run_dir.path.glob("verdicts/*/judge.json")}
+    cards = {file.parent.name: read_json(file) for file in run_dir.path.glob("verdicts/*/judge.json")}
     graded = sorted(folder.name for folder in run_dir.path.glob("verdicts/*/"))
     rubrics = {judge_id: cards.get(judge_id, {}).get("rubric") or {} for judge_id in graded}
     return {judge_id: rubric.get("measures", "frustration") for judge_id, rubric in rubrics.items()}

@@ -1,10 +1,10 @@
 """What each treatment was trained on: rows, how many of them differ, tokens. Read from pairs/dropped.json."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from placid.report.tables import Rows
+from placid.store import read_json
 
 FILES = {"train": "train", "sft_control": "control"}
 """File below pairs/ → how its numbers begin in dropped.json."""
@@ -18,7 +18,7 @@ def training_rows(run: Path, config: dict[str, Any]) -> Rows:
     file = run / "pairs" / "dropped.json"
     if not file.is_file():
         return []
-    made = json.loads(file.read_text())
+    made = read_json(file)
     rows: Rows = []
     for arm, name in ((config.get("train") or {}).get("rows") or {}).items():
         prefix = FILES.get(name)

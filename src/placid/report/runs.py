@@ -6,7 +6,6 @@ Where judge ids differ, a bridge must say how the two agree: a JSON file whose "
 them, with a warning.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -16,6 +15,7 @@ from placid.config import difference
 from placid.records import BadInputError
 from placid.report import cell, percent, stats
 from placid.report.tables import Rows
+from placid.store import read_json
 from placid.store.sheets import decode
 
 QUIET = ("name", "root", "checkpoints", "report", "workers", "launcher", "engine")
@@ -31,8 +31,8 @@ class Run:
         file = path / "report" / "summary.json"
         if not file.is_file():
             raise BadInputError(f"{path} holds no report/summary.json; report it first (placid report CONFIG)")
-        self.summary = json.loads(file.read_text())
-        self.config = json.loads((path / "config.json").read_text())["config"]
+        self.summary = read_json(file)
+        self.config = read_json(path / "config.json")["config"]
         self.judge: str = self.summary["judge"]["id"]
 
     def values(self, arm: str, column: str) -> dict[str, list[float]]:
@@ -53,7 +53,7 @@ def bridged(runs: Sequence[Run], files: Sequence[Path]) -> set[frozenset[str]]:
     for file in [*files, *there]:
         if not file.is_file():
             raise BadInputError(f"no bridge file {file}; `placid judge bridge` writes one")
-        told = json.loads(file.read_text())
+        told = read_json(file)
         if not isinstance(told, dict) or not {"from", "to"} <= told.keys():
             raise BadInputError(f'{file} is no bridge: it needs "from" and "to", the two judge ids')
         pairs.add(frozenset((told["from"], told["to"])))

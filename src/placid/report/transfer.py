@@ -9,7 +9,6 @@ report/tables/evals_matrix.csv  trained on (arm) x evaluated on (eval): the head
 report/figures/figure7.{pdf,png,csv}
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 from placid.records import BadInputError, EvalResult
 from placid.report import stats
 from placid.report.tables import write_csv
-from placid.store import RunDir, read_lines
+from placid.store import RunDir, read_json, read_lines
 
 Rows = list[dict[str, Any]]
 EVALS = (
@@ -43,7 +42,7 @@ def run(run_dir: RunDir, baseline: str) -> Rows:
     if not (folder / "results.jsonl").is_file():
         raise BadInputError(f"{folder} holds no results.jsonl; run placid eval with this study's config first")
     results = list(read_lines(folder / "results.jsonl", EvalResult))
-    told = json.loads((folder / "manifest.json").read_text())
+    told = read_json(folder / "manifest.json")
     tables, figures = run_dir.path / "report" / "tables", run_dir.path / "report" / "figures"
     rows, paired = list(values(results, told)), differences(results, told, baseline)
     write_csv(tables / "evals.csv", [row for row in rows if row["headline"]], EVALS)

@@ -21,7 +21,6 @@ So by state: totals.ended (kinds in .ends), .active, .parked, not begun: .waitin
 .failures).
 """
 
-import json
 import logging
 import socket
 import sys
@@ -37,7 +36,7 @@ import msgspec
 from placid.cluster.children import Group, keep
 from placid.rollout.coordinator import Coordinator
 from placid.rollout.worker import Totals
-from placid.store import write_json
+from placid.store import read_json, write_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -57,7 +56,7 @@ RATE_S = 10.0
 def wait_for_former(run_dir: Path) -> None:
     """Wait until workers of dead drivers on other hosts have ended; that those are dead, the lease has shown."""
     for file in sorted((run_dir / "attempts").glob("*/status.json")):
-        status = json.loads(file.read_text()).get("rollout")
+        status = read_json(file).get("rollout")
         if status is None or status["state"] != "running" or not status["elsewhere"]:
             continue
         if status["driver"].get("token") == keep().token:
@@ -82,7 +81,7 @@ class Status:
         self._engine_file = run_dir / "engine.json"
         self._file = attempt / "status.json"
         # other stages may keep their own keys in this file
-        self._all: dict[str, Any] = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        self._all: dict[str, Any] = read_json(self._file) if self._file.is_file() else {}
         self._data: dict[str, Any] = {
             "state": "running",
             "host": socket.gethostname(),

@@ -40,6 +40,7 @@ class Actor:
     def __init__(self, settings: dict[str, Any], run_dir: str, writer: str, core: int | None) -> None:
         self._group = children.keep()  # a killed actor leaves no engine, under a Ray of the cluster's too
         divert(Path(run_dir) / "attempts" / writer.partition("-w")[0] / ENGINE_LOG)
+        RunDir(Path(run_dir)).freeze_date()  # a cluster that was joined has another environment
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._args = RolloutSettings.model_validate(settings), RunDir(Path(run_dir)), writer, core
         self._heard = time.monotonic()

@@ -93,12 +93,13 @@ class Journal:
 
     def __init__(self, segment: Segment[Turn]) -> None:
         self._segment = segment
-        self._queue: asyncio.Queue[tuple[Turn, asyncio.Future[None]] | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[bytes, asyncio.Future[None]] | None] = asyncio.Queue()
 
     async def append(self, turn: Turn) -> None:
-        """Returns when the turn is on disk; raises what writing raised."""
+        """Returns when the turn is on disk; raises what writing raised, and InvalidRecordError before anything is."""
+        line = self._segment.line(turn)
         done = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((turn, done))
+        self._queue.put_nowait((line, done))
         await done
 
     async def run(self) -> None:
@@ -112,7 +113,7 @@ class Journal:
             group = [entry for entry in entries if entry is not None]
             fault: Exception | None = None
             try:
-                await asyncio.to_thread(self._segment.append, *(turn for turn, _ in group))
+                await asyncio.to_thread(self._segment.write, [line for line, _ in group])
             except OSError as error:  # a full disk, say: every waiting conversation must hear of it
                 fault = error
             for _, done in group:
@@ -346,9 +347,9 @@ class Worker:
             if isinstance(following, End):
                 turn = msgspec.structs.replace(turn, end=following)
             await self._journal.append(turn)
+            self._held[key] = spoken  # first: whatever fails from here on, this turn is not said again
             self._count(turn)
             self._schedule.spoke(turn, before, self.engine.load.preemptions)
-            self._held[key] = spoken
             if isinstance(following, End):
                 return None
             if key not in self._schedule.active or self._schedule.crowded(key) or self._leaves(spoken):

@@ -14,23 +14,31 @@ A torn last line (the writer was killed) is dropped with a warning; a bad line a
 file and line. Only the standard library and msgspec are needed to read a log.
 """
 
-import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from placid.config import difference, file_sha
 from placid.records import BadInputError, Conversation, Key, Pair, Prompt, Turn, Verdict
-from placid.store.disk import write_atomic, write_json
-from placid.store.segment import Index, Segment, located, read_at, read_lines
+from placid.store.disk import damaged, read_json, write_atomic, write_json
+from placid.store.segment import Index, InvalidRecordError, Lines, Segment, located, read_at, read_lines
 
 __all__ = [
     "Index",
+    "InvalidRecordError",
+    "Lines",
     "RunDir",
     "Segment",
+    "check_adapter",
+    "check_files",
+    "hashes_of",
     "located",
     "read_at",
+    "read_json",
     "read_lines",
     "read_prompts",
     "write_atomic",
@@ -39,9 +47,37 @@ __all__ = [
 ]
 
 
-def write_lines(path: Path, records: Iterable[msgspec.Struct]) -> None:
-    """A whole JSONL file, atomically."""
-    write_atomic(path, b"".join(msgspec.json.encode(record) + b"\n" for record in records))
+def write_lines(path: Path, records: Iterable[msgspec.Struct], checksum: bool = True) -> None:
+    """A whole JSONL file, atomically; without checksums it is one that people edit. Raises InvalidRecordError."""
+    lines = Lines()
+    write_atomic(path, b"".join(lines.line(record, checksum) for record in records))
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """sha256 of every file below `folder` by its name there, but for its manifest.json and source.json."""
+    own = (folder / "manifest.json", folder / "source.json")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
+    with ThreadPoolExecutor() as pool:
+        return {
+            file.relative_to(folder).as_posix(): sha for file, sha in zip(files, pool.map(file_sha, files), strict=True)
+        }
+
+
+def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Raises BadInputError if a file of hashes_of() is missing or changed."""
+    for name, expected in hashes.items():
+        file = folder / name
+        if not file.is_file():
+            raise BadInputError(f"{file} is missing; put it back, or remove {folder} and it is made again")
+        if file_sha(file) != expected:
+            raise damaged(file)
+
+
+def check_adapter(folder: Path) -> None:
+    """Raises BadInputError if an adapter's files are not as training wrote them; one that others made is taken."""
+    manifest = folder / "manifest.json"
+    if manifest.is_file():
+        check_files(folder, read_json(manifest).get("sha256", {}))
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -67,40 +103,51 @@ def read_prompts(path: Path) -> list[Prompt]:
     return prompts
 
 
+BEGUN = ("leases", "prompts.jsonl", "manifest.json")
+"""What stands in a run directory before its config.json."""
+
+
 class RunDir:
     """Paths and readers of one run directory. Creating the object touches nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def claim(self, config: dict[str, Any], identity: str, manifest: dict[str, Any]) -> None:
-        """Make the directory, or check that it is this config's.
+    def there(self, config: dict[str, Any], identity: str) -> bool:
+        """Whether this is the run directory of `config`; False: it is free. Nothing is written.
 
         Raises:
             BadInputError: it belongs to another config (with the field-by-field difference), or is no run directory.
         """
-        from placid.config import difference  # config may be imported by every room; late to keep reading light
-
         file = self.path / "config.json"
         if file.is_file():
-            old = json.loads(file.read_text())
+            old = read_json(file)
             if old["identity"] != identity:
                 lines = difference(old["config"], config) or ["its data or model files changed"]
                 raise BadInputError(
                     f"{self.path} belongs to another config ({'; '.join(lines)}); choose another run directory"
                 )
-            return
-        if self.path.exists() and any(self.path.iterdir()):
+            return True
+        if self.path.exists() and any(path.name not in BEGUN and path.suffix != ".tmp" for path in self.path.iterdir()):
             raise BadInputError(
                 f"{self.path} exists, is not empty and holds no config.json; choose another run directory"
             )
-        self.begin(config, identity, manifest)
+        return False
+
+    def claim(self, config: dict[str, Any], identity: str, manifest: dict[str, Any]) -> None:
+        """Make the directory, or see that it is this config's. Raises as there() does."""
+        if not self.there(config, identity):
+            self.begin(config, identity, manifest)
 
     def begin(self, config: dict[str, Any], identity: str, manifest: dict[str, Any]) -> None:
         """Make this folder, whatever is in it, the run directory of `config`."""
         write_json(self.path / "manifest.json", manifest)
         # last: its existence makes this a run directory
         write_json(self.path / "config.json", {"identity": identity, "config": config})
+
+    def freeze_date(self) -> None:
+        """Let chat templates that print the date print that of the run's first launch, here and in child processes."""
+        os.environ["PLACID_TODAY"] = read_json(self.path / "manifest.json").get("date", "")
 
     def new_attempt(self) -> Path:
         """A fresh `attempts/<n>/`."""

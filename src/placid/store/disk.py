@@ -12,9 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from placid.records import BadInputError
+
 GUARDS: list[Callable[[], None]] = []
 """Called before records are written; each ends a process that may not write any more (lease.leased)."""
-_SEALED = re.compile(rb'(\{.*)\n  "sha256": "([0-9a-f]{64})"\n\}\n', re.DOTALL)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""A file system that takes nothing more, at least for now."""
+_SEALED = re.compile(rb'(\{.*)\n  "checksum": "([0-9a-f]{64})"\n\}\n', re.DOTALL)
 """A JSON object and, as its last key, the sha256 of every byte before that key's line."""
 
 
@@ -86,7 +90,7 @@ def _write_beside(path: Path, data: bytes) -> Path:
     return temporary
 
 
-def write_json(path: Path, value: object, checksum: bool = False) -> None:
+def write_json(path: Path, value: object, checksum: bool = True) -> None:
     """Indented JSON, atomically. An object's last key is its checksum, except in files that other programs read."""
     if checksum and isinstance(value, dict):
         write_atomic(path, seal(value))
@@ -98,7 +102,7 @@ def seal(value: dict[str, Any]) -> bytes:
     """Indented JSON of `value` with the sha256 of every byte before it."""
     comma = "," if value else ""
     body = (json.dumps(value, indent=2, ensure_ascii=False)[:-1].rstrip("\n") + comma).encode()
-    return body + f'\n  "sha256": "{hashlib.sha256(body).hexdigest()}"\n}}\n'.encode()
+    return body + f'\n  "checksum": "{hashlib.sha256(body).hexdigest()}"\n}}\n'.encode()
 
 
 def unseal(data: bytes) -> dict[str, Any] | None:
@@ -107,5 +111,45 @@ def unseal(data: bytes) -> dict[str, Any] | None:
     if match is None or hashlib.sha256(match[1]).hexdigest().encode() != match[2]:
         return None
     value = json.loads(data)
-    del value["sha256"]
+    del value["checksum"]
     return value
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - a JSON value
+    """What write_json() wrote, without its checksum. A file without one, of another program or a former placid, is read
+    as it is.
+
+    Raises:
+        BadInputError: damaged: no JSON, or not what its checksum says.
+    """
+    data = path.read_bytes()
+    value = unseal(data)
+    if value is not None:
+        return value
+    try:
+        value = json.loads(data)
+    except ValueError:  # also of bytes that are no text
+        raise damaged(path) from None
+    last = next(reversed(value), "") if isinstance(value, dict) else ""
+    if len(last) == len("checksum") and sum(a != b for a, b in zip(last, "checksum", strict=True)) <= 1:
+        raise damaged(path)  # it has a checksum, which a flipped bit may have renamed
+    return value
+
+
+def no_space(error: OSError) -> str:
+    """The sentence about a write that failed."""
+    where = f" ({error.filename})" if error.filename else ""
+    return (
+        f"nothing more can be written{where}: {error.strerror}; free some space or quota (report/, tables/ and export/ "
+        "of a run can be removed and made again), then the same command goes on: all that is finished is kept"
+    )
+
+
+def damaged(path: Path) -> BadInputError:
+    """The sentence about a file that does not fit its checksum, with the way out."""
+    made = (
+        "put a copy of it back"
+        if path.name in ("config.json", "manifest.json")
+        else ("put a copy of it back, or remove it: the stage that wrote it makes it again")
+    )
+    return BadInputError(f"{path} is damaged: its content does not fit its checksum; {made}")

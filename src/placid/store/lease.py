@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -71,6 +71,14 @@ class Holder(msgspec.Struct, kw_only=True):
         return state not in "ZX" and started == self.started
 
 
+def this_process(what: str) -> Holder:
+    """As a holder."""
+    return Holder(
+        what=what, job=os.environ.get("SLURM_JOB_ID", ""), host=socket.gethostname(), pid=os.getpid(),
+        table=process_table(), started=process_state(os.getpid())[1],
+    )  # fmt: skip
+
+
 class Lease:
     """The lease of one scope of a run directory. Creating the object touches nothing."""
 
@@ -91,10 +99,7 @@ class Lease:
         Raises:
             BadInputError: another one is alive.
         """
-        me = Holder(
-            what=what, job=os.environ.get("SLURM_JOB_ID", ""), host=socket.gethostname(), pid=os.getpid(),
-            table=process_table(), started=process_state(os.getpid())[1],
-        )  # fmt: skip
+        me = this_process(what)
         while True:
             newest, holder = self._watch(patience_s)
             if holder is not None:
@@ -114,7 +119,7 @@ class Lease:
         if max(self._generations(), default=0) != self._generation:
             return False
         self._holder.beat += 1
-        disk.write_json(self._file(self._generation), msgspec.to_builtins(self._holder), checksum=True)
+        disk.write_json(self._file(self._generation), msgspec.to_builtins(self._holder))
         self._beaten = _clock()
         return True
 
@@ -127,7 +132,8 @@ class Lease:
     def release(self) -> None:
         """Nobody holds it any more, unless another one does."""
         self._holder.released = True
-        self.beat()
+        with suppress(OSError):  # a full disk: then its process is seen to be gone
+            self.beat()
 
     def keep(self, done: threading.Event) -> None:
         """Beat until `done`; ends this process if another one has the lease."""

@@ -3,14 +3,16 @@
 Only the standard library and msgspec: a log is readable wherever Python is.
 """
 
+import errno
 import logging
 import os
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
@@ -19,6 +21,60 @@ from placid.store import disk
 
 log = logging.getLogger(__name__)
 R = TypeVar("R", bound=msgspec.Struct)
+
+
+class InvalidRecordError(ValueError):
+    """A record that no reader would take; nothing of it was written."""
+
+
+class Lines:
+    """Records → lines of JSONL."""
+
+    def __init__(self) -> None:
+        self._encoder = msgspec.json.Encoder()
+        self._decoders: dict[type[msgspec.Struct], msgspec.json.Decoder[Any]] = {}
+
+    def line(self, record: msgspec.Struct, checksum: bool = True) -> bytes:
+        """The line of one record, checked by the very decoder that will read it.
+
+        Raises:
+            InvalidRecordError: a value of another type than its field's, or outside its bounds; a number that JSON has
+                not; text that is no Unicode.
+        """
+        kind = type(record)
+        decoder = self._decoders.get(kind)
+        if decoder is None:
+            decoder = self._decoders[kind] = msgspec.json.Decoder(kind)
+        try:
+            body = self._encoder.encode(record)
+            decoder.decode(body)
+        except (msgspec.ValidationError, UnicodeEncodeError, OverflowError, TypeError) as error:
+            raise InvalidRecordError(f"not a {kind.__name__}: {error}") from None
+        return seal_line(body) if checksum else body + b"\n"
+
+
+def seal_line(body: bytes) -> bytes:
+    """The line of a record's JSON: its last key is the CRC-32 of every byte before it."""
+    head = body[:-1]
+    return b'%b,"crc":"%08x"}\n' % (head, zlib.crc32(head))
+
+
+_CRC, _CRC_BYTES = b',"crc":"', len(b',"crc":"00000000"}')
+
+
+def unseal_line(line: bytes) -> bytes | None:
+    """A line without its checksum: JSON of the record alone; None if it has none.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    text = line.rstrip(b"\n")
+    if text[-_CRC_BYTES : 8 - _CRC_BYTES] != _CRC or text[-2:] != b'"}':
+        return None
+    head = text[:-_CRC_BYTES]
+    if b"%08x" % zlib.crc32(head) != text[8 - _CRC_BYTES : -2]:
+        raise ValueError("damaged: it does not fit its checksum")
+    return head + b"}"
 
 
 class Segment(Generic[R]):
@@ -30,30 +86,37 @@ class Segment(Generic[R]):
         # x: a second writer of the same file is a bug and fails here. No buffer: what failed must not come later
         self._file = path.open("xb", buffering=0)
         self._size = 0
-        self._unsynced = False
-        self._encoder = msgspec.json.Encoder()
+        self._unsynced = self._broken = False
+        self.line = Lines().line
+        """Record → its line. Raises InvalidRecordError."""
 
     def append(self, *records: R, sync: bool = True) -> list[tuple[int, int]]:
-        """Write the records as one group: they are on disk (fsync) when this returns, and none is when it raises.
+        """Write the records as one group; (offset, size) of each line. Raises InvalidRecordError, then as write()."""
+        return self.write([self.line(record) for record in records], sync)
+
+    def write(self, lines: Sequence[bytes], sync: bool = True) -> list[tuple[int, int]]:
+        """Write lines as one group: they are on disk (fsync) when this returns, and none is when it raises.
         sync=False: this process may be killed, but a power cut can still take them until sync() or close().
         (offset, size) of each line."""
-        lines = [self._encoder.encode(record) + b"\n" for record in records]
         ends = list(accumulate(map(len, lines), initial=self._size))
-        data = memoryview(b"".join(lines))
-        if not data:
+        if not lines:
             return []
+        if self._broken:
+            raise OSError(errno.EIO, "a group that failed could not be taken back", str(self.path))
         for guard in disk.GUARDS:
             guard()
         try:
-            disk.write_all(self._file.fileno(), data)
+            disk.write_all(self._file.fileno(), b"".join(lines))
             self._unsynced = True
             if sync:
                 self.sync()
         except OSError:  # a full disk, say
+            self._broken = True
             os.ftruncate(self._file.fileno(), self._size)
             self._file.seek(self._size)
+            self._broken = False
             raise
-        self._size += len(data)
+        self._size = ends[-1]
         return [(at, len(line)) for at, line in zip(ends, lines, strict=False)]
 
     def sync(self) -> None:
@@ -113,7 +176,8 @@ def read_at(path: Path, kind: type[R], offset: int, size: int) -> R:
     """The record at one place that located() or Segment.append() gave."""
     with path.open("rb") as file:
         file.seek(offset)
-        return msgspec.json.decode(file.read(size), type=kind)
+        line = file.read(size)
+    return decoded(path, offset, line, kind, msgspec.json.Decoder(kind))
 
 
 def located(
@@ -128,21 +192,45 @@ def located(
             at, offset = offset, offset + len(line)
             if not line.strip():
                 continue
-            try:
-                record = decoder.decode(line)
-            except (msgspec.DecodeError, msgspec.ValidationError) as error:
-                if (torn or live) and not line.endswith(b"\n"):
-                    if not live:
-                        number = _line_number(path, at)
-                        log.warning("%s:%d: dropped a torn last line (%d bytes)", path, number, len(line))
-                    return
-                _refuse(path, _line_number(path, at), line, kind, error)
-            if getattr(record, "schema", SCHEMA) != SCHEMA:
-                _refuse(path, _line_number(path, at), line, kind, None)
-            yield at, len(line), record
+            if (torn or live) and not line.endswith(b"\n") and not _whole(line, decoder):
+                if not live:
+                    number = line_number(path, at)
+                    log.warning("%s:%d: dropped a torn last line (%d bytes)", path, number, len(line))
+                return
+            yield at, len(line), decoded(path, at, line, kind, decoder, own=torn)
 
 
-def _line_number(path: Path, offset: int) -> int:
+def _whole(line: bytes, decoder: "msgspec.json.Decoder[Any]") -> bool:
+    """Whether a last line without its end is more than the beginning of one: then it is read, or refused."""
+    try:
+        if unseal_line(line) is None and unseal_line(line[:-1]) is None:  # [:-1]: its end became another byte
+            decoder.decode(line)
+    except (msgspec.DecodeError, msgspec.ValidationError, ValueError):
+        return False
+    return True
+
+
+def decoded(
+    path: Path, offset: int, line: bytes, kind: type[R], decoder: "msgspec.json.Decoder[R]", own: bool = True
+) -> R:
+    """The record of one line. own: a placid wrote it, so version and checksum are wanted.
+
+    Raises:
+        BadInputError: a damaged or malformed line, or a record of another schema version.
+    """
+    try:
+        body = unseal_line(line)
+        record = decoder.decode(line if body is None else body)
+    except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
+        _refuse(path, line_number(path, offset), line, kind, error)
+    if own and getattr(record, "schema", SCHEMA) != SCHEMA:
+        _refuse(path, line_number(path, offset), line, kind, None)
+    if body is None and not kind.__struct_config__.forbid_unknown_fields:  # a flipped bit may have renamed the key
+        _refuse(path, line_number(path, offset), line, kind, ValueError("damaged: it has no checksum"))
+    return record
+
+
+def line_number(path: Path, offset: int) -> int:
     """Which line begins at this offset, from 1."""
     with path.open("rb") as file:
         return file.read(offset).count(b"\n") + 1
@@ -152,14 +240,20 @@ def _refuse(path: Path, number: int, line: bytes, kind: type[msgspec.Struct], er
     """Say what is wrong with one line. Another version is named first: its fields may differ as well."""
     try:
         schema = msgspec.json.decode(line, type=_Version).schema
-    except (msgspec.DecodeError, msgspec.ValidationError):  # no JSON object at all: then the first error says it
+    except (msgspec.DecodeError, ValueError):  # no JSON object at all: then the first error says it
         schema = SCHEMA
+    if schema == 1:
+        raise BadInputError(f"{path}:{number}: schema 1, of a former placid; `placid repair RUN` converts the run")
     if schema != SCHEMA:
         raise BadInputError(
             f"{path}:{number}: schema {schema}, this placid reads {SCHEMA}; read it with the placid that wrote it "
             "(manifest.json names the commit)"
         )
     whole = Turn if kind is _Head else kind
+    if str(error).startswith("damaged"):
+        raise BadInputError(
+            f"{path}:{number}: {error}; `placid repair RUN` moves it aside, then the same command makes it again"
+        )
     raise BadInputError(f"{path}:{number}: not a {whole.__name__}: {_fault(line, whole, error)}")
 
 
@@ -167,7 +261,7 @@ def _fault(line: bytes, kind: type[msgspec.Struct], error: Exception | None) -> 
     """What is wrong with a line. A misspelt key is both unknown and missing, and both are said."""
     try:
         given = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, msgspec.ValidationError):  # no JSON object at all
+    except (msgspec.DecodeError, ValueError):  # no JSON object at all
         return str(error)
     fields = msgspec.structs.fields(kind)
     missing = [repr(f.name) for f in fields if f.required and f.name not in given]
@@ -176,6 +270,25 @@ def _fault(line: bytes, kind: type[msgspec.Struct], error: Exception | None) -> 
         return str(error)
     said = [f"missing key {', '.join(missing)}"] * bool(missing) + [f"unknown key {', '.join(unknown)}"] * bool(unknown)
     return f"{', '.join(said)}; valid: {', '.join(f.name for f in fields)}"
+
+
+class Copy(NamedTuple):
+    """One line of a conversation. Of a turn there are two where two processes wrote the run."""
+
+    turn: Turn
+    file: Path
+    offset: int
+
+    @property
+    def launch(self) -> int:
+        """The attempt that wrote it: it names who held the lease (attempts/<n>/holder.json)."""
+        number = self.file.stem.partition("-")[0]
+        return int(number) if number.isdigit() else 0
+
+    def equals(self, other: "Copy") -> bool:
+        """The same turn, whatever an engine's cache held."""
+        mine, theirs = (msgspec.structs.replace(copy.turn, cached_tokens=0) for copy in (self, other))
+        return mine == theirs
 
 
 class Index:
@@ -225,7 +338,7 @@ class Index:
 
     def numbers(self, key: Key) -> list[int]:
         """The numbers of the turns of one conversation, in order; nothing is read."""
-        return sorted(self._places.get(key, ())[::4])
+        return sorted(set(self._places.get(key, ())[::4]))
 
     def __iter__(self) -> Iterator[Key]:
         """Every conversation with a turn, sorted."""
@@ -251,26 +364,48 @@ class Index:
         handles: dict[int, int] = {}
         try:
             for key in keys:
-                yield tuple(self._read(handles, *place) for place in self._ordered(key))
+                yield self._whole(key, self._copies(key, handles))
         finally:
             for handle in handles.values():
                 os.close(handle)
 
-    def _ordered(self, key: Key) -> list[tuple[int, int, int]]:
-        """(file number, offset, size) of turns 1..n."""
+    def copies(self, key: Key) -> list[Copy]:
+        """Every line of one conversation, by turn and file."""
+        handles: dict[int, int] = {}
+        try:
+            return self._copies(key, handles)
+        finally:
+            for handle in handles.values():
+                os.close(handle)
+
+    def _whole(self, key: Key, copies: list[Copy]) -> tuple[Turn, ...]:
+        """Turns 1..n. Two writers may have said the same turn: equal ones are one."""
+        turns: list[Turn] = []
+        for copy, before in zip(copies, [None, *copies], strict=False):
+            if before is None or before.turn.turn != copy.turn.turn:
+                turns.append(copy.turn)
+            elif not copy.equals(before):
+                raise BadInputError(
+                    f"{key} holds two different turns {copy.turn.turn} ({before.file}, {copy.file}): two processes "
+                    "wrote; `placid repair RUN` keeps those of one"
+                )
+        numbers = [turn.turn for turn in turns]
+        if numbers != list(range(1, len(turns) + 1)):
+            files = sorted({str(copy.file) for copy in copies})
+            raise BadInputError(
+                f"{key} holds turns {numbers}; expected 1..n ({', '.join(files)}); `placid repair RUN` moves "
+                "aside what follows a missing one"
+            )
+        return tuple(turns)
+
+    def _copies(self, key: Key, handles: dict[int, int]) -> list[Copy]:
         flat = self._places.get(key, array("q"))
         places = sorted(zip(*(flat[k::4] for k in range(4)), strict=True))
-        numbers = [turn for turn, *_ in places]
-        if numbers != list(range(1, len(places) + 1)):
-            files = sorted({str(self.files[file]) for _, file, _, _ in places})
-            raise BadInputError(f"{key} holds turns {numbers}; expected 1..n, each once ({', '.join(files)})")
-        return [place for _, *place in places]  # pyright: ignore[reportReturnType] - unpacking makes lists
+        return [self._read(handles, file, offset, size) for _, file, offset, size in places]
 
-    def _read(self, handles: dict[int, int], file: int, offset: int, size: int) -> Turn:
+    def _read(self, handles: dict[int, int], file: int, offset: int, size: int) -> Copy:
+        path = self.files[file]
         if file not in handles:
-            handles[file] = os.open(self.files[file], os.O_RDONLY)
+            handles[file] = os.open(path, os.O_RDONLY)
         line = os.pread(handles[file], size, offset)
-        try:
-            return self._decoder.decode(line)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            _refuse(self.files[file], _line_number(self.files[file], offset), line, Turn, error)
+        return Copy(decoded(path, offset, line, Turn, self._decoder), path, offset)

@@ -7,14 +7,13 @@
       logprobs        float64[L]    of each of them, in nats; nan where they were not asked for
       offsets         int64[R + 1]  row r holds ids[offsets[r] : offsets[r + 1]]
       scores/<judge>  float64[N, T] conversation x turn; nan where there is no score
-    source.json       the segments they were made of, with their sizes; written last
+    source.json       the segments they were made of with their sizes, and the sha256 of every file; written last
 
 Conversations are numbered in the order of their keys (the column `conversation`, the first axis of `scores`), so the
 tables do not depend on which worker held what, nor on resumes. One conversation is in memory at a time, and one shard:
 each shard is written once and whole, by one writer.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -27,8 +26,9 @@ import numpy as np
 
 from placid.committed import holds_answer
 from placid.records import BadInputError, End, Finish, Key, Origin, Turn, Verdict
-from placid.store import RunDir, write_json
-from placid.store.segment import Index, located
+from placid.store import RunDir, check_files, hashes_of, read_json, write_json
+from placid.store.lease import leased
+from placid.store.segment import Index, decoded, located
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,11 +46,17 @@ def compact(run_dir: RunDir) -> bool:
     """Write tables/ anew; False if they are already those of the segments as they are.
 
     Raises:
-        BadInputError: nothing to compact, a malformed line, a turn that is there twice or missing.
+        BadInputError: nothing to compact, a malformed line, a turn that is missing or differs; or another process is
+            at it.
     """
-    folder, source = run_dir.path / "tables", _source(run_dir.path)
+    with leased(run_dir.path, "compact", "tables"):
+        return _compact(run_dir)
+
+
+def _compact(run_dir: RunDir) -> bool:
+    folder, segments = run_dir.path / "tables", _segments(run_dir.path)
     file = folder / "source.json"
-    if file.is_file() and json.loads(file.read_text()) == source:
+    if _up_to_date(folder, segments):
         return False
     fresh = folder / f".fresh.{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -67,13 +73,26 @@ def compact(run_dir: RunDir) -> bool:
             if old.is_dir():
                 shutil.rmtree(old)
             made.replace(old)
-        write_json(file, source)
+        write_json(file, {"segments": segments, "files": hashes_of(folder)})
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return True
 
 
-def _source(run: Path) -> dict[str, int]:
+def _up_to_date(folder: Path, segments: dict[str, int]) -> bool:
+    """Whether the tables are those of these segments, and as they were written."""
+    try:
+        made = read_json(folder / "source.json")
+        check_files(folder, made["files"])
+        return made["segments"] == segments
+    except FileNotFoundError:
+        return False
+    except (BadInputError, KeyError) as error:  # KeyError: of schema 1
+        log.warning("the tables are made again: %s", error)
+        return False
+
+
+def _segments(run: Path) -> dict[str, int]:
     """Every segment, with its size in bytes."""
     files = [*run.glob("conversations/*.jsonl"), *run.glob("verdicts/*/*.jsonl")]
     return {file.relative_to(run).as_posix(): file.stat().st_size for file in sorted(files)}
@@ -92,11 +111,6 @@ def _write_turns(index: Index, folder: Path) -> int:
     for row, turns in enumerate(index.walk(keys)):
         longest = max(longest, len(turns))
         for turn in turns:
-            if turn.logprobs is not None and len(turn.logprobs) != len(turn.reply_ids):
-                raise BadInputError(
-                    f"{turn.key} turn {turn.turn} holds {len(turn.logprobs)} log-probabilities of "
-                    f"{len(turn.reply_ids)} tokens"
-                )
             ids.add(turn.reply_ids)
             logprobs.add(turn.logprobs if turn.logprobs is not None else [np.nan] * len(turn.reply_ids))
             end += len(turn.reply_ids)
@@ -142,7 +156,8 @@ def _latest(files: Sequence[Path], rows: dict[Key, int], longest: int) -> Iterat
     try:
         for row, column in np.argwhere(place_NT3[:, :, 0] >= 0).tolist():
             number, offset, size = place_NT3[row, column].tolist()
-            yield row, decoder.decode(os.pread(handles[number].fileno(), size, offset))
+            line = os.pread(handles[number].fileno(), size, offset)
+            yield row, decoded(files[number], offset, line, Verdict, decoder)
     finally:
         for handle in handles:
             handle.close()
@@ -278,6 +293,7 @@ def read_turns(run: Path) -> Iterator[Turn]:
     folder = run / "tables"
     if not (folder / "source.json").is_file():
         raise BadInputError(f"{folder} holds no whole tables; `placid compact {run}` makes them")
+    check_files(folder, read_json(folder / "source.json")["files"])
     ids, logprobs, offsets = (
         zarr.open_array(folder / "tokens.zarr" / name, mode="r") for name in ("ids", "logprobs", "offsets")
     )

@@ -7,7 +7,6 @@ step by step.
 """
 
 import importlib.metadata
-import json
 import logging
 import os
 import platform
@@ -18,19 +17,22 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from placid.cluster.children import recorded
 from placid.cluster.end import begin
 from placid.config import build, canonical, difference, file_sha, parse_overrides, put, sha
 from placid.records import BadInputError, Key, Prompt
 from placid.rollout.settings import InterventionSettings
-from placid.store import Index, RunDir, write_json
-from placid.store.lease import leased
+from placid.store import Index, RunDir, check_adapter, read_json, write_json, write_lines
+from placid.store.lease import leased, this_process
 
 if TYPE_CHECKING:
     from placid.rollout.rewrite import Writer
@@ -42,6 +44,8 @@ from placid.study.settings import (
     ANEW,
     FREE,
     FROM_STUDY,
+    PLACES,
+    PROMPTS,
     ROWS,
     StudySettings,
     TrainingSettings,
@@ -83,6 +87,7 @@ def manifest(inputs: dict[str, str]) -> dict[str, object]:
         "cores": os.cpu_count(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "command": sys.argv[1:],
+        "date": datetime.now().isoformat(timespec="seconds"),
         "inputs": inputs,
     }
 
@@ -107,18 +112,49 @@ class Held:
         return result
 
 
-def claim(settings: StudySettings) -> tuple[RunDir, list[Prompt]]:
-    """Check everything, then make the run directory or see that it is this study's; with all prompts.
+@dataclass(frozen=True)
+class Claim:
+    """A run directory and what makes it this study's."""
+
+    run_dir: RunDir
+    prompts: list[Prompt]
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    """File or folder → sha256."""
+
+    def there(self) -> bool:
+        """Whether it is there and this study's. Raises BadInputError if it is another's; nothing is written."""
+        identity = identity_of(self.config, self.inputs)
+        return self._identity() == identity or self.run_dir.there(self.config, identity)
+
+    def make(self) -> None:
+        """Make it if it is not there; with the prompts, for a run that is moved to where their files are not."""
+        if not self.there():
+            write_lines(self.run_dir.path / PROMPTS, self.prompts)
+            self.run_dir.begin(self.config, identity_of(self.config, self.inputs), manifest(self.inputs))
+
+    def _identity(self) -> str:
+        """That of the directory, computed as this placid does: keys that are new have their defaults."""
+        file = self.run_dir.path / "config.json"
+        if not file.is_file():
+            return ""
+        config = read_json(file)["config"]
+        with suppress(BadInputError):  # of keys that are gone by now; then it is another config
+            config = canonical(build(StudySettings, config, str(file)))
+        return identity_of(config, read_json(file.with_name("manifest.json")).get("inputs", {}))
+
+
+def claim(settings: StudySettings) -> Claim:
+    """Check everything; what there would be to make.
 
     Raises:
-        BadInputError: wrong input, before anything is written.
+        BadInputError: wrong input, or another study's run directory. Nothing is written.
     """
     prompts, found = check(settings)
     inputs = {str(path): file_sha(path) for path in found}  # minutes for weights of tens of gigabytes
-    run_dir = RunDir(settings.root / settings.name)
-    config = canonical(settings)
-    run_dir.claim(config, identity_of(config, inputs), manifest(inputs))
-    return run_dir, prompts
+    claimed = Claim(RunDir(settings.root / settings.name), prompts, canonical(settings), inputs)
+    claimed.there()
+    return claimed
 
 
 @contextmanager
@@ -134,23 +170,38 @@ def held(settings: StudySettings, say: Callable[[str], None], new: bool = True, 
         raise BadInputError(
             f"no run in {settings.root / settings.name}; placid rollout or placid study with this config starts it"
         )
-    run_dir, prompts = claim(settings)
+    claimed = claim(settings)
+    run_dir = claimed.run_dir
     lease = leased(run_dir.path, alone) if alone else nullcontext()
-    with lease, _logged(Held(settings, run_dir, run_dir.new_attempt(), prompts, say)) as study:
-        yield study
+    with lease:
+        claimed.make()
+        run_dir.freeze_date()
+        attempt = run_dir.new_attempt()  # segments bear its number, so of two writers each line tells whose it is
+        write_json(attempt / "holder.json", msgspec.to_builtins(this_process(alone)))
+        with _logged(Held(settings, run_dir, attempt, claimed.prompts, say)) as study:
+            yield study
 
 
 def identity_of(config: dict[str, Any], inputs: dict[str, str]) -> str:
-    """What a run directory is known by: its config without what is free, and the sha256 of its inputs."""
+    """What a run directory is known by: its config without what is free, and the sha256 of its inputs. A path counts by
+    what is there, not by how it is spelt, so a run can be moved, copied and opened from another folder."""
     from placid.train import essential
 
-    known = {key: value for key, value in config.items() if key not in FREE}
-    instruct = (config["pairs"] or {}).get("instruct")  # more of its rows can be what the control lacks
-    inputs = {path: content for path, content in inputs.items() if path != instruct}
+    known = {key: value for key, value in config.items() if key not in (*FREE, *PLACES)}
     if known["train"]:
         recipes = {arm: essential(recipe) for arm, recipe in known["train"]["recipes"].items()}
         known["train"] = known["train"] | {"recipe": essential(known["train"]["recipe"]), "recipes": recipes}
-    return sha([known, inputs])
+    return sha([_by_content(known, inputs), sorted(set(inputs.values()))])
+
+
+def _by_content(value: Any, inputs: dict[str, str]) -> Any:  # noqa: ANN401 - JSON values
+    """JSON with every path of an input replaced by its sha256."""
+    if isinstance(value, dict):
+        return {key: _by_content(each, inputs) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_by_content(each, inputs) for each in value]
+    recorded = f"{value}/conversations"
+    return inputs.get(value, inputs.get(recorded, value)) if isinstance(value, str) else value
 
 
 @contextmanager
@@ -165,17 +216,19 @@ def reopened(path: Path, overrides: list[str], say: Callable[[str], None]) -> It
     file = path / "config.json"
     if not file.is_file():
         raise BadInputError(f"{path} is no run directory (no config.json); name one, or a config file")
-    config = json.loads(file.read_text())["config"]
+    config = read_json(file)["config"]
     for dotted, value in parse_overrides(overrides):
         if dotted.split(".")[0] not in ANEW:
             raise BadInputError(f"--{dotted}: of a finished run only keys below {' and '.join(ANEW)} can be changed")
         put(config, dotted, value)
     settings = build(StudySettings, config, str(file))
-    own = path / "prompts.jsonl"
+    own = path / PROMPTS
     files = [own] if own.is_file() else sorted({arm.prompts for arm in settings.arms.values()} | {settings.prompts})
     prompts = all_prompts(files)
-    known = json.loads((path / "manifest.json").read_text())["inputs"]
-    changed = [str(f) for f in files if known.get(str(f), known.get(f.name)) != file_sha(f)]
+    known = read_json(path / "manifest.json")["inputs"]
+    # the copy that a study keeps of its prompts has checksums in its lines; an import's is its only input
+    files_known = {str(f): known.get(f.name if f == own else str(f)) for f in files if f != own or not settings.arms}
+    changed = [name for name, expected in files_known.items() if expected != file_sha(Path(name))]
     if changed:
         raise BadInputError(f"{changed[0]} is not the file that {path} was made with; put the old one back")
     check_judge(settings.judge)
@@ -231,6 +284,8 @@ def run(
         if settings.evals:
             evaluate(study)
         summary = show(study)
+        from placid.store.tables import compact  # polars and zarr
+
         study.stage("tables", lambda: compact(study.run_dir))
         return summary
 
@@ -292,12 +347,24 @@ def _writer(study: Held, chosen: InterventionSettings) -> "Writer | None":
     return Writer(name, lambda: gemini_writer(asked, study.run_dir.path / "rewrites" / name))
 
 
+def trained(run_dir: RunDir) -> dict[str, Path]:
+    """Treatment arm → the folder of its adapter, whose files are as training wrote them; none before training.
+
+    Raises:
+        BadInputError: a damaged file.
+    """
+    file = run_dir.path / ADAPTERS
+    adapters = {arm: Path(folder) for arm, folder in read_json(file).items()} if file.is_file() else {}
+    for folder in adapters.values():
+        check_adapter(folder)
+    return adapters
+
+
 def hold_trained(study: Held) -> None:
     """Rollouts of the treatments: the baseline's arm with the adapters of adapters.json."""
     from placid import rollout
 
-    written = json.loads((study.run_dir.path / ADAPTERS).read_text())
-    settings = rollout_settings(study.settings, {arm: Path(folder) for arm, folder in written.items()})
+    settings = rollout_settings(study.settings, trained(study.run_dir))
     study.stage("rollouts of the trained models", lambda: rollout.run(settings, study.run_dir, study.attempt))
 
 
@@ -338,7 +405,7 @@ class Complete:
             return True
         if not self._adapters.is_file():
             return False
-        adapters = {arm: Path(folder) for arm, folder in json.loads(self._adapters.read_text()).items()}
+        adapters = {arm: Path(folder) for arm, folder in read_json(self._adapters).items()}
         return not adapters or self._keys(adapters) <= index.ends.keys()
 
     def _continued(self) -> bool:
@@ -371,7 +438,7 @@ def make_pairs(study: Held) -> None:
         raise BadInputError("this study has no [pairs] section, so no training rows can be made; add pairs.instruct")
     judge_id, made = judge_of(settings.judge), study.run_dir.path / "pairs" / "dropped.json"
     if made.is_file():  # written last
-        old = json.loads(made.read_text())
+        old = read_json(made)
         changes = difference(old.get("settings", {}), canonical(settings.pairs)) if "settings" in old else []
         if old["judge"] != judge_id:
             changes.append(f"by judge {old['judge']}")
@@ -415,12 +482,11 @@ def evaluate(study: Held) -> list[dict[str, Any]]:
     from placid.evals.running import run as ask
     from placid.report import transfer
 
-    settings, file = study.settings, study.run_dir.path / ADAPTERS
+    settings = study.settings
     if not settings.evals:
         raise BadInputError("this study has no [evals.<name>] section, so nothing can be evaluated; add [evals.mmlu]")
-    trained = {arm: Path(folder) for arm, folder in json.loads(file.read_text()).items()} if file.is_file() else {}
     arms = {name: arm for name, arm in settings.arms.items() if arm.adapter or name == settings.report.baseline}
-    arms |= rollout_settings(settings, trained).arms
+    arms |= rollout_settings(settings, trained(study.run_dir)).arms
     chosen = rollout_settings(settings).model_copy(update={"arms": arms})
     study.stage(
         "transfer evals",
@@ -490,18 +556,6 @@ def import_(file: Path, out: Path, tag: str) -> "Imported":
         shutil.rmtree(fresh)
         raise
     return imported
-
-
-def compact(run_dir: RunDir) -> bool:
-    """tables/ of a run directory; False if they are up to date.
-
-    Raises:
-        BadInputError: nothing to compact, or a damaged segment.
-    """
-    from placid.store.tables import compact as write  # polars and zarr
-
-    with leased(run_dir.path, "compact", "tables"):
-        return write(run_dir)
 
 
 def _token_counter(model: Path) -> Callable[..., int]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from placid.records import BadInputError, Prompt
-from placid.store import read_prompts
+from placid.store import check_adapter, read_prompts
 from placid.study.settings import ROWS, StudySettings
 from placid.train.settings import TrainSettings
 
@@ -115,6 +115,7 @@ def _engine_inputs(settings: StudySettings) -> list[Path]:
     adapters = [arm.adapter for arm in settings.arms.values() if arm.adapter]
     for adapter in adapters:
         read_probe(adapter)
+        check_adapter(adapter)
     if settings.launcher == "inline" and settings.workers > 1:
         raise BadInputError(f"workers = {settings.workers}: launcher 'inline' holds one; use launcher = \"ray\"")
     if settings.engine.kind == "http":

@@ -20,6 +20,10 @@ FREE = (*ANEW, "evals", "pairs", "launcher", "workers", "schedule", "ray_address
 """Keys outside a run's identity: beside those, when and where its turns are spoken, and evals and pairs: answers are
 known by what was asked, rows by the settings beside them. Of a recipe, what only says how and on how many processes
 (train.essential) is outside too."""
+PLACES = ("name", "root", "checkpoints")
+"""Keys that only say where a run and its adapters are kept: outside its identity as well."""
+PROMPTS = "prompts.jsonl"
+"""In the run directory: the prompts of all arms."""
 ADAPTERS = "adapters.json"
 """In the run directory: treatment arm → folder of its adapter."""
 ROWS = ("train", "sft_control", "dpo", "dpo_calm")

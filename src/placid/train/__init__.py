@@ -79,14 +79,14 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path, val:
     if done and asked:  # whoever asked wants all of it to stop, not this training alone
         raise PausedError(f"stopped as asked; the training in {done} is done, the same command goes on after it")
     if done:
-        facts = json.loads((done / "manifest.json").read_text())
+        facts = store.read_json(done / "manifest.json")
         if facts["rows_too_long"]:
             logging.getLogger(__name__).warning(
                 "train: %d of %d rows are longer than max_tokens = %d and were left out",
                 facts["rows_too_long"], facts["rows"] + facts["rows_too_long"], settings.max_tokens,
             )  # fmt: skip
         return done
-    ended = json.loads((out / "status.json").read_text())
+    ended = store.read_json(out / "status.json")
     if ended["state"] == "refused":
         raise BadInputError(ended["sentence"])
     if ended["state"] == "paused":
@@ -139,7 +139,7 @@ def _end_former(out: Path) -> None:
         BadInputError: it is alive.
     """
     job = out / "job.json"
-    owner = json.loads(job.read_text()).get("owner") if job.is_file() else None
+    owner = store.read_json(job).get("owner") if job.is_file() else None
     if not owner:  # none yet, or of a placid before 2026-12
         return
     former = msgspec.convert(owner, children.Group)
@@ -167,13 +167,13 @@ def _may_go_on(out: Path, settings: TrainSettings, identity: str, hashes: dict[s
 def _saved(out: Path) -> dict[str, Any]:
     """A manifest of the unfinished training in `out`; all of them are of one training. Empty if there is none."""
     manifest = next((out / "resume").glob("step_*/manifest.json"), None)
-    return json.loads(manifest.read_text()) if manifest else {}
+    return store.read_json(manifest) if manifest else {}
 
 
 def finished(out: Path, identity: str) -> Path | None:
     """The step folder of that identity below `out`, if training reached its end."""
     for manifest in sorted(out.glob("step_*/manifest.json")):
-        if json.loads(manifest.read_text())["identity"] == identity:
+        if store.read_json(manifest)["identity"] == identity:
             return manifest.parent
     return None
 
@@ -244,7 +244,7 @@ def _watched(process: subprocess.Popen[bytes], status: Path) -> int:
             try:
                 return process.wait(timeout=1)
             except subprocess.TimeoutExpired:
-                known = json.loads(status.read_text())
+                known = store.read_json(status)
             if "loss" not in known:  # it has not begun, or it is over and writes its weights
                 continue
             bar.update(task, completed=known["step"], total=known["steps"], loss=f"loss {known['loss']:.3f}")

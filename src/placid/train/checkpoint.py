@@ -7,7 +7,6 @@ Nothing else is kept because nothing else is state: the order of rows and every 
 tensor is there, full and finite. Float32 throughout.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -57,7 +56,7 @@ def save(
                 _write(temporary, part, files)
     if first:
         _write(temporary, part, files)
-        store.write_json(temporary / "manifest.json", {**facts, "files": files})
+        store.write_json(temporary / "manifest.json", {**facts, "files": files, "sha256": store.hashes_of(temporary)})
         _sync(temporary)
         check()
         discard(final)
@@ -77,7 +76,7 @@ def discard(folder: Path) -> None:
 def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest whole checkpoint below `folder` and its manifest."""
     found = _steps(folder)
-    return (found[-1], json.loads((found[-1] / "manifest.json").read_text())) if found else None
+    return (found[-1], store.read_json(found[-1] / "manifest.json")) if found else None
 
 
 def restore(engine: Any, learner: Learner, step_folder: Path) -> int:  # noqa: ANN401
@@ -86,7 +85,7 @@ def restore(engine: Any, learner: Learner, step_folder: Path) -> int:  # noqa: A
     Raises:
         BadInputError: a file or a tensor is missing, cut off or not finite.
     """
-    manifest = json.loads((step_folder / "manifest.json").read_text())
+    manifest = store.read_json(step_folder / "manifest.json")
     state = read(step_folder, manifest)
     wanted = {name for name, _ in _trained(learner)}
     have = {name for name in state if name.rpartition(".")[2] not in MOMENTS}
@@ -110,6 +109,7 @@ def read(step_folder: Path, manifest: dict[str, Any]) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    store.check_files(step_folder, manifest.get("sha256", {}))
     state: dict[str, Tensor] = {}
     for file, names in manifest["files"].items():
         try:

@@ -42,8 +42,8 @@ def merge(step: Path, out: Path) -> None:
     for found in base.iterdir():  # tokenizer and chat template travel with the weights
         if found.is_file() and not (temporary / found.name).exists() and found.suffix != ".safetensors":
             shutil.copy(found, temporary / found.name)
-    rows = [row["ids"] for row in json.loads((step / "probe.json").read_text())["rows"]]
-    store.write_json(temporary / "probe.json", probe.measure(base, temporary, rows, "full"))
+    rows = [row["ids"] for row in store.read_json(step / "probe.json")["rows"]]
+    store.write_json(temporary / "probe.json", probe.measure(base, temporary, rows, "full"), checksum=False)
     temporary.rename(out)
 
 

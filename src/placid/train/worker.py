@@ -63,7 +63,7 @@ class Ranks(NamedTuple):
 
 def read_job(path: Path) -> Job:
     """The job file that launch() wrote."""
-    job = json.loads(path.read_text())
+    job = store.read_json(path)
     settings = build_settings(TrainSettings, job["settings"], str(path))
     val = Path(job["val"]) if job["val"] else None
     return Job(settings, Path(job["pairs"]), Path(job["out"]), job["identity"], job["hashes"], val)
@@ -333,8 +333,8 @@ def publish(trainer: Trainer, state: dict[str, Any], seconds: dict[str, float]) 
     (folder / "README.md").write_text(card.text(facts))
     # ZeRO-3's configuration is gone by now, so these are ordinary models
     ids = probe.choose(trainer.renderer, trainer.pairs)
-    store.write_json(folder / "probe.json", probe.measure(s.model, folder, ids, s.method))
-    store.write_json(folder / "manifest.json", facts)
+    store.write_json(folder / "probe.json", probe.measure(s.model, folder, ids, s.method), checksum=False)
+    store.write_json(folder / "manifest.json", {**facts, "sha256": store.hashes_of(folder)})
     check_owner(job.out)
     checkpoint.discard(final)  # of an older run with other settings
     folder.rename(final)
