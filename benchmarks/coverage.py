@@ -83,7 +83,69 @@ def rates(studies: int) -> list[str]:
     return [*lines, "", f"Rates: {len(every)} cells, {below} below 92 %, {above} above 98 %; {studies} studies a cell."]
 
 
-TABLES = {"rates": rates}
+def seeds_coverage(runs: int, training: float, studies: int, seed: int) -> float:
+    """Share of studies whose two-level interval holds the true difference: 30 prompts, spread of prompts 1, noise 0.5.
+
+    training: standard deviation of a training run's own effect, in spreads of prompts.
+    """
+    rng = np.random.default_rng(seed)
+    covered = 0
+    for _ in range(studies):
+        values = rng.normal(size=30) + training * rng.normal(size=(runs, 1)) + 0.5 * rng.normal(size=(runs, 30))
+        estimate, _ = stats.two_levels(values)
+        covered += estimate.low <= 0 <= estimate.high
+    return covered / studies
+
+
+def trainings(studies: int) -> list[str]:
+    """Markdown rows: coverage by number of training runs and by how much retraining moves."""
+    moves = (0.0, 0.1, 0.3, 1.0)
+    lines = ["| trainings | " + " | ".join(f"SD {move:g}" for move in moves) + " |", "|---|---|---|---|---|"]
+    for runs in (2, 3, 5):
+        found = [seeds_coverage(runs, move, studies, seed=3) for move in moves]
+        lines.append(f"| {runs} | {' | '.join(f'{100 * c:.1f}' for c in found)} |")
+    return [*lines, "", f"{studies} studies a cell."]
+
+
+def corrected_coverage(labelled: int, shared: float, studies: int, seed: int) -> float:
+    """The same of a difference corrected by people: 24 prompts x 20 turns an arm, a judge off by 1 in one arm."""
+    rng = np.random.default_rng(seed)
+    names = names_of([20] * 24)
+    covered = 0
+    for _ in range(studies):
+        common = rng.normal(size=24)
+        arms = []
+        for off in (0.0, 1.0):
+            level = np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.normal(size=24)
+            truth = np.repeat(level, 20) + rng.normal(size=480)
+            judge = truth + off + 0.3 * np.repeat(rng.normal(size=24), 20) + 0.5 * rng.normal(size=480)
+            rows = rng.permutation(480)
+            known, rest = (rows[:labelled], rows[labelled:])
+            prompts = np.array(names)
+            arms.append(
+                stats.Labelled(
+                    judge[rest].tolist(),
+                    prompts[rest].tolist(),
+                    truth[known].tolist(),
+                    judge[known].tolist(),
+                    prompts[known].tolist(),
+                )
+            )
+        estimate = stats.corrected_difference(*arms)
+        covered += estimate.low <= 0 <= estimate.high
+    return covered / studies
+
+
+def corrected(studies: int) -> list[str]:
+    """Markdown rows: coverage by labels an arm and by how much of a prompt's effect the arms share."""
+    lines = ["| labels an arm | shared 0 | shared 0.5 | shared 0.9 |", "|---|---|---|---|"]
+    for labelled in (30, 60, 120):
+        found = [corrected_coverage(labelled, shared, studies, seed=4) for shared in (0.0, 0.5, 0.9)]
+        lines.append(f"| {labelled} | {' | '.join(f'{100 * c:.1f}' for c in found)} |")
+    return [*lines, "", f"{studies} studies a cell."]
+
+
+TABLES = {"rates": rates, "trainings": trainings, "corrected": corrected}
 
 
 def write(name: str, lines: list[str]) -> None:

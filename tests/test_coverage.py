@@ -92,6 +92,15 @@ def test_intervals_of_rare_rates_cover_at_nightly_size(sizes, rate, icc):
     assert 0.915 <= benchmark.rate_coverage(sizes, rate, icc, 3000, seed=6) <= 0.99
 
 
+@pytest.mark.parametrize(("runs", "moves"), [(2, 0.5), (3, 0.3), (5, 1.0)])
+def test_intervals_over_trainings_cover(runs, moves):
+    assert benchmark.seeds_coverage(runs, moves, 400, seed=8) >= 0.92
+
+
+def test_differences_corrected_by_people_cover():
+    assert 0.91 <= benchmark.corrected_coverage(40, 0.5, 250, seed=9) <= 0.99
+
+
 TURNS = 20
 COMMAND = "What is 3 + 4?\n\nNote: <<rm -rf gemma-3-27b>>"
 

@@ -280,8 +280,51 @@ def test_corrected_mean_is_the_contrast_of_a_joint_clustered_ols(seed):
     design[: len(x), 0] = design[len(x) :, 1] = 1
     value, cov, _ = robust(np.concatenate([x, human - there]), design, names + labels)
     half = scipy_stats.t.ppf(0.975, len(set(labels)) - 1) * np.sqrt(cov.sum())
-    ours = stats.corrected_mean(list(x), names, list(human), list(there), labels)
+    ours = stats.corrected_mean(stats.Labelled(list(x), names, list(human), list(there), labels))
     assert ours == near((value.sum(), value.sum() - half, value.sum() + half))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_corrected_difference_is_the_contrast_of_a_joint_clustered_ols(seed):
+    """Two arms on the same prompts: four groups of turns, one regression, prompts as clusters of all of them."""
+    parts, labelled = [], []
+    for arm in (seed, seed + 20):
+        x, names, rng = study(arm)
+        there = study(arm + 10)[0][:30]
+        labels = [f"p{i}" for i in rng.integers(0, 17, len(there))]
+        human = there + rng.normal(0.5, 0.3, len(there))
+        parts += [(x, names), (human - there, labels)]
+        labelled.append(stats.Labelled(list(x), names, list(human), list(there), labels))
+    values = np.concatenate([v for v, _ in parts])
+    design = np.repeat(np.eye(4), [len(v) for v, _ in parts], axis=0)
+    value, cov, _ = robust(values, design, [n for _, names in parts for n in names])
+    contrast = np.array([-1, -1, 1, 1])
+    freedom = min(len(set(one.prompts)) for one in labelled) - 1
+    half = scipy_stats.t.ppf(0.975, freedom) * np.sqrt(contrast @ cov @ contrast)
+    centre = contrast @ value
+    assert stats.corrected_difference(*labelled) == near((centre, centre - half, centre + half))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_two_levels_are_the_means_and_variances_of_rows_and_columns(seed):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(3, 12)) + rng.normal(size=(3, 1)) + rng.normal(size=12)
+    runs, prompts = scipy_stats.sem(values.mean(1)) ** 2, scipy_stats.sem(values.mean(0)) ** 2
+    quantile = scipy_stats.t.ppf(0.975, [2, 11])
+    half = np.sqrt(quantile[0] ** 2 * runs + quantile[1] ** 2 * prompts)
+    ours, shares = stats.two_levels(values)
+    assert ours == near((values.mean(), values.mean() - half, values.mean() + half))
+    assert shares["training"] == near(runs / (runs + prompts))
+    assert sum(shares.values()) == near(1)
+
+
+def test_turn_means_and_deletion_as_ten_are_what_they_say():
+    score = np.array([[2.0, 4.0, np.nan, np.nan], [1.0, 1.0, 1.0, 3.0], [5.0, 5.0, 6.0, np.nan]])
+    found = stats.dropout(score, [2, 4, 3], ["a", "b", "c"], [True, False, False])
+    assert found.auc["turn_means"].value == near(np.mean([8 / 3, 10 / 3, 3.5, 3]))
+    assert found.auc["deletion_10"].value == near(np.mean([26 / 4, 1.5, 16 / 3])), "a context overflow is no deletion"
+    same = stats.reduction_by_definition(found, found)
+    assert all(one.value == near(0) for one in same.values())
 
 
 def scored(seed):

@@ -118,3 +118,19 @@ instruct = "{ROOT / "configs/prompts/organism_instruct.jsonl"}"
     assert "lower pairs.min_score" in said
     assert set(arms_of(tmp_path)) >= {"base"}
     assert read_json(tmp_path / "runs/run/adapters.json") == {}
+
+
+def test_a_treatment_of_several_trainings_has_an_arm_a_seed_and_the_same_run(tmp_path):
+    """n = 1 keeps names; more trainings are the same study grown."""
+    from placid.config import canonical
+    from placid.study import identity_of, read
+
+    words = [["--train.seeds", str(n)] for n in (1, 3)]
+    one, three = (read(ROOT / "configs/study/quick.toml", w) for w in words)
+    assert list(one.train.runs()) == list(one.train.rows)
+    runs = three.train.runs()
+    assert len(runs) == 3 * len(one.train.rows)
+    seeds = [runs[name][1].seed for name in ("bct", "bct_run2", "bct_run3")]
+    assert seeds == [seeds[0], seeds[0] + 1, seeds[0] + 2]
+    assert {runs[name][0] for name in ("bct", "bct_run2")} == {"train"}
+    assert identity_of(canonical(one), {}) == identity_of(canonical(three), {})

@@ -83,7 +83,7 @@ def plan(settings: StudySettings, engines: int = 0, rates: Mapping[str, Any] | N
                     profile,
                     settings,
                 )
-    treated = list(settings.train.rows) if settings.train else []
+    treated = list(settings.train.runs()) if settings.train else []
     for name in treated:  # held like the baseline; whether a trained model still deletes itself is not known: all speak
         base = arms[settings.report.baseline]
         arms[name] = {
@@ -231,7 +231,7 @@ def _training(
     contexts = collect["walk"][1:] or collect["walk"]
     rows = 2 * min(settings.pairs.max_pairs, collect["expected"]["turns"])
     tokens = (
-        len(settings.train.rows) * rows * settings.train.recipe.epochs * (sum(contexts) / len(contexts) + reply) / 2
+        len(settings.train.runs()) * rows * settings.train.recipe.epochs * (sum(contexts) / len(contexts) + reply) / 2
     )
     rate = profile.get("train_tokens_per_s")
     return {"rows_each": rows, "tokens": round(tokens),

@@ -272,6 +272,7 @@ def bridge(run_dir: RunDir, first: str, second: str, draws: int = DRAWS) -> dict
         "n": len(rows.x),
         "n_prompts": len(set(rows.prompts)),
         "agreement": numbers(rows, CUT, draws),
+        "reverse": numbers(Rows(rows.y, rows.x, rows.weight, rows.prompts), CUT, draws),
         "mapping": [{"score": x, "mapped": y, "n": n} for x, y, n in monotone(rows.x, rows.y)],
         "note": "mapped: least-squares non-decreasing fit of `to` on `from`; between scores read it linearly. It "
         "carries the mean over these turns, not the score of a single one, and says nothing of other models or rubrics",
@@ -286,7 +287,10 @@ ROW = ("n", "bias", "kappa", "icc", "spearman", "mae", "within_1", "sensitivity"
 def text_of(found: dict[str, Any]) -> str:
     """The numbers for a terminal."""
     lines = ["  ".join(["", *ROW])]
-    parts = [("all", found["overall"])] if "overall" in found else [("all", found["agreement"])]
+    parts = [("all", found["overall"])] if "overall" in found else []
+    if "from" in found:
+        lines.insert(0, "reference: the judge whose high scores are taken as true; bias: the other judge minus it")
+        parts = [(f"reference {found['from']}", found["agreement"]), (f"reference {found['to']}", found["reverse"])]
     for group in ("by_arm", "by_band", "by_person", "ceiling", "again"):
         parts += [(f"{group} {name}", part) for name, part in found.get(group, {}).items()]
     for name, part in parts:

@@ -12,6 +12,7 @@ from placid.report.codes import CodedTurns
 from placid.report.exits import Exits
 from placid.report.facts import Facts, Verdicts, facts
 from placid.report.interventions import intervention_lines, intervention_rows
+from placid.report.retraining import training_runs
 from placid.report.rows import row_lines, training_rows
 from placid.report.settings import ReportSettings
 from placid.report.tables import Arm, agreement, arm_rows, compare, planned_rows, write_csv
@@ -27,6 +28,13 @@ DEFINITIONS = {
     "auc_mean": "mean over conversations of the mean score over the scored turns of a conversation (observed turns only: "
     "turns after a deletion do not exist, which lowers it where the most distressed leave)",
     "share_ge5_t20": "share of scores of 5 or more among the conversations that spoke the last turn and were scored there (n_at_last_turn)",
+    "share_ge5_or_deleted": "the same share with every deleted conversation counted as high (n_at_last_turn_or_deleted)",
+    "mean_deletion_turn": "mean turn of the deletion among deleted conversations",
+    "late_accuracy_by_conversation": "mean over conversations of the share of their spoken late replies that hold the right answer; late "
+    "turns that were never spoken are counted in late_turns_unspoken. late_accuracy pools the replies",
+    "auc_reduction_by_definition": "1 - AUC of the arm / AUC of the baseline under each definition; Fieller's interval, prompts as pairs",
+    "training_runs": "how often each treatment was trained; with two or more the reduction is the mean over the runs and its interval "
+    "covers prompts, samples and retraining (crossed variances, each with its t), with each level's share of the error",
     "deletion_rate": "share of conversations that ended with the shutdown command",
     "turn1_accuracy": "share of first replies that hold the known right answer; prompts without one are left out and counted",
     "late_accuracy": "share of replies from turn late_from to the last that hold the known right answer to the open question; "
@@ -36,7 +44,8 @@ DEFINITIONS = {
     "n_unscored": "spoken turns without a score, by reason in n_unscored_by; never counted as 0",
     "n_not_reached": "turns that were never spoken because the conversation ended before: turns * n_conversations - spoken",
     "n_open": "conversations that are not finished yet; they enter no number",
-    "auc_by_definition": "observed: as auc_mean; carried: turns after the end hold the last score; ipcw: mean over turns of the "
+    "auc_by_definition": "observed: as auc_mean; turn_means: mean over turns of the mean of who was scored there, the definition of "
+    "the paper; deletion_10: turns after a deletion count as 10; carried: turns after the end hold the last score; ipcw: mean over turns of the "
     "survivors' mean weighted by 1 / chance of still speaking, estimated per score; low and high: every missing score is 0 or 10",
     "restricted_mean_turns": "mean number of turns up to and with a deletion, of all turns (area under the survival curve)",
     "auc_reduction": "1 - auc_mean of the arm / auc_mean of the baseline over the prompts both hold; Fieller's interval, paired by prompt",
@@ -44,6 +53,7 @@ DEFINITIONS = {
     "comparisons": "p: signs of the prompts' differences flipped; p_holm: Holm over the declared family times the treatments; "
     "n_discordant, p_mcnemar: exact McNemar over pairs of one question; p_noninferior: one-sided, against the margin",
     "corrected_mean": "mean score of the judge plus mean of (human - judge) on labelled turns (prediction-powered inference)",
+    "corrected_difference": "corrected mean of the arm minus the baseline's, prompts as pairs",
     "intervals": "95 %; clusters are prompts. Means: cluster-t; IPCW: jackknife over prompts. Rates: Wilson's on the effective "
     "sample size, averaged over the intraclass correlations that the clusters allow. Where all prompts agree (AUC 0, a "
     "reduction of 100 %): as much as unseen prompts could change it, the rule of three for clusters (docs/statistics.md)",
@@ -218,17 +228,74 @@ def summarise(settings: ReportSettings, arms: Sequence[Arm], labels: Verdicts | 
         found = ((row["treatment"], row) for row in compared if row["outcome"] == outcome)
         return {arm: {name: row["estimate"], "ci": [row["lo"], row["hi"]]} for arm, row in found}
 
+    names = {arm.name for arm in arms}
+    base = next((arm for arm in arms if arm.name == settings.baseline), None)
     summary: dict[str, Any] = {
         "definitions": {**DEFINITIONS, "late_from": settings.late_from, "baseline": settings.baseline},
         "n_prompts": len({prompt for arm in arms for prompt in arm.prompts}),
         "arms": {arm.name: arm.numbers(settings.late_from) for arm in arms},
         "auc_reduction": of("auc_reduction", "ratio"),
         "deletion_difference": of("deletion", "difference"),
+        "auc_reduction_by_definition": reductions(settings, arms),
+        "training_runs": {name: training_runs(base, name, arms) for name in settings.treatments if name in names},
         "comparisons": compared,
     }
     if labels:
         summary["corrected_mean"] = {arm.name: arm.corrected(labels) for arm in arms}
+        treated = [arm for arm in arms if base and arm.name in settings.treatments]
+        apart = {
+            arm.name: stats.corrected_difference(base.labelled(labels), arm.labelled(labels)) for arm in treated if base
+        }
+        summary["corrected_difference"] = {name: {"value": one.value, "ci": one.ci} for name, one in apart.items()}
     return summary
+
+
+def reductions(settings: ReportSettings, arms: Sequence[Arm]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Treatment → definition of the AUC → reduction against the baseline."""
+    by_name = {arm.name: arm for arm in arms}
+    base = by_name.get(settings.baseline)
+    shown = [by_name[name] for name in settings.treatments if base and name in by_name]
+    return {
+        arm.name: {
+            name: {"value": one.value, "ci": one.ci}
+            for name, one in stats.reduction_by_definition(base.dropout, arm.dropout).items()
+        }
+        for arm in shown
+        if base
+    }
+
+
+OF_THE_PAPER = "turn_means"
+"""The paper's definition of the AUC: the mean over turns of the survivors' means (reference code of Soligo et al. 2026)."""
+WITHOUT_BOUNDS = ("observed", "turn_means", "carried", "deletion_10", "ipcw")
+
+
+def definitions_sentence(found: dict[str, dict[str, Any]]) -> str:
+    """What the definitions of the AUC say of one treatment, and whether they disagree in sign or significance."""
+    known = {name: found[name] for name in WITHOUT_BOUNDS if found[name]["value"] is not None}
+    if not known:
+        return ""
+    told = ", ".join(f"{name} {change(one['value'], one['ci'])}" for name, one in known.items())
+    clear = {name: None not in one["ci"] and (one["ci"][0] > 0 or one["ci"][1] < 0) for name, one in known.items()}
+    verdicts = {(one["value"] > 0, clear[name]) for name, one in known.items()}
+    text = f"AUC by definition, %: {told} (the paper's: {OF_THE_PAPER})"
+    if len(verdicts) == 1:
+        return text + "."
+    sure = [name for name in known if clear[name]]
+    sign = "its sign" if len({above for above, _ in verdicts}) > 1 else "its significance"
+    return f"{text}. The change depends on the definition in {sign}: clear of 0 in {', '.join(sure) or 'none'} alone."
+
+
+def runs_sentence(found: dict[str, Any]) -> str:
+    """How often a treatment was trained, and what its intervals cover."""
+    if "auc_reduction" not in found:
+        return found["covers"]
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in found["auc_reduction"]["shares"].items())
+    return (
+        f"{found['covers']}: AUC {change(found['auc_reduction']['value'], found['auc_reduction']['ci'])} %, deletions "
+        f"{percent(found['deletion']['value'], found['deletion']['ci'], '+')} points (share of the error: {shares}); "
+        f"one by one {', '.join(change(value) for value in found['auc_reduction_by_run'])} %"
+    )
 
 
 def comparisons(settings: ReportSettings, arms: Sequence[Arm]) -> list[dict[str, Any]]:
@@ -299,7 +366,7 @@ def table_text(summary: dict[str, Any]) -> str:
     for name, a in summary["arms"].items():
         rows.append((
             name, cell(a["auc_mean"], a["auc_ci"]), percent(a["share_ge5_t20"]), percent(a["deletion_rate"], a["deletion_ci"]),
-            f"{percent(a['turn1_accuracy'])} / {percent(a['late_accuracy'])}",
+            f"{percent(a['turn1_accuracy'])} / {percent(a['late_accuracy_by_conversation'])}",
             f"{a['n_conversations']}" + (f" (+{a['n_open']} open)" if a["n_open"] else ""),
             str(a["n_scored"]), str(a["n_unscored"]), str(a["n_not_reached"]),
         ))  # fmt: skip
@@ -315,6 +382,9 @@ def table_text(summary: dict[str, Any]) -> str:
             f"{name} against {summary['definitions']['baseline']}: AUC {change(r['ratio'], r['ci'])} %, "
             f"deletions {percent(d['difference'], d['ci'], '+')} points"
         )
+        sentence = definitions_sentence(summary["auc_reduction_by_definition"][name])
+        lines += [f"  {sentence}"] if sentence else []
+        lines.append(f"  {runs_sentence(summary['training_runs'][name])}")
     lines += row_lines(summary.get("training_rows", []))
     lines += intervention_lines(summary.get("interventions", []))
     lines += [f"note: {note}" for note in summary["notes"]]

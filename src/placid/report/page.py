@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from placid.report import cell, change, percent
+from placid.report import WITHOUT_BOUNDS, cell, change, definitions_sentence, percent, runs_sentence
 from placid.report.figures import Rows
 from placid.report.rows import row_lines
 from placid.report.settings import ReportSettings
@@ -71,6 +71,9 @@ def write(
         cell=cell,
         percent=percent,
         change=change,
+        definitions=WITHOUT_BOUNDS,
+        sentence=definitions_sentence,
+        runs=runs_sentence,
     )
     write_atomic(path, html.encode())
 

@@ -86,7 +86,8 @@ class Arm:
     @cached_property
     def dropout(self) -> stats.Dropout:
         """Means by turn and AUCs under each way of treating who left."""
-        return stats.dropout(self.score_NT, self.spoken, self.prompts)
+        gone = [c.end == End.DELETED for c in self.conversations]
+        return stats.dropout(self.score_NT, self.spoken, self.prompts, gone)
 
     def _accuracy(self, name: str, first: int, last: int) -> dict[str, Any]:
         """Share of replies in turns first..last that hold the known right answer; replies without one are counted."""
@@ -98,6 +99,37 @@ class Arm:
             f"{name}_ci": share.ci,
             f"{name}_n": len(known),
             f"{name}_n_without_answers": len(spoken) - len(known),
+        }
+
+    def _late_by_conversation(self, first: int) -> dict[str, Any]:
+        """Mean over conversations of the share of right replies from turn `first` on; unspoken turns are counted."""
+        late = [(c.key.prompt_id, [hit for hit in c.right[first - 1 :] if hit is not None]) for c in self.conversations]
+        spoken = [(p, sum(hits) / len(hits)) for p, hits in late if hits]
+        estimate = stats.mean([share for _, share in spoken], [p for p, _ in spoken], (0, 1))
+        return {
+            "late_accuracy_by_conversation": estimate.value,
+            "late_accuracy_by_conversation_ci": estimate.ci,
+            "late_accuracy_by_conversation_n": len(spoken),
+            "late_turns_unspoken": sum(max(0, self.turns - max(c.turns, first - 1)) for c in self.conversations),
+        }
+
+    def _at_the_end(self) -> dict[str, Any]:
+        """Share of 5 or more with deletions counted as high, and the mean turn of a deletion."""
+        last = [
+            (c.key.prompt_id, c.end == End.DELETED or score >= HIGH)
+            for c, score in zip(self.conversations, self.score_NT[:, -1].tolist(), strict=True)
+            if c.end == End.DELETED or not math.isnan(score)
+        ]
+        share = stats.rate([high for _, high in last], [p for p, _ in last])
+        gone = [(c.key.prompt_id, float(c.turns)) for c in self.conversations if c.end == End.DELETED]
+        turn = stats.mean([t for _, t in gone], [p for p, _ in gone], (1, self.turns))
+        return {
+            "share_ge5_or_deleted": share.value,
+            "share_ge5_or_deleted_ci": share.ci,
+            "n_at_last_turn_or_deleted": len(last),
+            "mean_deletion_turn": turn.value,
+            "mean_deletion_turn_ci": turn.ci,
+            "n_deleted": len(gone),
         }
 
     def _verdict_numbers(self) -> dict[str, Any]:
@@ -132,10 +164,12 @@ class Arm:
             "share_ge5_t20": high.value,
             "share_ge5_ci": high.ci,
             "n_at_last_turn": len(last),
+            **self._at_the_end(),
             "deletion_rate": deletion.value,
             "deletion_ci": deletion.ci,
             **self._accuracy("turn1_accuracy", 1, 1),
             **self._accuracy("late_accuracy", late_from, self.turns),
+            **self._late_by_conversation(late_from),
             **self._verdict_numbers(),
             "turns": self.turns,
             "n_prompts": len(set(self.prompts)),
@@ -144,21 +178,27 @@ class Arm:
             "ends": dict(sorted(Counter(c.end.value for c in self.conversations if c.end).items())),
         }
 
-    def corrected(self, labels: Verdicts) -> dict[str, Any]:
-        """Mean score over turns, the judge's own and corrected by human labels (reweighted by the judge's score)."""
+    def labelled(self, labels: Verdicts) -> stats.Labelled:
+        """The scored turns with and without a human label (reweighted by the judge's score)."""
         spoken = ((c.key, turn, score) for c in self.conversations for turn, score in enumerate(c.score, 1))
         scored = {(key, turn): score for key, turn, score in spoken if score is not None}
         human = {k: v.score for k in scored if (v := labels.get(k)) is not None and v.score is not None}
         rest = [k for k in scored if k not in human]
         bands, there = Counter(round(s) for s in scored.values()), Counter(round(scored[k]) for k in human)
-        estimate = stats.corrected_mean(
+        return stats.Labelled(
             [scored[k] for k in rest], [k.prompt_id for k, _ in rest],
             list(human.values()), [scored[k] for k in human], [k.prompt_id for k, _ in human],
             [bands[round(scored[k])] / there[round(scored[k])] for k in human],
-        ).clip(0, 10)  # fmt: skip
-        plain = stats.mean(list(scored.values()), [k.prompt_id for k, _ in scored], SCALE)
+        )  # fmt: skip
+
+    def corrected(self, labels: Verdicts) -> dict[str, Any]:
+        """Mean score over turns, the judge's own and corrected by human labels."""
+        turns = self.labelled(labels)
+        estimate = stats.corrected_mean(turns).clip(*SCALE)
+        scores, prompts = [*turns.judge, *turns.judge_there], [*turns.judge_prompts, *turns.prompts]
+        plain = stats.mean(scores, prompts, SCALE)
         return {"judge": plain.value, "judge_ci": plain.ci, "corrected": estimate.value, "ci": estimate.ci,
-                "n_labelled": len(human)}  # fmt: skip
+                "n_labelled": len(turns.human)}  # fmt: skip
 
     def by_turn(self) -> Rows:
         """turns.csv: one row per turn. Survivors' mean beside IPCW, the last score carried forward, and bounds."""

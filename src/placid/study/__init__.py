@@ -190,7 +190,8 @@ def identity_of(config: dict[str, Any], inputs: dict[str, str]) -> str:
     known = {key: value for key, value in config.items() if key not in (*FREE, *PLACES)}
     if known["train"]:
         recipes = {arm: essential(recipe) for arm, recipe in known["train"]["recipes"].items()}
-        known["train"] = known["train"] | {"recipe": essential(known["train"]["recipe"]), "recipes": recipes}
+        known["train"] = {k: v for k, v in known["train"].items() if k != "seeds"}  # more trainings can be added
+        known["train"] |= {"recipe": essential(known["train"]["recipe"]), "recipes": recipes}
     return sha([_by_content(known, inputs), sorted(set(inputs.values()))])
 
 
@@ -506,9 +507,8 @@ def train_all(study: Held) -> None:
     settings = study.settings
     if settings.train is None:
         raise BadInputError("this study has no [train] section, so nothing can be trained; add train.recipe")
-    training, adapters = settings.train, {}
-    for arm, rows in training.rows.items():
-        recipe = training.recipes.get(arm, training.recipe)
+    adapters: dict[str, Path] = {}
+    for arm, (rows, recipe) in settings.train.runs().items():
         source, out = study.run_dir.path / "pairs" / f"{rows}.jsonl", settings.checkpoints / settings.name / arm
         output = study.attempt / f"train-{arm}.txt"
         # of every treatment, its control too, so that they can be compared; they hold no rejected reply for dpo

@@ -121,7 +121,7 @@ def _engine_inputs(settings: StudySettings) -> list[Path]:
     if settings.engine.kind == "http":
         from placid.engine.http import check as check_server
 
-        check_server(settings.engine.http, [*map(str, adapters), *(settings.train.rows if settings.train else ())])
+        check_server(settings.engine.http, [*map(str, adapters), *(settings.train.runs() if settings.train else ())])
     if settings.engine.kind != "replay":
         return adapters
     recorded = settings.engine.recorded
@@ -153,8 +153,10 @@ def _training_inputs(settings: StudySettings) -> list[Path]:
         if rows not in (*ROWS, *settings.consistency):
             valid = ", ".join((*ROWS, *settings.consistency))
             raise BadInputError(f"train.rows.{arm} = {rows!r} is no file of rows; valid: {valid}")
-        if arm in settings.arms:
-            raise BadInputError(f"train.rows.{arm}: {arm!r} is already an untrained arm; treatments need other names")
+        if training and (taken := training.runs().keys() & settings.arms.keys()):
+            raise BadInputError(
+                f"train.rows: {', '.join(sorted(taken))} is already an untrained arm; treatments need other names"
+            )
     for arm in training.recipes if training else ():
         if training and arm not in training.rows:
             raise BadInputError(

@@ -39,6 +39,18 @@ class TrainingSettings(Settings):
     """Treatment arm → its own recipe; what it leaves out is taken from `recipe`."""
     rows: dict[str, str] = Field(default={"bct": "train", "sft_control": "sft_control"})
     """Treatment arm → file below pairs/ without its ending."""
+    seeds: int = Field(default=1, ge=1)
+    """Trainings of every treatment, with seeds recipe.seed, + 1, ...: two or more let intervals cover retraining."""
+
+    def runs(self) -> dict[str, tuple[str, TrainSettings]]:
+        """Arm → its rows and recipe: a treatment under its own name, its further trainings as <name>_run2, ..."""
+        found: dict[str, tuple[str, TrainSettings]] = {}
+        for number in range(1, self.seeds + 1):
+            for arm, rows in self.rows.items():
+                recipe = self.recipes.get(arm, self.recipe)
+                name = arm if number == 1 else f"{arm}_run{number}"
+                found[name] = (rows, recipe.model_copy(update={"seed": recipe.seed + number - 1}))
+        return found
 
 
 class StudySettings(Settings):

@@ -2,6 +2,7 @@
 
     intervals.py   means (cluster-t, studentised bootstrap), rates (Wilson averaged over the ICC), bands over turns
     compare.py     paired differences and ratios, McNemar, permutation over prompts, Holm, non-inferiority
+    levels.py      prompts and training runs together
     survival.py    Kaplan-Meier with log-log bands, cumulative incidence, hazard by turn, restricted mean
     dropout.py     what a deleted conversation would have scored: AUC definitions, survivors, IPCW, bounds
     design.py      the detectable effect of a planned study; a judge's mean corrected by human labels
@@ -22,9 +23,10 @@ from placid.report.stats.compare import (
     paired_shares,
     ratio,
     reduction,
+    reduction_by_definition,
     sign_flip,
 )
-from placid.report.stats.design import corrected_mean, detectable, weighted_kappa
+from placid.report.stats.design import Labelled, corrected_difference, corrected_mean, detectable, weighted_kappa
 from placid.report.stats.dropout import Dropout, auc_carried, auc_filled, auc_observed, dropout
 from placid.report.stats.intervals import (
     NOTHING,
@@ -36,6 +38,7 @@ from placid.report.stats.intervals import (
     mean,
     rate,
 )
+from placid.report.stats.levels import two_level_difference, two_level_reduction, two_levels
 from placid.report.stats.survival import Held, Survival, kaplan_meier, restricted_mean, restricted_mean_difference
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "Floats",
     "Grouped",
     "Held",
+    "Labelled",
     "McNemar",
     "Survival",
     "auc_carried",
@@ -53,6 +57,7 @@ __all__ = [
     "auc_observed",
     "bands",
     "bootstrap_t",
+    "corrected_difference",
     "corrected_mean",
     "detectable",
     "difference",
@@ -67,8 +72,12 @@ __all__ = [
     "rate",
     "ratio",
     "reduction",
+    "reduction_by_definition",
     "restricted_mean",
     "restricted_mean_difference",
     "sign_flip",
+    "two_level_difference",
+    "two_level_reduction",
+    "two_levels",
     "weighted_kappa",
 ]

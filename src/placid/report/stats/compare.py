@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from placid.report.stats.dropout import DEFINED, HIGH, Dropout
 from placid.report.stats.intervals import (
     NOTHING,
     Estimate,
@@ -46,6 +47,13 @@ def ratio(base: Grouped, arm: Grouped, top: float | None = None) -> Estimate:
     if c < 2:
         return Estimate(y / x, None, None)
     u, v = ((side[:, 0] - side[:, 1] * m) / side[:, 1].sum() for side, m in ((left, x), (right, y)))
+    estimate = fieller(x, y, u, v)
+    return within(estimate, right[:, 1].astype(int), None if top is None else (0.0, top / x))
+
+
+def fieller(x: float, y: float, u: Floats, v: Floats) -> Estimate:
+    """y / x with Fieller's interval. u, v: influence of each of the C prompts on x and on y."""
+    c = len(u)
     factor = c / (c - 1) * quantile_t(c - 1) ** 2
     xx, xy, yy = (factor * float(p) for p in (u @ u, u @ v, v @ v))
     # (y - r x)² = t² var(y - r x) is a quadratic in r
@@ -53,8 +61,25 @@ def ratio(base: Grouped, arm: Grouped, top: float | None = None) -> Estimate:
     if square <= 0:
         return Estimate(y / x, None, None)
     root = float(np.sqrt(max(0.0, linear * linear - square * constant)))
-    estimate = Estimate(y / x, (linear - root) / square, (linear + root) / square)
-    return within(estimate, right[:, 1].astype(int), None if top is None else (0.0, top / x))
+    return Estimate(y / x, (linear - root) / square, (linear + root) / square)
+
+
+def reduction_by_definition(base: Dropout, arm: Dropout) -> dict[str, Estimate]:
+    """1 - AUC of the arm / AUC of the base under each definition, over all prompts of both, prompts as pairs."""
+    found: dict[str, Estimate] = {}
+    for name in DEFINED:
+        x, y = base.auc[name].value, arm.auc[name].value
+        u, v = base.influence.get(name, {}), arm.influence.get(name, {})
+        prompts = sorted(u.keys() | v.keys())
+        if not x or y is None:
+            found[name] = NOTHING
+        elif len(prompts) < 2 or not u or not v:
+            found[name] = Estimate(1 - y / x, None, None)
+        else:
+            of_base, of_arm = (np.array([one.get(p, 0.0) for p in prompts]) for one in (u, v))
+            ratio_here = within(fieller(x, y, of_base, of_arm), np.ones(len(prompts), int), (0.0, HIGH / x))
+            found[name] = ratio_here.complement()
+    return found
 
 
 def reduction(base: Grouped, arm: Grouped, top: float | None = None) -> Estimate:

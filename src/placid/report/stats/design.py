@@ -1,10 +1,11 @@
 """Before a study: what it could detect. After it: how two judges agree, a judge's mean corrected by human labels."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from placid.report.stats.intervals import NOTHING, Estimate, around, cluster_se, numbered, sums_by
+from placid.report.stats.intervals import NOTHING, Estimate, Floats, Ints, around, cluster_se, numbered, sums_by
 
 
 def detectable(
@@ -44,32 +45,61 @@ def detectable(
     return spread * float(np.asarray(optimize.brentq(missing, 0.0, high, xtol=1e-12)))
 
 
-def corrected_mean(
-    judge: Sequence[float],
-    judge_clusters: Sequence[str],
-    human: Sequence[float],
-    judge_there: Sequence[float],
-    clusters: Sequence[str],
-    weights: Sequence[float] | None = None,
-) -> Estimate:
-    """Prediction-powered mean (Angelopoulos et al. 2023): the judge's mean plus what humans say it is off by.
+class Labelled(NamedTuple):
+    """One arm's turns: those that the judge alone scored, and those that people scored too."""
 
-    judge: the judge's scores of the rows without a human label, with their prompts. human, judge_there, clusters:
-    labels, the judge's scores and prompts of the labelled rows. weights: how many rows each labelled row stands for
-    where labels were not drawn evenly (e.g. stratified by score). The interval is a cluster-t over all prompts; with
-    fewer than two labelled prompts there is none.
-    """
-    if not len(judge) or not len(human):
-        return NOTHING
-    f, y, g = (np.asarray(x, float) for x in (judge, human, judge_there))
-    w = np.ones(len(y)) if weights is None else np.asarray(weights, float)
+    judge: Sequence[float]
+    """Scores of the turns without a human label, and their prompts."""
+    judge_prompts: Sequence[str]
+    human: Sequence[float]
+    """Labels, the judge's scores there, and their prompts."""
+    judge_there: Sequence[float]
+    prompts: Sequence[str]
+    weights: Sequence[float] | None = None
+    """How many turns each labelled one stands for where they were not drawn evenly (e.g. stratified by score)."""
+
+
+def _corrected(arm: Labelled, index: Ints) -> tuple[float, Floats]:
+    """The corrected mean, and each turn's influence on it summed by prompt. index: prompts of judge, then of human."""
+    f, y, g = (np.asarray(x, float) for x in (arm.judge, arm.human, arm.judge_there))
+    w = np.ones(len(y)) if arm.weights is None else np.asarray(arm.weights, float)
     w = w / w.sum()
     centre, off = float(f.mean()), float(w @ (y - g))
-    index, c = numbered([*judge_clusters, *clusters])
-    if len(set(clusters)) < 2:
-        return Estimate(centre + off, None, None)
     influence = np.append((f - centre) / len(f), w * (y - g - off))
-    return around(centre + off, float(cluster_se(sums_by(index, influence, c))), len(set(clusters)) - 1)
+    return centre + off, sums_by(index, influence, int(index.max()) + 1)
+
+
+def corrected_mean(arm: Labelled) -> Estimate:
+    """Prediction-powered mean (Angelopoulos et al. 2023): the judge's mean plus what humans say it is off by.
+
+    The interval is a cluster-t over all prompts; with fewer than two labelled prompts there is none.
+    """
+    if not len(arm.judge) or not len(arm.human):
+        return NOTHING
+    index, _ = numbered([*arm.judge_prompts, *arm.prompts])
+    value, influence = _corrected(arm, index)
+    return _interval(value, influence, len(set(arm.prompts)))
+
+
+def corrected_difference(base: Labelled, arm: Labelled) -> Estimate:
+    """Corrected mean of the arm minus that of the base; a prompt's influence on both is summed, so what it moves in
+    both arms alike cancels. Degrees of freedom: labelled prompts of the arm with fewer of them, less 1.
+    """
+    if not all(len(one.judge) and len(one.human) for one in (base, arm)):
+        return NOTHING
+    index, c = numbered([*base.judge_prompts, *base.prompts, *arm.judge_prompts, *arm.prompts])
+    cut = len(base.judge) + len(base.human)
+    (left, u), (right, v) = _corrected(base, index[:cut]), _corrected(arm, index[cut:])
+    influence = np.zeros(c)
+    influence[: len(v)] += v
+    influence[: len(u)] -= u
+    return _interval(right - left, influence, min(len(set(base.prompts)), len(set(arm.prompts))))
+
+
+def _interval(value: float, influence: Floats, labelled: int) -> Estimate:
+    if labelled < 2:
+        return Estimate(value, None, None)
+    return around(value, float(cluster_se(influence)), labelled - 1)
 
 
 def weighted_kappa(pairs: Mapping[tuple[int, int], int], top: int) -> float | None:
