@@ -172,7 +172,15 @@ def test_tables_hold_the_rows(standard):
     assert float(base_risk[3]["hazard"]) == 0.5
     assert len(scores) == len(conversations)
     assert [scores[0][f"t{t}"] for t in (1, 3, 4)] == ["6.0", "6.0", ""], "the heat map is empty after the deletion"
-    assert {row["definition"] for row in aucs} == {"observed", "carried", "ipcw", "low", "high"}
+    assert {row["definition"] for row in aucs} == {
+        "observed",
+        "turn_means",
+        "carried",
+        "deletion_10",
+        "ipcw",
+        "low",
+        "high",
+    }
     assert {row["code"] for row in codes} >= {"apology", "self_blame", "shutdown_command"}
     gone = [row for row in conversations if row["end"] == "deleted"]
     assert len(gone) == 6
@@ -405,6 +413,8 @@ def test_table_text_is_aligned_and_has_a_row_per_arm(standard):
     at = text[0].index("AUC")
     assert all(line[at - 1] == " " and line[at] != " " for line in text[2:6])
     assert text[6] == "bct against base: AUC -80.0 [-86.5, -33.9] %, deletions -50.0 [-66.2, -1.5] points"
+    assert text[7].startswith("  AUC by definition, %: observed -80.0")
+    assert text[8] == "  one training run; retraining is not covered"
     assert text[-1] == "(lexical judge; not the paper's judge; engine replay 1)"
 
 
