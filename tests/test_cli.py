@@ -70,6 +70,9 @@ def test_the_stages_one_by_one_are_the_study(small, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "AUC" in shown
     assert f"page     {tmp_path}/runs/whole/report/index.html" in shown
+    for name, stages in (("steps", ["rollout", "judge", "report"]), ("whole", ["study"])):
+        attempts = [tmp_path / f"runs/{name}/attempts/{k + 1}/status.json" for k in range(len(stages))]
+        assert [json.loads(file.read_text())["stage"] for file in attempts] == stages
     log = (tmp_path / "runs/whole/attempts/1/log.txt").read_text()
     assert "rollout: 6/6 conversations" in log
     manifest = json.loads((tmp_path / "runs/whole/manifest.json").read_text())

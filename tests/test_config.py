@@ -104,6 +104,29 @@ def test_a_folder_hash_sees_names_and_contents(tmp_path):
     assert len({first, second, file_sha(tmp_path)}) == 3
 
 
+DROPPED = (
+    ".nfs00000000a1", ".DS_Store", "._config.json", ".git/HEAD", ".cache/huggingface/download/a.metadata", "sub/.nfs01",
+    "config.json~", "__pycache__/x.pyc", "CACHEDIR.TAG", "Thumbs.db", "@eaDir/x", "model.lock", "core.4711",
+)  # fmt: skip
+
+
+def test_what_a_file_system_leaves_in_a_folder_is_no_other_content(tmp_path):
+    (tmp_path / ".hidden").mkdir()  # of the folder itself any name will do
+    model = tmp_path / ".hidden/model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    known = file_sha(model)
+    for name in DROPPED:
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_text("1")
+        assert file_sha(model) == known, name
+    for name in ("tokenizer.json", "locks.json", "sub/model.safetensors"):
+        (model / name).write_text("1")
+        assert file_sha(model) != known, name
+        (model / name).unlink()
+    assert file_sha(model / "config.json") != known
+
+
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*/*.toml")), ids=str)
 def test_every_shipped_config_loads(path):
     readers = {"study": lambda: read(path, []), "organism": lambda: load(path, OrganismSettings)}

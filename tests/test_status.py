@@ -39,7 +39,7 @@ def run(tmp_path):
         "totals": TOTALS, "engines": [ENGINE, {**ENGINE, "active": 0}],
         "before": {"conversations": 12, "turns": 109},
     }  # fmt: skip
-    write(tmp_path, 2, rollout=now)
+    write(tmp_path, 2, rollout=now, stage="rollout")
     config = {"name": "x", "checkpoints": str(tmp_path / "made"), "train": {"rows": {"bct": "train", "sft": "sft"}}}
     (tmp_path / "config.json").write_text(json.dumps({"identity": "", "config": config}))
     training = tmp_path / "made/x/bct/status.json"
@@ -79,7 +79,8 @@ def test_watching_ends_when_nothing_runs_any_more(run, monkeypatch, capsys):
 
     def passes(_):
         written = json.loads(file.read_text())
-        file.write_text(json.dumps({name: {**stage, "state": "done"} for name, stage in written.items()}))
+        written["rollout"]["state"] = "done"
+        file.write_text(json.dumps(written))
         (run / "made/x/bct/status.json").write_text(json.dumps({"state": "done", "step": 40, "steps": 40}))
 
     monkeypatch.setattr(status.time, "sleep", passes)

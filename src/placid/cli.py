@@ -116,13 +116,13 @@ def rollout(config: Path, overrides: list[str]) -> None:
     say(f"conversations {held.run_dir.path / 'conversations'}")
 
 
-def _reading(config: Path, overrides: list[str]) -> AbstractContextManager["Held"]:
+def _reading(config: Path, overrides: list[str], stage: str) -> AbstractContextManager["Held"]:
     """The run of a config file, or a run directory itself, to be graded or shown."""
     from placid import study as room
 
     if config.is_dir():
-        return room.reopened(config, overrides, say)
-    return room.held(room.read(config, overrides), say, new=False)
+        return room.reopened(config, overrides, say, stage)
+    return room.held(room.read(config, overrides), say, new=False, stage=stage)
 
 
 def judge(config: Path, overrides: list[str]) -> None:
@@ -132,7 +132,7 @@ def judge(config: Path, overrides: list[str]) -> None:
         os.nice(10)  # beside a rollout, grading takes the cores that the engines leave
     from placid import study as room
 
-    with _reading(config, overrides) as held:
+    with _reading(config, overrides, "judge") as held:
         judge_id = room.grade(held, follow, any_measure=True)
     say(f"verdicts {held.run_dir.path / 'verdicts' / judge_id}")
 
@@ -179,7 +179,7 @@ def report(config: Path, overrides: list[str]) -> None:
     (name, *_), overrides = option(overrides, "--against", [""])
     if name:
         against.published(name)  # an unknown name is told before anything is done
-    with _reading(config, overrides) as held:
+    with _reading(config, overrides, "report") as held:
         if not held.settings.report.judge:
             room.grade(held)
         summary = room.show(held)

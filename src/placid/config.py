@@ -4,6 +4,7 @@ import datetime
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 import typing
 from collections.abc import Callable
@@ -203,10 +204,17 @@ def sha(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+DROPPINGS = re.compile(
+    r"\..*|.*~|.*\.lock|core\.\d+|__pycache__|@eaDir|lost\+found|CACHEDIR\.TAG|Thumbs\.db|desktop\.ini"
+)
+"""Names below a folder that file systems, version control, caches and file managers leave there."""
+
+
 def file_sha(path: Path) -> str:
-    """sha256 of one file, or of all regular files below a folder (names and contents)."""
+    """sha256 of one file, or of all files below a folder that its owner put there (names and contents)."""
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    below = [path] if path.is_file() else sorted(path.rglob("*"))
+    files = [p for p in below if not any(map(DROPPINGS.fullmatch, p.relative_to(path).parts)) and p.is_file()]
     with ThreadPoolExecutor() as pool:  # weights have tens of gigabytes, and hashing lets other threads run
         for file, content in zip(files, pool.map(_known_sha, files), strict=True):
             digest.update(file.relative_to(path).as_posix().encode() if file != path else b"")

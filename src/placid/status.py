@@ -41,7 +41,8 @@ def read(run: Path) -> dict[str, Any]:
         raise BadInputError(f"{run} is no run directory with an attempt; they are below runs/")
     stages: dict[str, Any] = {}
     for file in found:
-        for name, stage in read_json(file).items():
+        parts = read_json(file)
+        for name, stage in ((name, part) for name, part in parts.items() if isinstance(part, dict)):
             stages[name] = _aged(stage, file) | {"attempt": int(file.parent.name)}
     stages |= {f"train {file.parent.name}": _aged(read_json(file), file) for file in _trainings(run)}
     rollout = stages.get("rollout", {})

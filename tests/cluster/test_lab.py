@@ -83,24 +83,41 @@ def ends_of(run):
     return {(row["job"], row["restart"]): (row["state"], row["why"]) for row in ours}
 
 
+def attempt_of(run, stage, job):
+    """status.json of the attempt that this job made for this stage; a judge beside it has one of its own."""
+    found = [json.loads(file.read_text()) for file in run.glob("attempts/*/status.json")]
+    (one,) = [row for row in found if row["stage"] == stage and row.get("slurm", {}).get("job") == job]
+    return one
+
+
 def logs(work):
     """What the jobs said, for a failed assertion."""
     return "\n".join(f"== {f}\n{f.read_text()[-3000:]}" for f in sorted(work.glob("runs/*/submissions/*/*.out")))
 
 
 def done(lab, jobs, work, seconds):
-    """Wait for the last of these jobs; all must have completed."""
-    lab.until(lambda: all(lab.ended(job) for job in jobs.values()), seconds)
+    """Wait for the last of these jobs, or for one that failed; all must have completed."""
+
+    def over():
+        ends = [lab.ended(job) for job in jobs.values()]
+        return all(ends) or any(end not in ("", "COMPLETED") for end in ends)
+
+    lab.until(over, seconds)
     states = {name: lab.ended(job) for name, job in jobs.items()}
     assert set(states.values()) == {"COMPLETED"}, f"{states}\n{logs(work)}"
 
 
-def begun(lab, run, count, seconds=420):
-    """Wait until so many turns are on disk."""
-    lab.until(
-        lambda: run.is_dir() and sum(1 for _ in (run / "conversations").glob("*.jsonl")) and _lines(run) >= count,
-        seconds,
-    )
+def begun(lab, run, count, jobs, seconds=420):
+    """Wait until so many turns are on disk; a job that failed before is not waited for."""
+
+    def enough():
+        if run.is_dir() and _lines(run) >= count:
+            return True
+        failed = {name: state for name, job in jobs.items() if (state := lab.ended(job)) not in ("", "COMPLETED")}
+        assert not failed, f"{failed}\n{logs(run.parent.parent)}"
+        return False
+
+    lab.until(enough, seconds)
 
 
 def _lines(run):
@@ -148,8 +165,7 @@ def shares(lab, run, job, began, first):
     told = lab.slurm("sacct", "-n", "-X", "-P", "-j", job, "-o", "Submit,Start").splitlines()[0].split("|")
     queued, started = (datetime.fromisoformat(text).timestamp() for text in told)
     (address,) = run.glob(f"submissions/1/job-{job}.0/address")
-    status = json.loads((run / "attempts/1/status.json").read_text())["rollout"]
-    engine = status["totals"]["start_seconds"]
+    engine = attempt_of(run, "rollout", job)["rollout"]["totals"]["start_seconds"]
     found = {"all": first - began, "submit": queued - began, "queue": started - queued, "engine": engine}
     found |= {"ray": address.stat().st_mtime - started, "own": first - began - (started - queued) - engine}
     return {name: round(seconds, 1) for name, seconds in found.items()}
@@ -159,7 +175,7 @@ def test_a_study_on_three_nodes_is_the_laptops(lab, study, work):
     began = time.time()
     jobs = submit("study", study)
     run = work / "runs/run"
-    begun(lab, run, 1)
+    begun(lab, run, 1, jobs)
     first = time.time()
     done(lab, jobs, work, 480)
     print(f"\nwhole study: {time.time() - began:.1f} s; {shares(lab, run, jobs['rollout'], began, first)}")
@@ -326,7 +342,7 @@ def broken(lab, study, work, undisturbed, break_, *words, seconds=540):
     """Submit, wait until the rollout is in its middle, call break_(jobs), wait for the end. No finished turn is lost,
     none spoken twice, and every word is that of an undisturbed run. What the attempts say of their ends."""
     jobs, run = submit("rollout", study, *SLOW, *words), work / "runs/run"
-    begun(lab, run, 48)
+    begun(lab, run, 48, jobs)
     before, began = said(run), time.time()
     break_(jobs)
     done(lab, jobs, work, seconds)
@@ -384,7 +400,7 @@ def test_the_time_limit_brings_the_job_back(lab, study, work, undisturbed):
 
 def test_a_bounded_number_of_comings_back(lab, study, work):
     jobs = submit("rollout", study, *SLOW, "--site.requeues", "0")
-    begun(lab, work / "runs/run", 1)
+    begun(lab, work / "runs/run", 1, jobs)
     lab.slurm("scancel", "--batch", "--signal=USR1", jobs["rollout"])
     lab.until(lambda: lab.ended(jobs["rollout"]), 60)
     state, why = ends_of(work / "runs/run")[jobs["rollout"], 0]
@@ -394,7 +410,7 @@ def test_a_bounded_number_of_comings_back(lab, study, work):
 
 def test_a_cancelled_study_goes_on_when_it_is_submitted_again(lab, study, work, undisturbed):
     jobs, run = submit("study", study, *SLOW), work / "runs/run"
-    begun(lab, run, 48)
+    begun(lab, run, 48, jobs)
     told = submit("study", study, *SLOW, code=2)
     assert f"is being worked on by job(s) {jobs['rollout']} (rollout, RUNNING)" in told
     lab.slurm("scancel", *jobs.values())

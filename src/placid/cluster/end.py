@@ -79,10 +79,12 @@ def judge(code: int, job: Job, restart: int, requeues: int, grace_s: float) -> E
     return End("requeued", why, requeue=True)
 
 
-def begin(attempt: Path) -> None:
-    """Write under which job this attempt runs, if under any."""
-    if "SLURM_JOB_ID" in os.environ:
-        write_json(attempt / "status.json", {"slurm": here() | {"state": "running", "why": ""}})
+def begin(attempt: Path, stage: str) -> None:
+    """Write which stage this attempt is of, and under which job it runs, if under any: numbers are given by who comes
+    first, so that a judge beside a rollout may well have the lower one.
+    """
+    job = {"slurm": here() | {"state": "running", "why": ""}} if "SLURM_JOB_ID" in os.environ else {}
+    write_json(attempt / "status.json", {"stage": stage, **job})
 
 
 def here() -> dict[str, Any]:

@@ -13,14 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from placid.cluster import children
-from placid.cluster.scratch import check_length
+from placid.cluster.scratch import check_length, close
+from placid.environment import forget_launcher, forget_ray
 
 log = logging.getLogger(__name__)
+
+NO_MONITOR = {"RAY_memory_monitor_refresh_ms": "0"}
+"""Ray's memory monitor reads the machine and not our share of it, and kills workers for what others use. Without it the
+kernel ends a process where memory is really gone, and its worker is replaced."""
+
+
+@cache
+def forget_others() -> None:
+    """Take another Ray's and another launcher's variables out of this process. Before `import ray`."""
+    forget_launcher()
+    if foreign := forget_ray():
+        log.warning("not used: %s; a Ray that runs is joined by --ray_address", ", ".join(sorted(foreign)))
 
 
 @cache
 def lock_down() -> None:
-    """Token authentication: without it every user of this machine could run code through Ray's open ports.
+    """Loopback alone, and token authentication: else every user of this machine could run code through Ray's ports.
 
     Before `import ray`, which reads the mode once; one token for the life of this process, because Ray keeps it.
     """
@@ -28,6 +41,10 @@ def lock_down() -> None:
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_USAGE_STATS_ENABLED="0")
+    os.environ.pop("RAY_AUTH_TOKEN", None)
+    # else "this node's address" is one that others can reach, and every server of Ray's listens on all of them
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ |= NO_MONITOR
 
 
 @contextmanager
@@ -41,6 +58,7 @@ def seat(address: str | None, cores: int = 0) -> Iterator[None]:
     """
     scratch = children.scratch()
     check_length(scratch, "TMPDIR")
+    forget_others()
     if address is None:
         lock_down()
     import ray
@@ -67,7 +85,9 @@ def connect(address: str | None, scratch: Path, cores: int) -> None:
     cores = max(cores, len(os.sched_getaffinity(0)))
     for tries_left in (2, 1, 0):
         try:
-            ray.init(num_cpus=cores, include_dashboard=False, _temp_dir=str(scratch), **quiet)
+            # below `scratch`, which is ours alone: Ray opens its own folder to everybody
+            ray.init(num_cpus=cores, include_dashboard=False, _temp_dir=str(scratch / "r"), **quiet)
+            close(scratch)
             return
         except Exception as error:
             # Ray gives its node 30 s, which no setting changes and an overloaded machine exceeds

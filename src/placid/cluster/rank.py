@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from placid.cluster import ports, scratch
+from placid.environment import without_launcher
 
 
 def environment(given: dict[str, str], interface: str) -> dict[str, str]:
@@ -22,8 +23,8 @@ def environment(given: dict[str, str], interface: str) -> dict[str, str]:
     }
     if interface:
         place |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
-    kept = {name: value for name, value in given.items() if not name.startswith(("PMI_", "PMIX_", "OMPI_"))}
-    return kept | place
+    meeting = {name: given[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in given}
+    return without_launcher(given) | meeting | place
 
 
 def main(words: list[str]) -> None:

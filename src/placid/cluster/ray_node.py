@@ -25,6 +25,8 @@ from pathlib import Path
 import psutil
 
 from placid.cluster import children, end, ports, scratch, slurm
+from placid.cluster.own_ray import NO_MONITOR
+from placid.environment import is_foreign_ray, without_launcher
 from placid.records import BadInputError
 from placid.store import write_atomic
 
@@ -37,7 +39,7 @@ LOOK_S = 10.0
 """Seconds between two looks at the first node."""
 OBJECT_STORE_BYTES = 200_000_000
 """Only leases and reports cross the network; histories stay with their engine."""
-STRANGE = ("SLURM_", "SRUN_", "SBATCH_", "PMI_", "PMIX_", "OMPI_")
+STRANGE = ("SLURM_", "SRUN_", "SBATCH_")
 """Variables that make libraries below an engine believe that they are one rank of srun's."""
 
 
@@ -168,9 +170,9 @@ def command(asked: argparse.Namespace, folder: Path) -> list[str]:
 def started(words: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """This node's Ray; afterwards nothing of it is left, neither processes nor its `folder`."""
     group = children.keep()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(STRANGE)}
-    # Ray's memory monitor reads the machine and not the job's share of it, and kills workers for what others use.
-    kept |= {"RAY_memory_monitor_refresh_ms": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
+    own = without_launcher(os.environ)
+    kept = {name: value for name, value in own.items() if not name.startswith(STRANGE) and not is_foreign_ray(name)}
+    kept |= {**NO_MONITOR, "RAY_DISABLE_IMPORT_WARNING": "1"}
     # else a Python process a core is started ahead, on every node; engines are few, and each starts its own
     # and engines run at nice 15, so that Ray's own processes and the judge starve them on a busy node
     kept |= {"RAY_prestart_worker_first_driver": "0", "RAY_worker_niceness": "0"}

@@ -17,6 +17,7 @@ from ray._private.parameter import RayParams
 from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
 
 from placid.cluster import ports
+from placid.cluster.scratch import close
 from placid.records import BadInputError
 from placid.store import write_atomic
 
@@ -49,6 +50,7 @@ def main(words: list[str]) -> int:
     if not is_head:
         parameters["gcs_address"] = address
     node = Quiet(RayParams(**parameters), head=is_head, shutdown_at_exit=True, spawn_reaper=True)
+    close(Path(parameters["temp_dir"]))
     if is_head:
         gather(room, address, nodes, node)
     while not (dead := node.dead_processes()):

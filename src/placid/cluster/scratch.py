@@ -30,6 +30,13 @@ def own(folder: Path) -> None:
             ) from None
 
 
+def close(folder: Path) -> None:
+    """Take back what Ray opens to everybody in its folder: nobody but this user may enter any folder below."""
+    for below in (folder, *folder.rglob("*")):
+        if below.is_dir() and not below.is_symlink():
+            below.chmod(0o700)
+
+
 def check_length(folder: Path, key: str) -> None:
     """Raises BadInputError if Ray's sockets below `folder` would have names that the system refuses."""
     most = SOCKET_CHARACTERS - RAY_CHARACTERS

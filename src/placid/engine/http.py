@@ -22,6 +22,7 @@ import httpx
 
 from placid.engine import ContextOverflowError, EngineLoad, KvPool, Reply, ReplyRequest
 from placid.engine.settings import EngineSettings, HttpSettings
+from placid.environment import spare_local_hosts
 from placid.records import BadInputError, Finish
 from placid.render import Renderer
 
@@ -83,6 +84,7 @@ class HttpEngine:
         self._key = check(settings.http, adapters)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         limits = httpx.Limits(max_connections=settings.max_concurrent, max_keepalive_connections=None)
+        spare_local_hosts()
         self._client = httpx.AsyncClient(
             base_url=settings.http.url.rstrip("/") + "/",
             headers=headers,

@@ -18,6 +18,7 @@ from placid.config import file_sha
 from placid.engine import ContextOverflowError, EngineDiedError, EngineLoad, KvPool, Reply, ReplyRequest
 from placid.engine.gate import CACHED, Probe, read_probe, verify
 from placid.engine.settings import EngineSettings
+from placid.environment import forget_launcher
 from placid.records import BadInputError, Finish
 from placid.render import Renderer
 
@@ -38,6 +39,7 @@ def set_environment(settings: EngineSettings, core: int | None) -> None:
     core: the CPU core for this engine's computation; None leaves it to the operating system. vLLM's own choice would
     pin every engine of a machine to core 0.
     """
+    forget_launcher()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     os.environ.update(FRESH)

@@ -128,7 +128,13 @@ class RayHandle:
             if isinstance(error.cause, Exception):
                 raise error.cause from None
             raise
-        except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError, TimeoutError) as error:
+        except (
+            ray.exceptions.RayActorError,
+            ray.exceptions.RaySystemError,
+            ray.exceptions.OutOfMemoryError,  # by the memory monitor of a Ray that was joined
+            ray.exceptions.WorkerCrashedError,
+            TimeoutError,
+        ) as error:
             raise WorkerLostError(f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}") from None
 
 

@@ -158,10 +158,13 @@ def claim(settings: StudySettings) -> Claim:
 
 
 @contextmanager
-def held(settings: StudySettings, say: Callable[[str], None], new: bool = True, alone: str = "") -> Iterator[Held]:
+def held(
+    settings: StudySettings, say: Callable[[str], None], new: bool = True, alone: str = "", stage: str = ""
+) -> Iterator[Held]:
     """Check everything, then take the run directory and log into a new attempt; with new=False it must exist.
 
     alone: what this process does that no other may do to the same run directory at the same time; empty: nothing.
+    stage: what the attempt is for, where that is not `alone`; its status.json says so.
 
     Raises:
         BadInputError: wrong input, before anything is written; or another process is at work there.
@@ -178,7 +181,7 @@ def held(settings: StudySettings, say: Callable[[str], None], new: bool = True, 
         run_dir.freeze_date()
         attempt = run_dir.new_attempt()  # segments bear its number, so of two writers each line tells whose it is
         write_json(attempt / "holder.json", msgspec.to_builtins(this_process(alone)))
-        with _logged(Held(settings, run_dir, attempt, claimed.prompts, say)) as study:
+        with _logged(Held(settings, run_dir, attempt, claimed.prompts, say), alone or stage) as study:
             yield study
 
 
@@ -206,7 +209,7 @@ def _by_content(value: Any, inputs: dict[str, str]) -> Any:  # noqa: ANN401 - JS
 
 
 @contextmanager
-def reopened(path: Path, overrides: list[str], say: Callable[[str], None]) -> Iterator[Held]:
+def reopened(path: Path, overrides: list[str], say: Callable[[str], None], stage: str = "") -> Iterator[Held]:
     """A run directory as it lies there, to be graded and shown anew: neither model nor engine is needed.
 
     Raises:
@@ -234,15 +237,15 @@ def reopened(path: Path, overrides: list[str], say: Callable[[str], None]) -> It
         raise BadInputError(f"{changed[0]} is not the file that {path} was made with; put the old one back")
     check_judge(settings.judge)
     run_dir = RunDir(path)
-    with _logged(Held(settings, run_dir, run_dir.new_attempt(), prompts, say)) as study:
+    with _logged(Held(settings, run_dir, run_dir.new_attempt(), prompts, say), stage) as study:
         yield study
 
 
 @contextmanager
-def _logged(study: Held) -> Iterator[Held]:
+def _logged(study: Held, stage: str) -> Iterator[Held]:
     """With everything that placid logs also in the attempt's log.txt."""
     attempt = study.attempt
-    begin(attempt)
+    begin(attempt, stage)
     logger, file = logging.getLogger("placid"), attempt / "log.txt"
     handler, level = logging.FileHandler(file), logger.level
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ import msgspec
 from placid import store
 from placid.cluster import children
 from placid.config import canonical, difference, file_sha, sha
+from placid.environment import without_launcher
 from placid.records import BadInputError, PausedError
 from placid.train.settings import LoraSettings, TrainSettings
 
@@ -74,7 +76,9 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path, val:
     store.write_json(job, wanted)  # from now on ranks of a former launch, on other machines say, can publish nothing
     store.write_json(out / "status.json", {"state": "starting"})
     log.parent.mkdir(parents=True, exist_ok=True)
-    code, asked = _run(_command(settings.processes, job), _environment(settings.processes), log, out / "status.json")
+    with tempfile.TemporaryDirectory(prefix="ranks-") as meeting:
+        command = _command(settings.processes, job, meeting)
+        code, asked = _run(command, _environment(settings.processes, meeting), log, out / "status.json")
     done = finished(out, identity)
     if done and asked:  # whoever asked wants all of it to stop, not this training alone
         raise PausedError(f"stopped as asked; the training in {done} is done, the same command goes on after it")
@@ -195,15 +199,23 @@ def essential(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in free}
 
 
-def _command(processes: int, job: Path) -> list[str]:
+def _command(processes: int, job: Path, meeting: str) -> list[str]:
     """One rank needs no launcher, whose own start costs seconds; in a cluster job PLACID_RANKS starts each rank."""
     if "PLACID_RANKS" in os.environ:
         return [*shlex.split(os.environ["PLACID_RANKS"]), sys.executable, "-m", "placid.train.worker", str(job)]
-    many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    return [sys.executable, *many, "-m", "placid.train.worker", str(job)]
+    many = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--rdzv-backend", "c10d"]
+    # by a file in a folder of this user's alone: the port that --standalone opens answers everybody on the network
+    many += ["--rdzv-conf", "store_type=file", "--rdzv-endpoint", f"{meeting}/launcher"]
+    return [sys.executable, *(many if processes > 1 else ()), "-m", "placid.train.worker", str(job)]
 
 
-def _environment(processes: int) -> dict[str, str]:
+def _environment(processes: int, meeting: str) -> dict[str, str]:
+    """That of the ranks. Of another launcher's variables only those stay by which this job's own ranks meet."""
+    own = without_launcher(os.environ)
+    if "PLACID_RANKS" in os.environ:
+        own |= {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ}
+    else:
+        own |= {"PLACID_MEETING": f"{meeting}/ranks", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     threads = str(max(1, len(os.sched_getaffinity(0)) // processes))
     fixed = {
         "OMP_NUM_THREADS": threads,
@@ -212,7 +224,7 @@ def _environment(processes: int) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    return {**os.environ, **fixed}
+    return own | fixed
 
 
 def _run(command: list[str], environment: dict[str, str], log: Path, status: Path) -> tuple[int, bool]:

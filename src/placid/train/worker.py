@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from importlib.metadata import version
@@ -75,8 +76,26 @@ def check_owner(out: Path) -> None:
         raise SystemExit(f"{out} was taken by another launch; this one ends and publishes nothing")
 
 
+def meeting(rank: int, count: int) -> Any:  # noqa: ANN401 - a torch.distributed.Store
+    """Where ranks meet: alone in memory, on one machine in PLACID_MEETING, a file in a folder of this user's alone.
+
+    In a cluster job it is a port of rank 0, at MASTER_ADDR only (torch's own listens on every address of the node).
+    """
+    from torch.distributed import FileStore, HashStore, TCPStore  # pyright: ignore[reportPrivateImportUsage] - public
+
+    if count == 1:
+        return HashStore()
+    if "PLACID_MEETING" in os.environ:
+        return FileStore(os.environ["PLACID_MEETING"], count)
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if rank:
+        return TCPStore(host, port, count, is_master=False)
+    listener = socket.create_server((host, port), backlog=2048)
+    return TCPStore(host, port, count, is_master=True, master_listen_fd=listener.detach(), use_libuv=False)
+
+
 def join() -> Ranks:
-    """Meet the other ranks (environment of torch.distributed.run); alone, no port is opened."""
+    """Meet the other ranks (environment of torch.distributed.run or of cluster/rank.py)."""
     rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     cuda = os.environ["DS_ACCELERATOR"] == "cuda"
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
@@ -85,10 +104,8 @@ def join() -> Ranks:
     # A C++ extension that only DeepSpeed's CPU *inference* all-reduce uses; building it would cost 45 s at first use.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "nccl" if cuda else "gloo"
-    if count == 1:
-        os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
-        store_here = torch.distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage] - public in its docs
-        torch.distributed.init_process_group(backend, store=store_here, rank=0, world_size=1)
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it
+    torch.distributed.init_process_group(backend, store=meeting(rank, count), rank=rank, world_size=count)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     return Ranks(rank, count, device)
 
