@@ -1,5 +1,5 @@
 # Two commands matter: `make demo` holds the whole study on this machine, `make test` checks placid.
-.PHONY: setup demo test test-slow test-cluster test-real check locks clean
+.PHONY: setup demo test test-slow test-cluster test-real check locks audit clean
 
 setup:
 	@bash locks/install.sh
@@ -29,6 +29,10 @@ check: setup
 
 locks: setup
 	bash locks/lock.sh
+
+# Known vulnerabilities of the locked versions, by PyPI's advisory database; needs internet. CHANGELOG.md says when.
+audit: setup
+	bash locks/audit.sh
 
 clean:
 	rm -rf runs/demo checkpoints/demo runs/quick checkpoints/quick runs/simulate

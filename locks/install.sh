@@ -21,12 +21,13 @@ done
 [ -n "$python" ] || { echo "placid needs Python 3.11 or newer on the PATH" >&2; exit 2; }
 echo "setup: installing the $kind build into .venv ($("$python" --version)); a few minutes the first time"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install -q --disable-pip-version-check "uv>=0.9"
+.venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r locks/uv.txt
 
 torch=()
 [ $kind = cpu ] && mapfile -t torch < <(.venv/bin/python locks/torch_source.py)
+# --verify-hashes: every file must be the one that was locked (torch+cpu alone has no hash there).
 # --no-deps: the lock is complete, and what it leaves out (a CUDA torchvision) would break torch+cpu and transformers.
-.venv/bin/uv pip install -q --python .venv/bin/python --no-deps "${torch[@]}" -r locks/$kind.txt
+.venv/bin/uv pip install -q --python .venv/bin/python --no-deps --verify-hashes "${torch[@]}" -r locks/$kind.txt
 .venv/bin/uv pip install -q --python .venv/bin/python --no-deps -e .
 
 # Else the first run of every process would pay for compiling these. Template files in them do not compile; no matter.
