@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from placid import environment, train
+from placid.cli import main
 from placid.cluster import own_ray, scratch
 from placid.records import BadInputError
 
@@ -127,6 +128,19 @@ def test_in_a_job_the_ranks_keep_where_they_meet(monkeypatch):
     env = train._environment(2, "")
     assert {name for name in env if environment.is_launchers(name)} == {"MASTER_ADDR", "MASTER_PORT"}
     assert "PLACID_MEETING" not in env
+
+
+@pytest.mark.parametrize(
+    ("mask", "says"),
+    [(0o022, "everybody (umask 022)"), (0o027, "your group (umask 027)"), (0o077, "you alone (umask 077)")],
+)
+def test_doctor_says_who_can_read_a_run(mask, says, capsys):
+    before = os.umask(mask)
+    try:
+        main(["doctor"])
+    finally:
+        os.umask(before)
+    assert f"files     what a run writes can be read by {says}" in capsys.readouterr().out
 
 
 class Hello(http.server.BaseHTTPRequestHandler):

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "jobs": "records store cluster study",
     "plan": "records models store render protocol rollout judge report study",
     "fit": "records models cluster rollout study train",
-    "cli": ALL + " status study jobs plan fit",
+    "cli": ALL + " environment status study jobs plan fit",
 }
 HEAVY_HOME = {
     "torch": ("models.py", "train/", "organism/"),

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from placid.environment import readers
 from placid.records import BadInputError, PausedError
 from placid.store import disk
 from placid.store.commands import COMMANDS as UPKEEP
@@ -312,8 +313,8 @@ def doctor(arguments: argparse.Namespace, _words: list[str]) -> None:
     say(f"gpu       {'nvidia-smi found' if shutil.which('nvidia-smi') else 'none'}")
     say(f"cores     {len(os.sched_getaffinity(0))}")
     say(f"memory    {psutil.virtual_memory().available / 2**30:.1f} GiB free")
-    found = Path("checkpoints/organism/config.json").is_file()
-    say(f"organism  {'checkpoints/organism' if found else 'not in this folder'}")
+    say(f"files     what a run writes can be read by {readers()}")
+    say(f"organism  {'checkpoints/organism' if Path('checkpoints/organism').is_dir() else 'not in this folder'}")
 
 
 def submit(arguments: argparse.Namespace, words: list[str]) -> None:

@@ -46,6 +46,14 @@ def forget_ray() -> list[str]:
     return foreign
 
 
+def readers() -> str:
+    """Who can read the files that a study writes: run directories follow the umask."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    group = "you alone" if mask & 0o040 else "your group"
+    return f"{group if mask & 0o004 else 'everybody'} (umask {mask:03o})"
+
+
 def spare_local_hosts() -> None:
     """Let no proxy be asked for this machine; clients read it when they are made."""
     before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""

@@ -189,6 +189,32 @@ def test_a_study_on_three_nodes_is_the_laptops(lab, study, work):
     assert not list(run.glob("submissions/1/job-*/token")), "the token outlived its job"
 
 
+SHELL = {
+    "SBATCH_PARTITION": "high", "SBATCH_TIMELIMIT": "1", "SBATCH_ACCOUNT": "nobody", "SBATCH_EXPORT": "NONE",
+    "SLURM_EXPORT_ENV": "NONE", "SLURM_MEM_PER_CPU": "1", "SLURM_NTASKS": "64", "SRUN_CPUS_PER_TASK": "64",
+    "RANK": "3", "WORLD_SIZE": "8", "MASTER_ADDR": "192.0.2.1", "RAY_ADDRESS": "192.0.2.1:6379", "TMPDIR": "/tmp",
+}  # fmt: skip
+"""What a shell inside another job, or a user's profile, may hold."""
+
+
+def test_neither_shell_nor_root_steer_a_job(lab, study, work, monkeypatch):
+    """Variables of other launchers do not reach it, and what its root is called is neither option nor command."""
+    root = work / 'it\'s $(touch PWNED) `touch PWNED` "my"; runs #1 50%'
+    for name, value in SHELL.items():
+        monkeypatch.setenv(name, value)
+    jobs = submit("study", study, "--root", str(root), "--site.nodes", "2")
+    for name in SHELL:  # the lab's own commands
+        monkeypatch.delenv(name)
+    done(lab, jobs, work, 480)
+    assert not [path for path in work.rglob("PWNED*") if path.is_file()]
+    (out,) = root.glob(f"run/submissions/1/placid-rollout-{jobs['rollout']}.out")
+    assert "done" in out.read_text()
+    shown = lab.slurm("sacct", "-n", "-X", "-P", "-j", jobs["rollout"], "-o", "Partition,Account,Timelimit")
+    assert shown == "main|lab|00:30:00"
+    assert {state for state, _ in ends_of(root / "run").values()} == {"done"}
+    assert not (ROOT / "PWNED").exists()
+
+
 VLLM = """
 name = "run"
 root = "{work}/runs"

@@ -7,6 +7,7 @@ from placid.cluster.preflight import check_cluster
 from placid.cluster.sbatch import Stage
 from placid.cluster.site import LightSettings, SiteSettings, read, seconds
 from placid.config import read_value
+from placid.environment import readers
 from placid.records import BadInputError
 from placid.store import write_atomic
 
@@ -24,6 +25,7 @@ def examine(file: Path) -> list[str]:
         raise BadInputError("no Slurm on this machine; run placid doctor --site on a login node")
     groups, accounts = slurm.nodes(), slurm.accounts()
     lines = [_line(group) for group in groups]
+    lines.append(f"files     what a run writes can be read by {readers()}")
     lines.append(f"accounts  {', '.join(accounts) or 'none known (no accounting, or the default one)'}")
     if not file.exists():
         write_atomic(file, propose(groups, accounts).encode())
