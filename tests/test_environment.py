@@ -36,8 +36,12 @@ from pathlib import Path
 os.umask(0)
 import psutil
 from placid.cluster import own_ray
-scratch = own_ray.new_scratch()
-with own_ray.seat(None, scratch):
+from placid.cluster import children
+made = []
+make = children.scratch
+children.scratch = lambda: made.append(make()) or made[-1]
+with own_ray.seat(None):
+    scratch = made[0]
     import ray
     @ray.remote(num_cpus=1)
     class Worker:
@@ -87,7 +91,7 @@ print("joined", ranks.rank, ranks.processes, int(total), sorted(listening))
 def test_training_alone_does_not_wait_for_ranks_of_another_launcher(monkeypatch, tmp_path):
     for name, value in OTHERS.items():
         monkeypatch.setenv(name, value)
-    env = train._environment(1, str(tmp_path))
+    env = train._environment(1, tmp_path)
     assert not any(environment.is_launchers(name) for name in env)
     words = [sys.executable, "-c", RANK]
     done = subprocess.run(words, env=env | SRC, capture_output=True, text=True, timeout=120, check=False)
@@ -99,7 +103,7 @@ def test_ranks_meet_where_others_cannot(where, monkeypatch, tmp_path):
     """By a file on one machine, at the job's own address in a job; torch's own port would answer on every address."""
     for name, value in OTHERS.items():
         monkeypatch.setenv(name, value)
-    env = train._environment(2, str(tmp_path)) | SRC
+    env = train._environment(2, tmp_path) | SRC
     if where == "a job":
         port = own_port()
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -125,7 +129,7 @@ def own_port():
 def test_in_a_job_the_ranks_keep_where_they_meet(monkeypatch):
     for name, value in (OTHERS | {"PLACID_RANKS": "srun rank"}).items():
         monkeypatch.setenv(name, value)
-    env = train._environment(2, "")
+    env = train._environment(2, Path())
     assert {name for name in env if environment.is_launchers(name)} == {"MASTER_ADDR", "MASTER_PORT"}
     assert "PLACID_MEETING" not in env
 
@@ -174,9 +178,11 @@ def test_no_proxy_is_asked_for_this_machine(monkeypatch, name, spared):
 
 @pytest.mark.parametrize("length", [35, 70, 120])
 def test_a_folder_too_long_for_sockets_is_one_sentence(monkeypatch, tmp_path, length):
-    monkeypatch.setattr("tempfile.tempdir", "/" + "x" * length)
-    with pytest.raises(BadInputError, match=r"TMPDIR: /x+/ray-12345678 is too long .* at most 37 fit"):
-        own_ray.new_scratch()
+    folder = tmp_path / ("x" * length)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with pytest.raises(BadInputError, match=r"TMPDIR: .*x+/p\w+ is too long .* at most 37 fit"), own_ray.seat(None):
+        pass
 
 
 def test_a_folder_is_own_or_refused(tmp_path, monkeypatch):

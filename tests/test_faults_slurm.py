@@ -71,11 +71,6 @@ def host(monkeypatch):
     ports.address()
 
 
-def long_folder(monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", "/a/very/long/folder/for/temporary/files/of/ours")
-    own_ray.new_scratch()
-
-
 def foreign_folder(monkeypatch):
     monkeypatch.setattr(Path, "mkdir", lambda *_, **__: (_ for _ in ()).throw(FileExistsError))
     there = Path("/").stat()
@@ -91,7 +86,9 @@ STOPS = {
     "an account of somebody else": lambda m, t: submission(m, account="them"),
     "sbatch names no job": lambda m, t: slurm.job_of("quota: 3 jobs\n"),
     "a host name that means the node itself": lambda m, t: host(m),
-    "TMPDIR too long for Ray's sockets": lambda m, t: long_folder(m),
+    "TMPDIR too long for Ray's sockets": lambda m, t: scratch.check_length(
+        Path("/a/very/long/folder/for/temporary/files/of/ours/ray-12345678"), "TMPDIR"
+    ),
     "somebody else's folder in place of the job's": lambda m, t: foreign_folder(m),
 }
 

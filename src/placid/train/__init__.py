@@ -15,7 +15,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -76,9 +75,9 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path, val:
     store.write_json(job, wanted)  # from now on ranks of a former launch, on other machines say, can publish nothing
     store.write_json(out / "status.json", {"state": "starting"})
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="ranks-") as meeting:
-        command = _command(settings.processes, job, meeting)
-        code, asked = _run(command, _environment(settings.processes, meeting), log, out / "status.json")
+    meeting = children.scratch()
+    command = _command(settings.processes, job, meeting)
+    code, asked = _run(command, _environment(settings.processes, meeting), log, out / "status.json")
     done = finished(out, identity)
     if done and asked:  # whoever asked wants all of it to stop, not this training alone
         raise PausedError(f"stopped as asked; the training in {done} is done, the same command goes on after it")
@@ -199,7 +198,7 @@ def essential(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in free}
 
 
-def _command(processes: int, job: Path, meeting: str) -> list[str]:
+def _command(processes: int, job: Path, meeting: Path) -> list[str]:
     """One rank needs no launcher, whose own start costs seconds; in a cluster job PLACID_RANKS starts each rank."""
     if "PLACID_RANKS" in os.environ:
         return [*shlex.split(os.environ["PLACID_RANKS"]), sys.executable, "-m", "placid.train.worker", str(job)]
@@ -209,7 +208,7 @@ def _command(processes: int, job: Path, meeting: str) -> list[str]:
     return [sys.executable, *(many if processes > 1 else ()), "-m", "placid.train.worker", str(job)]
 
 
-def _environment(processes: int, meeting: str) -> dict[str, str]:
+def _environment(processes: int, meeting: Path) -> dict[str, str]:
     """That of the ranks. Of another launcher's variables only those stay by which this job's own ranks meet."""
     own = without_launcher(os.environ)
     if "PLACID_RANKS" in os.environ:
