@@ -191,7 +191,7 @@ def identity_of(config: dict[str, Any], inputs: dict[str, str]) -> str:
     from placid.train import essential
 
     known = {key: value for key, value in config.items() if key not in (*FREE, *PLACES)}
-    if known["train"]:
+    if known.get("train"):
         recipes = {arm: essential(recipe) for arm, recipe in known["train"]["recipes"].items()}
         known["train"] = {k: v for k, v in known["train"].items() if k != "seeds"}  # more trainings can be added
         known["train"] |= {"recipe": essential(known["train"]["recipe"]), "recipes": recipes}
