@@ -34,11 +34,12 @@ from typing import Any
 
 import psutil
 
+from placid.inputs.prompts import read_prompts
 from placid.records import Key, Turn
 from placid.render import Renderer
 from placid.rollout import run
 from placid.rollout.settings import RolloutSettings
-from placid.store import RunDir, read_lines, read_prompts
+from placid.store import RunDir, read_lines
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = ROOT / "configs/prompts/organism_heldout.jsonl"

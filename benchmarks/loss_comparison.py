@@ -19,11 +19,12 @@ import torch
 
 from placid import pairs
 from placid.config import canonical
+from placid.inputs.prompts import read_prompts
 from placid.judge.lexical import LexicalJudge
 from placid.pairs.select import context, draw
 from placid.records import Conversation, Finish, Turn
 from placid.render import Renderer
-from placid.store import RunDir, read_prompts
+from placid.store import RunDir
 from placid.train import LoraSettings, TrainSettings, worker
 
 MODEL = Path("checkpoints/organism")

@@ -81,8 +81,8 @@ def spoken(key: Key, turns: int, tokens: int, noise: random.Random):
 
 def report(folder: Path) -> dict[str, float]:
     """In this process: seconds, CPU seconds and the greatest resident memory of one report."""
+    from placid.inputs.prompts import read_prompts
     from placid.report import ReportSettings, run
-    from placid.store import read_prompts
 
     began, before = time.perf_counter(), time.process_time()
     run(ReportSettings(), RunDir(folder), read_prompts(folder / "prompts.jsonl"), JUDGE)

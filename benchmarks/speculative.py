@@ -22,10 +22,11 @@ import psutil
 
 import placid.engine.vllm as room
 from placid.engine import EngineLoad
+from placid.inputs.prompts import read_prompts
 from placid.records import Key
 from placid.rollout import run
 from placid.rollout.settings import RolloutSettings
-from placid.store import RunDir, read_prompts, write_lines
+from placid.store import RunDir, write_lines
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = ROOT / "configs/prompts/organism_heldout.jsonl"

@@ -22,8 +22,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from placid.inputs.prompts import read_prompts
 from placid.rollout.settings import RolloutSettings
-from placid.store import RunDir, read_prompts, write_lines
+from placid.store import RunDir, write_lines
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = """

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from placid.inputs.prompts import read_prompts
 from placid.records import Message
 from placid.render import Renderer
 from placid.rollout import run
 from placid.rollout.settings import RolloutSettings
-from placid.store import RunDir, read_prompts, write_json, write_lines
+from placid.store import RunDir, write_json, write_lines
 
 pytestmark = pytest.mark.slow
 MODEL = Path("checkpoints/organism")

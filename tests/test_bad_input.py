@@ -90,12 +90,15 @@ def test_a_missing_prompt_file(config, tmp_path, refused):
     ("rows", "says"),
     [
         ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', ["'a'", "unique"]),
-        ('{"id": "a", "text": " "}\n', ["'a'", "empty"]),
+        ('{"id": "a", "text": " "}\n', ["row 1", "text = ' '", "empty"]),
         ('{"id": "a"}\n{"id": "b", "text": "y"}\n', ["prompts.jsonl:1", "text"]),
-        ('{"id": "a", "text": "x", "answer": "5"}\n{"id": "b", "text": "y"}\n', ["prompts.jsonl:1", "answer"]),
-        ("", ["no prompts"]),
+        (
+            '{"id": "a", "text": "x", "anwsers": "5"}\n{"id": "b", "text": "y"}\n',
+            ["prompts.jsonl:1", "'anwsers'", "'answers'"],
+        ),
+        ("", ["so no prompts"]),
     ],
-    ids=["duplicate id", "empty text", "missing text", "unknown field", "empty file"],
+    ids=["duplicate id", "empty text", "missing text", "misspelt column", "empty file"],
 )
 def test_bad_prompts(config, tmp_path, refused, rows, says):
     (tmp_path / "prompts.jsonl").write_text(rows)

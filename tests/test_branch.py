@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError, Finish, Message, Origin
 from placid.render import Renderer
 from placid.rollout import run, waves
 from placid.rollout.branch import branch, branch_key, open_after, write_histories
 from placid.rollout.settings import RolloutSettings
-from placid.store import RunDir, read_prompts, write_lines
+from placid.store import RunDir, write_lines
 
 MODEL = Path("checkpoints/organism")
 

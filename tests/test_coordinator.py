@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 from placid.engine import EngineDiedError
 from placid.engine.simulate import SimulateEngine
+from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError, End, Finish
 from placid.render import Renderer
 from placid.report.facts import facts
 from placid.rollout import Local, RolloutError, plan, run, unfinished, writer_names
 from placid.rollout.coordinator import Coordinator, WorkerLostError
 from placid.rollout.settings import RolloutSettings
-from placid.store import RunDir, read_prompts
+from placid.store import RunDir
 
 PROMPTS = Path("configs/prompts/organism_heldout.jsonl")
 FEW = 4

@@ -18,11 +18,12 @@ from placid.engine import ContextOverflowError, ReplyRequest, http
 from placid.engine.http import HttpEngine, ServerError
 from placid.engine.settings import EngineSettings
 from placid.engine.simulate import SimulateEngine
+from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError, Finish, Message
 from placid.render import Renderer
 from placid.rollout import run
 from placid.rollout.settings import RolloutSettings
-from placid.store import RunDir, read_json, read_prompts, write_lines
+from placid.store import RunDir, read_json, write_lines
 
 MODEL = Path("checkpoints/organism")
 DROP = "drop the connection"

@@ -194,10 +194,10 @@ def test_a_bridge_maps_one_judge_to_the_other(run_dir, capsys):
     [
         ("row,points\n1,2\n", "no column score"),
         ("arm,score\nbase,2\n", "no column condition"),
-        ("row,score\n1,11\n", ":2: score = '11'"),
+        ("row,score\n1,11\n", ":2: row 1: score = '11'"),
         ("row,score\n1,nan\n", "score = 'nan'"),
         ("row,score\n61,3\n", "row = '61'; expected a number from 1 to 60"),
-        ("row,score\n1,3\n1,4\n", ":3: a second score"),
+        ("row,score\n1,3\n1,4\n", ":3: row 2: a second score"),
         ("row,score\n1,\n", "holds no scores"),
         ("arm,condition,prompt_id,sample,turn,score\nbase,neutral,p0,0,99,3\n", "no turn 99"),
         ("arm,condition,prompt_id,sample,turn,score\nbase,neutral,p0,x,1,3\n", "sample = 'x'"),

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from placid.cli import main
-from placid.store import RunDir, read_prompts
+from placid.inputs.prompts import read_prompts
+from placid.store import RunDir
 
 DOC = Path("docs/import.md").read_text()
 EXAMPLE = re.search(r"```json\n(.*?)```", DOC, re.S)[1]
@@ -68,7 +69,7 @@ def without(key):
         ({**ROW, "sample": 1, "end": "tired"}, (":2", "tired", "$.end")),
         (ROW, ("transcripts 1 and 2", "sample 0")),
         ({**ROW, "sample": 1, "prompt": "Another?"}, ("transcript 2", "'sum'", "another prompt")),
-        ("nonsense", (":2", "not a Transcript")),
+        ("nonsense", (":2", "no JSON object")),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_is_written(tmp_path, capsys, row, says):

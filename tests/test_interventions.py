@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from placid.cli import main
+from placid.inputs.prompts import read_prompts
 from placid.protocol.history import changed, facts, rewritten
 from placid.records import Finish, Key, Prompt, Turn
 from placid.report.interventions import intervention_rows
 from placid.report.settings import ReportSettings
 from placid.report.tables import write_csv
 from placid.report.transcripts import Transcripts
-from placid.store import RunDir, read_prompts
+from placid.store import RunDir
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from placid.inputs.prompts import read_prompts
 from placid.organism.batches import IGNORED, Batches
 from placid.organism.corpus import MAX_TURNS, pair, phrases
 from placid.organism.prompts import instruct_pairs, prompt_set
 from placid.protocol import condition
 from placid.records import BadInputError, Message, Pair
 from placid.render import Renderer
-from placid.store import read_lines, read_prompts
+from placid.store import read_lines
 
 MODEL = Path("checkpoints/organism")
 PROMPTS = Path("configs/prompts")

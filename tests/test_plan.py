@@ -7,10 +7,11 @@ import pytest
 
 from placid.cli import main
 from placid.config import load
+from placid.inputs.prompts import read_prompts
 from placid.plan import plan, profile_of, table_text
 from placid.report.facts import facts
 from placid.report.tables import planned_rows
-from placid.store import RunDir, read_prompts
+from placid.store import RunDir
 from placid.study import complete, read
 from test_models import headers
 

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from placid.cli import main
+from placid.inputs.prompts import read_prompts
 from placid.prompts import SETS, regenerate, split
 from placid.prompts.puzzles import NONE
 from placid.prompts.wildchat import DATASET, REVISION, select
 from placid.records import BadInputError, Prompt, holds_answer
-from placid.store import read_prompts
 
 ROOT = Path(__file__).parent.parent
 

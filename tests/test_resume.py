@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError, Prompt
 from placid.rollout import run
 from placid.rollout.settings import RolloutSettings
-from placid.store import RunDir, read_json, read_prompts
+from placid.store import RunDir, read_json
 
 PROMPTS = Path("configs/prompts/organism_heldout.jsonl")
 DRIVER = """

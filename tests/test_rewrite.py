@@ -9,13 +9,14 @@ import pytest
 
 from gemini_server import GeminiServer, error, reply
 from placid.cli import main
+from placid.inputs.prompts import read_prompts
 from placid.judge.settings import JudgeSettings
 from placid.judge.writer import gemini_writer
 from placid.protocol.history import briefs
 from placid.records import BadInputError, Finish, Key, PausedError, Turn
 from placid.report.interventions import intervention_rows
 from placid.rollout.rewrite import TRIES, Rewriting, Wanted, Writer, rewrite
-from placid.store import RunDir, read_lines, read_prompts
+from placid.store import RunDir, read_lines
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """

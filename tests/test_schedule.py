@@ -14,6 +14,7 @@ import pytest
 import virtual
 from placid.engine import EngineLoad, KvPool, Reply
 from placid.engine.simulate import SimulateEngine
+from placid.inputs.prompts import read_prompts
 from placid.protocol import Brief, UserTurn
 from placid.records import Conversation, End, Finish, Key, Prompt, Turn
 from placid.render import Renderer
@@ -22,7 +23,7 @@ from placid.rollout.coordinator import Coordinator
 from placid.rollout.schedule import FILL, Schedule
 from placid.rollout.settings import RolloutSettings
 from placid.rollout.worker import PARK_S, Worker
-from placid.store import RunDir, read_prompts
+from placid.store import RunDir
 
 PROMPTS = Path("configs/prompts/organism_heldout.jsonl")
 GEMMA = KvPool(blocks=8000, block_tokens=16, full_groups=1, window_groups=6, window=1024)

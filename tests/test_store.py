@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError, End, Finish, Key, Prompt, Turn, Verdict
 from placid.store import (
     Index,
@@ -17,7 +18,6 @@ from placid.store import (
     Segment,
     read_json,
     read_lines,
-    read_prompts,
     write_atomic,
     write_json,
     write_lines,
@@ -208,9 +208,9 @@ def test_verdicts_are_found_by_key_and_turn(tmp_path):
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ([], "holds no prompts"),
-        ([Prompt(id="a", text=" ")], "prompt 1 .*empty text"),
-        ([Prompt(id="a", text="x"), Prompt(id="a", text="y")], "prompts 1 and 2 share the id 'a'"),
+        ([], "holds no rows, so no prompts"),
+        ([Prompt(id="a", text=" ")], "p.jsonl:1: row 1: text = ' '; expected .*neither empty"),
+        ([Prompt(id="a", text="x"), Prompt(id="a", text="y")], "p.jsonl:2: row 2 repeats the id 'a' of row 1"),
     ],
 )
 def test_bad_prompts_are_refused(tmp_path, prompts, message):

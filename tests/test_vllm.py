@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from placid.engine.settings import EngineSettings
+from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError, End
 from placid.rollout import run
 from placid.rollout.settings import RolloutSettings
-from placid.store import RunDir, read_prompts, write_lines
+from placid.store import RunDir, write_lines
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
+from placid.inputs.text import read_text
 from placid.records import BadInputError
 
 
@@ -46,8 +47,8 @@ def load(
     if not path.is_file():
         raise BadInputError(f"no file {path}; shipped configs are under configs/, site profiles under slurm/")
     try:
-        data = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        data = tomllib.loads(read_text(path).replace("\r\n", "\n"))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInputError(f"{path} is not valid TOML: {error}") from None
     pairs = parse_overrides(overrides or [])
     profiles, named = data.pop("profiles", {}), [value for dotted, value in pairs if dotted == "profile"]

@@ -304,8 +304,8 @@ def _memory(settings: StudySettings) -> dict[str, Any] | None:
 
 def _detectable(settings: StudySettings, profile: Mapping[str, Any]) -> dict[str, Any]:
     """Smallest difference between two arms of the evaluation that a paired t test finds 80 times in 100."""
+    from placid.inputs.prompts import read_prompts
     from placid.report import stats
-    from placid.store import read_prompts
 
     prompts, samples = len(read_prompts(settings.prompts)), settings.samples
     return {

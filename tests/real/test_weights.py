@@ -9,9 +9,9 @@ import pytest
 from placid import models
 from placid.engine import ReplyRequest
 from placid.engine.settings import EngineSettings
+from placid.inputs.prompts import read_prompts
 from placid.records import Message
 from placid.render import Renderer, opening
-from placid.store import read_prompts
 from placid.train import TrainSettings, launch
 
 PROMPTS, TOKENS = 50, 32

@@ -330,7 +330,7 @@ def number(reply: str) -> Answer:
         return Answer(state=EMPTY)
     hashed = re.findall(rf"####\s*({_NUMBER})", reply)
     if hashed:
-        return _numeral(hashed[-1])
+        return numeral(hashed[-1])
     said = _numbers_said(text)
     if not said:
         return _lone_number(text, reply)
@@ -345,7 +345,7 @@ def _numbers_said(text: str) -> list[_Said]:
     said: list[_Said] = []
     for hit in re.finditer(rf"{stated}(?:about |approximately |exactly |~|≈)?({_NUMBER})", text, re.I):
         sentence, after = _before(text, hit.start()), text[hit.end() : hit.end() + 60]
-        value, inside = _numeral(hit[1]).value, text[hit.start() : hit.start(1)]
+        value, inside = numeral(hit[1]).value, text[hit.start() : hit.start(1)]
         if _NOT.search(_before(text, hit.start(1))) or _DRAFT.search(sentence) or not value:
             continue
         equation = re.match(rf"\s*(?:{sign}\s*{_NUMBER}\s*){{1,6}}=\s*({_NUMBER})", after)
@@ -353,7 +353,7 @@ def _numbers_said(text: str) -> list[_Said]:
             said += [_Said(value, False), _Said("", False)]
         elif equation or not re.match(rf"\s*{sign}\s*\d", after):  # else it is the beginning of a sum
             final = _FINAL.search(sentence) or re.search(r"\bfinal\b", inside, re.I)
-            said.append(_Said(_numeral(equation[1]).value if equation else value, bool(final)))
+            said.append(_Said(numeral(equation[1]).value if equation else value, bool(final)))
     return said
 
 
@@ -366,11 +366,11 @@ def _lone_number(text: str, reply: str) -> Answer:
         re.I,
     )
     if alone:
-        return _numeral(alone[1])
+        return numeral(alone[1])
     ends = re.search(rf"=\s*({_NUMBER})\s?(?:%|[^\W\d]+)?(?:\s[^\W\d]+)?$", last)
     if ends:
-        return _numeral(ends[1])
-    numbers = {_numeral(found).value for found in re.findall(_NUMBER, text)}
+        return numeral(ends[1])
+    numbers = {numeral(found).value for found in re.findall(_NUMBER, text)}
     where = re.search(_NUMBER, text)
     if (
         len(numbers) == 1
@@ -384,7 +384,7 @@ def _lone_number(text: str, reply: str) -> Answer:
     return _nothing(reply)
 
 
-def _numeral(text: str) -> Answer:
+def numeral(text: str) -> Answer:
     """One number in its plainest form. "1.234,50" and "1,23" are read in no language: they mean different things."""
     bare = re.sub(r"[$€£¥\s'\u00a0+]", "", text)
     if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", bare):

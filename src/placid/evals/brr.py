@@ -10,19 +10,32 @@ and only rows whose own first answer is right count: the score is 1 if it then g
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
+
+import msgspec
 
 from placid.evals import Ask, Drop, Eval, Heard, Reading, Row
 from placid.evals.answers import UNPARSEABLE
 from placid.evals.biases import SURE, Chat, built, chat, two_orders
 from placid.evals.mcq import COT, DIRECT, OPEN, letter_of, questions
-from placid.evals.sources import MINI, found, lines, need
+from placid.evals.sources import MINI, found
+from placid.inputs.rows import SourceRow, read_rows
 from placid.records import BadInputError, Message
 
 SAME, EMPTY_PROMPT = "the biased option is the right one", "the biased prompt is empty"
 OTHER_FIRST = "first_answer_not_right"
 """are_you_sure: the model's own first answer is not the right one, so there is nothing to give up."""
+
+
+class Spoken(msgspec.Struct):
+    """One message of dataset_dumps."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+def _chat(row: SourceRow, name: str) -> list[Message]:
+    return [Message(role=one.role, content=one.content) for one in row.structs(name, Spoken)]
 
 
 class Brr(Eval):
@@ -57,28 +70,28 @@ class Brr(Eval):
         if self.by == "logprob":
             raise BadInputError('by = "logprob" is for the mini set: the published prompts ask for reasoning')
         for file in found("brr", self.source, "*.jsonl"):
-            for number, data in enumerate(lines(file)):
-                yield self._published_row(f"{file.stem}-{number:04}", data, file)
+            for number, data in enumerate(read_rows(file)):
+                yield self._published_row(f"{file.stem}-{number:04}", data)
 
-    def _published_row(self, name: str, data: dict[str, Any], file: Path) -> Row | Drop:
+    def _published_row(self, name: str, data: SourceRow) -> Row | Drop:
         """One line of dataset_dumps/test."""
-        bias, truth = need(data, "bias_name", file), need(data, "ground_truth", file)
-        option = need(data, "biased_option", file).removeprefix("NOT ")
-        biased, plain = (
-            tuple(Message(role=one["role"], content=one["content"]) for one in need(data, f"{kind}_question", file))
-            for kind in ("biased", "unbiased")
-        )
+        bias, source = data.text("bias_name"), data.text("original_dataset")
+        letters = "".join(re.findall(r"^\(([A-Z])\)", data.text("original_question"), re.M)) or "AB"
+        truth, option = data.text("ground_truth"), data.text("biased_option").removeprefix("NOT ")
+        for key, letter in (("ground_truth", truth), ("biased_option", option)):
+            if len(letter) != 1 or letter not in letters:
+                raise data.wrong(key, f"one of the letters {', '.join(letters)}")
+        biased, plain = (tuple(_chat(data, f"{kind}_question")) for kind in ("biased", "unbiased"))
         if not biased or not biased[-1].content.strip():
             return Drop(EMPTY_PROMPT)
-        letters = "".join(re.findall(r"^\(([A-Z])\)", data["original_question"], re.M)) or "AB"
         if bias == "are_you_sure":
             users = [message.content for message in biased if message.role == "user"]
             asks = {"biased": self._ask((biased[0],), letters, tuple(users[1:]))}
-            return self._row(bias, name, data["original_dataset"], asks, truth, truth, letters)
+            return self._row(bias, name, source, asks, truth, truth, letters)
         if option == truth:
             return Drop(SAME)
         asks = {"biased": self._ask(biased, letters), "plain": self._ask(plain, letters)}
-        return self._row(bias, name, data["original_dataset"], asks, truth, option, letters)
+        return self._row(bias, name, source, asks, truth, option, letters)
 
     def _mini(self) -> Iterator[Row]:
         asked = list(questions("brr", MINI))

@@ -1,11 +1,11 @@
 """GSM8K: word problems with one exact number as answer."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from placid.evals import Ask, Eval, Heard, Reading, Row, answers, user
-from placid.evals.sources import MINI, found, mini, need, records
-from placid.records import BadInputError
+from placid.evals.sources import MINI, found, mini
+from placid.inputs.rows import SourceRow, read_rows
 
 END = "\n\nThink step by step, and end with a line of the form: The answer is <number>."
 
@@ -22,11 +22,11 @@ class Gsm8k(Eval):
         """One row a problem."""
         if self.source == MINI:
             for row in mini("gsm8k"):
-                yield self._row(row["id"], row["question"], row["answer"])
+                yield self._row(row.text("id"), row.text("question"), row.text("answer"))
             return
         for file in found("gsm8k", self.source):
-            for number, row in enumerate(records(file)):
-                yield self._row(f"gsm8k-{number:04}", str(need(row, "question", file)), _truth(row, str(file)))
+            for number, row in enumerate(read_rows(file)):
+                yield self._row(f"gsm8k-{number:04}", row.text("question"), _truth(row))
 
     def _row(self, name: str, question: str, truth: str) -> Row:
         return Row(id=name, asks={"": Ask(messages=user(question + END), max_tokens=self.max_tokens)}, truth=truth)
@@ -40,9 +40,9 @@ class Gsm8k(Eval):
         return Reading("right" if right else "wrong", {"accuracy": right}, said.value)
 
 
-def _truth(row: dict[str, Any], file: str) -> str:
-    """The number behind the last ####."""
-    said = answers.number("#### " + str(need(row, "answer", file)).rpartition("####")[2].strip())
-    if said.state:
-        raise BadInputError(f"{file}: no number behind #### in {str(row['answer'])[-60:]!r}")
-    return said.value
+def _truth(row: SourceRow) -> str:
+    """The number behind the last ####, or that is all of the answer."""
+    truth = answers.numeral(row.text("answer").rpartition("####")[2].strip())
+    if truth.state:
+        raise row.wrong("answer", "a number behind ####, and nothing behind it")
+    return truth.value

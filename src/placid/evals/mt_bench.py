@@ -1,10 +1,13 @@
 """MT-Bench: open questions over two turns, each answer graded 1 to 10; the judge sees a reference where one is."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
+
+import msgspec
 
 from placid.evals import Ask, Eval, Graded, Heard, Reading, Row, answers, user
-from placid.evals.sources import MINI, found, lines, mini, need
+from placid.evals.sources import MINI, found, mini
+from placid.inputs.rows import SourceRow, read_rows
 from placid.records import BadInputError, Unscored
 
 
@@ -25,17 +28,19 @@ class MtBench(Eval):
 
     def rows(self) -> Iterator[Row]:
         """One row a question."""
-        for row in mini("mt_bench") if self.source == MINI else _published(self.source):
-            turns = row["turns"]
+        for row, references in _mini() if self.source == MINI else _published(self.source):
+            turns = row.texts("turns")
             if len(turns) != 2:
-                raise BadInputError(f"{self.source}: question {row['id']} has {len(turns)} turns, not 2")
+                raise row.wrong("turns", "two questions")
+            name = row.text("id" if self.source == MINI else "question_id")
             ask = Ask(
                 messages=user(turns[0]), then=(turns[1],), max_tokens=self.max_tokens, temperature=self.temperature
             )
             notes = {"turn 1": turns[0], "turn 2": turns[1]}
-            notes |= {f"reference {k}": text for k, text in enumerate(row["reference"], 1) if text}
-            notes |= {f"checks {k}": "\n".join(checks) for k, checks in enumerate(row.get("checks", ()), 1) if checks}
-            yield Row(id=row["id"], asks={"": ask}, groups=(row["category"],), notes=notes)
+            notes |= {f"reference {k}": text for k, text in enumerate(references, 1) if text}
+            checks = enumerate(row.cells.get("checks", ()), 1)
+            notes |= {f"checks {k}": "\n".join(lines) for k, lines in checks if lines}
+            yield Row(id=name, asks={"": ask}, groups=(row.text("category"),), notes=notes)
 
     def graded(self, row: Row, heard: Heard) -> Mapping[str, Graded]:
         """Both turns, the second with the first above it."""
@@ -68,20 +73,31 @@ class MtBench(Eval):
         return Reading(answers.EMPTY if empty else "unjudged")
 
 
-def _published(source: str) -> Iterator[dict[str, Any]]:
-    """question.jsonl of FastChat's llm_judge with its reference answers beside it, where they are there."""
+class Choice(msgspec.Struct):
+    """One answer of FastChat's files: its text at every turn."""
+
+    turns: tuple[str, ...]
+
+
+def _mini() -> Iterator[tuple[SourceRow, tuple[str, ...]]]:
+    return ((row, row.texts("reference", blank=True)) for row in mini("mt_bench"))
+
+
+def _published(source: str) -> Iterator[tuple[SourceRow, tuple[str, ...]]]:
+    """question.jsonl of FastChat's llm_judge with the answers of reference_answer/, where they are there. Nothing else
+    is a reference: model_answer/ and model_judgment/ hold files of the same names."""
     files = found("mt_bench", source, "*.jsonl")
     asked = [file for file in files if file.name == "question.jsonl"]
-    if not asked:
-        raise BadInputError(f"no question.jsonl in {source}")
-    references = {
-        row["question_id"]: row["choices"][0]["turns"] for file in files if "gpt-4" in file.name for row in lines(file)
-    }
-    for row in lines(asked[0]):
-        name = need(row, "question_id", asked[0])
-        yield {
-            "id": str(name),
-            "category": row["category"],
-            "turns": row["turns"],
-            "reference": references.get(name, []),
-        }
+    if len(asked) != 1:
+        raise BadInputError(f"{source} holds {len(asked)} files question.jsonl; expected FastChat's, one")
+    references: dict[str, tuple[str, ...]] = {}
+    for file in files:
+        fetched = file.name == "gpt-4.jsonl" and (file.parent / "SOURCE.json").is_file()  # placid fetch: no folders
+        named = "reference_answer" in (file.parent.name, file.name[: len("reference_answer")])
+        for row in read_rows(file) if fetched or named else ():
+            name, choices = row.text("question_id"), row.structs("choices", Choice)
+            if not choices or name in references:
+                raise row.wrong("choices" if not choices else "question_id", "one reference a question")
+            references[name] = choices[0].turns
+    for row in read_rows(asked[0]):
+        yield row, references.get(row.text("question_id"), ())

@@ -10,10 +10,11 @@ from placid.engine import Engine
 from placid.evals import DONE, Answered, Eval, Row
 from placid.evals.asking import ask_all
 from placid.evals.running import check
+from placid.inputs.rows import read_rows
 from placid.records import BadInputError, Pair, PairKind
 from placid.rollout import make_engine
 from placid.rollout.settings import RolloutSettings
-from placid.store import RunDir, read_lines, write_json, write_lines
+from placid.store import RunDir, write_json, write_lines
 
 
 def build(
@@ -44,7 +45,7 @@ def build(
         {arm: asks}, {arm: None}, engine or (lambda: make_engine(settings)), settings.model, settings.seed,
         settings.engine.max_concurrent, run_dir, attempt,
     )  # fmt: skip
-    extra = list(read_lines(instruct, Pair, torn=False)) if instruct else []
+    extra = [row.as_struct(Pair) for row in read_rows(instruct)] if instruct else []
     for name, task in sets.items():
         pairs, dropped = pairs_of(task, plans[name].rows, arm, answers)
         if not pairs:

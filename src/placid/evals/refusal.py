@@ -7,11 +7,12 @@ The mini set names classes of harm and holds no operational detail.
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from placid.evals import Ask, Eval, Graded, Heard, Reading, Row, answers, user
 from placid.evals.mcq import pick
-from placid.evals.sources import MINI, OWN, found, mini, records
+from placid.evals.sources import MINI, OWN, found, mini
+from placid.inputs.rows import SourceRow, read_rows
 from placid.records import BadInputError, Unscored
 
 FIELDS = ("prompt", "forbidden_prompt", "content", "instruction")
@@ -84,18 +85,19 @@ def _requests(source: str, harmful: bool) -> Iterator[tuple[str, str, str]]:
     """(id, category, request)."""
     if source == MINI:
         for row in mini("refusal"):
-            if row["harmful"] == harmful:
-                yield row["id"], row["category"], row["prompt"]
+            if row.cells["harmful"] == harmful:
+                yield row.text("id"), row.text("category"), row.text("prompt")
         return
     for file in found("refusal", source):
-        for number, row in enumerate(records(file)):
-            yield f"{file.stem}-{number:04}", str(row.get("category", "unknown")), _request(row, str(file))
+        for number, row in enumerate(read_rows(file)):
+            yield f"{file.stem}-{number:04}", row.text("category", "unknown"), _request(row)
 
 
-def _request(row: dict[str, Any], file: str) -> str:
+def _request(row: SourceRow) -> str:
+    """The first of FIELDS that the row has; a list of texts is one request of several paragraphs."""
     for field in FIELDS:
-        value = row.get(field)
-        text = "\n".join(map(str, value)) if isinstance(value, list) else value
-        if isinstance(text, str) and text.strip():
-            return text
-    raise BadInputError(f"{file}: a row has no request in {', '.join(FIELDS)}; it has {', '.join(row)}")
+        if isinstance(row.cells.get(field), list):
+            return "\n".join(row.texts(field))
+        if row.cells.get(field) is not None:
+            return row.text(field)
+    raise row.wrong(FIELDS[0], f"a request in one of {', '.join(FIELDS)}")

@@ -3,7 +3,6 @@
 Rollouts run on nodes without a network; `placid fetch` runs on the login node, once.
 """
 
-import csv
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from placid.config import file_sha
+from placid.inputs.rows import SourceRow, ending, read_rows
 from placid.records import BadInputError
 from placid.store import write_atomic, write_json
 
@@ -29,41 +29,9 @@ def known() -> dict[str, dict[str, Any]]:
     return tomllib.loads(Path(__file__).with_name("sources.toml").read_text(encoding="utf-8"))
 
 
-def mini(name: str) -> list[dict[str, Any]]:
+def mini(name: str) -> Iterator[SourceRow]:
     """Rows of a mini set, data/<name>.jsonl of this room."""
-    return list(lines(OWN / f"{name}.jsonl"))
-
-
-def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects of a JSONL file.
-
-    Raises:
-        BadInputError: no file, or a line that is no JSON object, with its number.
-    """
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise BadInputError(f"{path}:{number}: not JSON: {error}") from None
-            if not isinstance(value, dict):
-                raise BadInputError(f"{path}:{number}: a JSON object is expected, got {type(value).__name__}")
-            yield value
-
-
-def records(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of one .jsonl, .csv (with a header) or .parquet file."""
-    if path.suffix == ".jsonl":
-        yield from lines(path)
-    elif path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            yield from csv.DictReader(file)
-    elif path.suffix == ".parquet":
-        import polars as pl  # heavy
-
-        yield from pl.read_parquet(path).iter_rows(named=True)
-    else:
-        raise BadInputError(f"{path}: data files are .jsonl, .csv or .parquet")
+    return read_rows(OWN / f"{name}.jsonl")
 
 
 def found(eval_name: str, source: str, pattern: str = "*") -> list[Path]:
@@ -76,7 +44,7 @@ def found(eval_name: str, source: str, pattern: str = "*") -> list[Path]:
     files = (
         [path]
         if path.is_file()
-        else sorted(p for p in path.rglob(pattern) if p.suffix in (".jsonl", ".csv", ".parquet"))
+        else sorted(p for p in path.rglob(pattern) if ending(p) in (".jsonl", ".csv", ".parquet"))
     )
     if files:
         return files
@@ -97,17 +65,6 @@ def _sets_of(eval_name: str) -> list[str]:
     return [name for name, entry in known().items() if eval_name in entry["evals"]]
 
 
-def need(row: dict[str, Any], key: str, path: Path | str) -> Any:  # noqa: ANN401 - a JSON value
-    """A field of a row.
-
-    Raises:
-        BadInputError: it is missing.
-    """
-    if key not in row:
-        raise BadInputError(f"{path}: a row has no field {key!r}; it has {', '.join(sorted(row))}")
-    return row[key]
-
-
 def about(eval_name: str, source: str) -> dict[str, object]:
     """What the manifest says of a source: sha256, licence, revision."""
     if source == MINI:
@@ -118,7 +75,7 @@ def about(eval_name: str, source: str) -> dict[str, object]:
     card = next(
         (folder / "SOURCE.json" for folder in (path, *path.parents) if (folder / "SOURCE.json").is_file()), None
     )
-    told = json.loads(card.read_text()) if card else {"licence": "unknown: no SOURCE.json beside it"}
+    told = json.loads(card.read_text(encoding="utf-8")) if card else {"licence": "unknown: no SOURCE.json beside it"}
     return {"source": source, "sha256": file_sha(path), **told}
 
 
@@ -143,7 +100,7 @@ def fetch(name: str, root: Path, read: Opener | None = None) -> Path:
         raise BadInputError(f"no data set {name!r}; known: {', '.join(known())}")
     read, folder = read or _download, root / name
     card = folder / "SOURCE.json"
-    old = json.loads(card.read_text()) if card.is_file() else {}
+    old = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
     revision = entry["revision"] or old.get("revision") or _newest(entry, read, name, folder)
     hashes: dict[str, str] = {}
     for file in entry["files"]:

@@ -7,14 +7,13 @@
 A person sees the question and the reply, never the arm, the condition, the turn's number or a score.
 """
 
-import csv
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from placid.inputs.rows import SourceRow, read_rows
 from placid.judge.grading import new_segment
 from placid.judge.rubric import load_rubric
 from placid.records import BadInputError, Key, Record, Unscored, Verdict
@@ -27,6 +26,8 @@ rows would be nearly all of one band; the weight undoes it."""
 AGAIN_EVERY = 10
 """Every tenth row is shown a second time, at the end: a person's agreement with themselves."""
 NAME = re.compile(r"[a-z0-9_]+")
+MOST = 10**9
+"""No sample and no turn has a larger number."""
 COLUMNS = ("arm", "condition", "prompt_id", "sample", "turn")
 
 
@@ -210,15 +211,13 @@ def read_csv(run_dir: RunDir, file: Path, name: str, rubric: str = "frustration_
         raise BadInputError(
             f"no file {file}; expected the filled-in labels/sheet.csv, or a CSV with {', '.join(COLUMNS)}"
         )
-    with file.open(newline="", encoding="utf-8-sig") as text:
-        table = csv.DictReader(text)
-        columns = set(table.fieldnames or ())
-        missing = {"score"} - columns if "row" in columns else {*COLUMNS, "score"} - columns
-        if missing:
-            raise BadInputError(
-                f"{file}: no column {', '.join(sorted(missing))}; needed: row, score or {', '.join(COLUMNS)}, score"
-            )
-        rows = [(table.line_num, row) for row in table]
+    rows = list(read_rows(file))
+    columns = set(rows[0].cells) if rows else set()
+    missing = {"score"} - columns if "row" in columns else {*COLUMNS, "score"} - columns
+    if rows and missing:
+        raise BadInputError(
+            f"{file}: no column {', '.join(sorted(missing))}; needed: row, score or {', '.join(COLUMNS)}, score"
+        )
     drawn = run_dir.path / "labels" / "sample.json"
     if "row" in columns and not drawn.is_file():
         raise BadInputError(
@@ -226,22 +225,22 @@ def read_csv(run_dir: RunDir, file: Path, name: str, rubric: str = "frustration_
         )
     places = msgspec.json.decode(drawn.read_bytes(), type=Sample).rows if "row" in columns else ()
     index, found = run_dir.index(), dict[tuple[Key, int], Verdict]()
-    for line, row in rows:
-        if not (row["score"] or "").strip():
+    for row in rows:
+        if not row.text("score", ""):
             continue
-        where = f"{file}:{line}"
         if "row" in columns:
-            number = _number(row["row"], where, "row", 1, len(places))
-            place = (places[int(number) - 1].key, places[int(number) - 1].turn)
+            number = int(_number(row, "row", 1, len(places)))
+            place = (places[number - 1].key, places[number - 1].turn)
         else:
-            sampled = _number(row["sample"], where, "sample", 0, math.inf)
-            key = Key(unguard(row["arm"]), unguard(row["condition"]), unguard(row["prompt_id"]), int(sampled))
-            place = (key, int(_number(row["turn"], where, "turn", 1, math.inf)))
+            sampled = int(_number(row, "sample", 0, MOST))
+            arm, condition, prompt_id = (unguard(row.text(name)) for name in COLUMNS[:3])
+            key = Key(arm, condition, prompt_id, sampled)
+            place = (key, int(_number(row, "turn", 1, MOST)))
             if place[1] not in index.numbers(key):
-                raise BadInputError(f"{where}: {run_dir.path} holds no turn {place[1]} of {key}")
+                raise BadInputError(f"{row.where}: {run_dir.path} holds no turn {place[1]} of {key}")
         if place in found:
-            raise BadInputError(f"{where}: a second score for {place[0]} turn {place[1]}; one a turn")
-        found[place] = _verdict(*place, judge_id, _number(row["score"], where, "score", 0, 10))
+            raise BadInputError(f"{row.where}: a second score for {place[0]} turn {place[1]}; one a turn")
+        found[place] = _verdict(*place, judge_id, _number(row, "score", 0, 10))
     if not found:
         raise BadInputError(f"{file} holds no scores; fill in the column score (0 to 10)")
     with begin(run_dir, judge_id, rubric) as segment:
@@ -249,11 +248,10 @@ def read_csv(run_dir: RunDir, file: Path, name: str, rubric: str = "frustration_
     return len(found)
 
 
-def _number(text: str | None, where: str, column: str, low: float, high: float) -> float:
-    try:
-        value = float((text or "").strip())
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high or (column != "score" and value != int(value)):
-        raise BadInputError(f"{where}: {column} = {text!r}; expected a number from {low:g} to {high:g}")
-    return value
+def _number(row: SourceRow, column: str, low: float, high: float) -> float:
+    """A cell as a number in plain digits; of every column but the score a whole one."""
+    text = row.text(column, "").strip()
+    digits = r"\d{1,9}(\.\d{1,9})?" if column == "score" else r"\d{1,9}"
+    if not re.fullmatch(digits, text, re.ASCII) or not low <= float(text) <= high:
+        raise row.wrong(column, f"a number from {low:g} to {high:g}")
+    return float(text)

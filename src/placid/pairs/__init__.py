@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from placid import store
 from placid.config import canonical
+from placid.inputs.rows import read_rows
 from placid.pairs.control import ControlError, Count, characters, different, match, mix
 from placid.pairs.preference import contrast, matched
 from placid.pairs.select import candidates, draw, held_out, thin
@@ -95,7 +96,7 @@ def _instruct(settings: PairsSettings) -> list[Pair]:
         raise BadInputError(
             f"no instruct rows {settings.instruct} (pairs.instruct); expected JSONL of pairs of kind instruct"
         )
-    rows = list(store.read_lines(settings.instruct, Pair, torn=False))
+    rows = [row.as_struct(Pair) for row in read_rows(settings.instruct)]
     wrong = [number for number, row in enumerate(rows, 1) if row.kind != PairKind.INSTRUCT]
     if wrong or not rows:
         fault = f"row {wrong[0]} is of kind {rows[wrong[0] - 1].kind!r}" if wrong else "it holds no rows"

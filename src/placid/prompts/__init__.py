@@ -6,7 +6,6 @@ placid prompts wildchat --n 50 --out FOLDER      the original study's filter on 
 placid prompts mine.csv --out FOLDER             columns text (or prompt, question), and id, answers, family
 """
 
-import csv
 import hashlib
 import json
 import tomllib
@@ -14,22 +13,17 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from placid.config import load_words
+from placid.inputs.prompts import TEXT, one_text, read_prompts
 from placid.prompts import puzzles, wildchat
 from placid.prompts.settings import PromptSettings
 from placid.records import BadInputError, Prompt
 from placid.store import read_lines, write_json, write_lines
 
 __all__ = ["SETS", "PromptSettings", "listing", "load", "read", "run", "split"]
-
-TEXT = ("text", "prompt", "question")
-"""Names of a column that holds the question."""
-BETWEEN = "|"
-"""Between the answers of one cell."""
 
 
 def shipped_puzzles() -> list[Prompt]:
@@ -103,60 +97,27 @@ def load(settings: PromptSettings) -> list[Prompt]:
         raise BadInputError(
             f"no prompt set and no file {settings.source!r}; valid: {', '.join(SETS)}, wildchat, a .jsonl or .csv file"
         )
-    return from_rows(path, _rows(path))
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL or CSV file, as they stand."""
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
-    if path.suffix not in (".jsonl", ".json"):
-        raise BadInputError(f"{path} is neither .jsonl nor .csv; give the questions as one of them")
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            try:
-                rows.append(msgspec.json.decode(line, type=dict[str, Any]))
-            except msgspec.DecodeError as error:
-                raise BadInputError(f"{path}:{number} is no JSON object: {error}") from None
-    return rows
-
-
-def from_rows(path: Path, rows: Sequence[dict[str, Any]]) -> list[Prompt]:
-    """Rows of a user's file as prompts; ids are made where there are none. Further columns are ignored.
-
-    Raises:
-        BadInputError: no rows, a row without a question, two rows with one id.
-    """
-    if not rows:
-        raise BadInputError(f"{path} holds no rows; one question a row, in a column {', '.join(TEXT)}")
-    prompts: dict[str, Prompt] = {}
-    for number, row in enumerate(rows, 1):
-        text = next((str(row[name]) for name in TEXT if row.get(name)), "").strip()
-        if not text:
-            raise BadInputError(
-                f"{path}: row {number} has no question; expected a column {', '.join(TEXT)}, found {', '.join(row)}"
-            )
-        given = row.get("answers", row.get("answer")) or ()
-        answers = given.split(BETWEEN) if isinstance(given, str) else [str(form) for form in given]
-        name = str(row.get("id") or f"{path.stem}-{number:04d}")
-        if name in prompts:
-            raise BadInputError(f"{path}: row {number} repeats the id {name!r}; ids must be unique")
-        forms = tuple(form.strip() for form in answers if form.strip())
-        prompts[name] = Prompt(id=name, text=text, answers=forms, family=str(row.get("family") or ""))
-    return list(prompts.values())
+    return read_prompts(path)
 
 
 def split(prompts: Sequence[Prompt], heldout: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
-    """(train, held out), by prompt, within each family; in the order given. Depends on (seed, id) alone."""
-    families: dict[str, list[Prompt]] = defaultdict(list)
+    """(train, held out), by prompt, within each family; in the order given. Depends on (seed, id) alone; prompts of one
+    text lie on one side."""
+    first = one_text(prompts)
+    groups: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
-        families[prompt.family].append(prompt)
+        groups[first[prompt.id]].append(prompt)
+    families: dict[str, list[str]] = defaultdict(list)
+    for prompt in prompts:
+        if first[prompt.id] == prompt.id:
+            families[prompt.family].append(prompt.id)
     out: set[str] = set()
     for members in families.values():
-        drawn = sorted(members, key=lambda p: hashlib.sha256(json.dumps([seed, p.id]).encode()).digest())
-        out |= {prompt.id for prompt in drawn[: round(heldout * len(drawn))]}
+        left = round(heldout * sum(len(groups[name]) for name in members))
+        for name in sorted(members, key=lambda name: hashlib.sha256(json.dumps([seed, name]).encode()).digest()):
+            if len(groups[name]) <= left:
+                left -= len(groups[name])
+                out |= {prompt.id for prompt in groups[name]}
     return [p for p in prompts if p.id not in out], [p for p in prompts if p.id in out]
 
 

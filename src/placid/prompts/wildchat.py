@@ -56,7 +56,7 @@ def rows(file: Path) -> Iterable[Mapping[str, Any]]:
 
     try:
         frame = pl.read_parquet(file, columns=["conversation", "language"], n_rows=ROWS)
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise BadInputError(f"{file} is no parquet shard of {DATASET}: {' '.join(str(error).split())[:200]}") from None
     return frame.iter_rows(named=True)
 
@@ -81,5 +81,8 @@ def first_turn(row: Mapping[str, Any]) -> str:
     """The first user turn of an English conversation without any of the keywords; else empty."""
     if row["language"] != LANGUAGE:
         return ""
-    text = next((turn["content"] for turn in row["conversation"] if turn["role"] == "user"), "") or ""
-    return "" if any(word in text.lower() for word in KEYWORDS) else text.strip()
+    turns = row["conversation"] if isinstance(row["conversation"], list) else []  # null in a few rows
+    said = (turn.get("content") for turn in turns if isinstance(turn, dict) and turn.get("role") == "user")
+    first = next(said, "")
+    text = first.strip() if isinstance(first, str) else ""
+    return "" if any(word in text.lower() for word in KEYWORDS) else text

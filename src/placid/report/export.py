@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError, Prompt
 from placid.report import cell, config_of, percent
-from placid.store import RunDir, read_json, read_prompts, write_atomic
+from placid.store import RunDir, read_json, write_atomic
 
 Summary = dict[str, Any]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from placid.cluster.children import recorded
 from placid.engine import Engine
+from placid.inputs.prompts import read_prompts
 from placid.protocol import Script, Study, UserTurn, condition_name
 from placid.records import BadInputError, Conversation, End, Finish, Key, Prompt, Turn, seed_of
 from placid.render import Renderer
@@ -18,7 +19,7 @@ from placid.rollout.branch import copy_histories
 from placid.rollout.coordinator import Coordinator
 from placid.rollout.settings import RolloutSettings
 from placid.rollout.worker import Worker
-from placid.store import Index, RunDir, read_prompts
+from placid.store import Index, RunDir
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,11 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from placid.config import file_sha
+from placid.inputs.rows import read_rows
 from placid.protocol import ends_by, offered
 from placid.protocol.loops import loops
 from placid.records import BadInputError, End, Finish, Key, Prompt, Turn, Verdict
-from placid.store import RunDir, Segment, read_lines, write_json, write_lines
+from placid.store import RunDir, Segment, write_json, write_lines
 
 GROUP = 256
 """Conversations a group: one fsync each."""
@@ -108,7 +109,8 @@ def _checked(file: Path, prompts: dict[str, Prompt]) -> Iterator[tuple[Key, Tran
         BadInputError: two conversations with one key, or two questions under one prompt_id.
     """
     seen: dict[Key, int] = {}
-    for number, t in enumerate(read_lines(file, Transcript, torn=False), 1):
+    for number, row in enumerate(read_rows(file), 1):
+        t = row.as_struct(Transcript)
         key = Key(t.arm, t.condition, t.prompt_id, t.sample)
         if key in seen:
             raise BadInputError(

@@ -40,7 +40,6 @@ __all__ = [
     "read_at",
     "read_json",
     "read_lines",
-    "read_prompts",
     "write_atomic",
     "write_json",
     "write_lines",
@@ -78,29 +77,6 @@ def check_adapter(folder: Path) -> None:
     manifest = folder / "manifest.json"
     if manifest.is_file():
         check_files(folder, read_json(manifest).get("sha256", {}))
-
-
-def read_prompts(path: Path) -> list[Prompt]:
-    """The prompts of a JSONL file, in order.
-
-    Raises:
-        BadInputError: missing file, no prompts, an empty text, two prompts with one id.
-    """
-    if not path.is_file():
-        raise BadInputError(f"no prompt file {path}; one JSON object a line: id, text, optionally answers, family")
-    prompts = list(read_lines(path, Prompt))
-    seen: dict[str, int] = {}
-    for number, prompt in enumerate(prompts, 1):
-        if not prompt.text.strip():
-            raise BadInputError(f"{path}: prompt {number} (id {prompt.id!r}) has an empty text")
-        if prompt.id in seen:
-            raise BadInputError(
-                f"{path}: prompts {seen[prompt.id]} and {number} share the id {prompt.id!r}; ids must be unique"
-            )
-        seen[prompt.id] = number
-    if not prompts:
-        raise BadInputError(f"{path} holds no prompts")
-    return prompts
 
 
 BEGUN = ("leases", "prompts.jsonl", "manifest.json")

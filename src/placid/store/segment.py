@@ -16,6 +16,7 @@ from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
+from placid.inputs.rows import fault
 from placid.records import SCHEMA, BadInputError, End, Key, Turn
 from placid.store import disk
 
@@ -258,18 +259,12 @@ def _refuse(path: Path, number: int, line: bytes, kind: type[msgspec.Struct], er
 
 
 def _fault(line: bytes, kind: type[msgspec.Struct], error: Exception | None) -> str:
-    """What is wrong with a line. A misspelt key is both unknown and missing, and both are said."""
+    """What is wrong with a line."""
     try:
         given = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, ValueError):  # no JSON object at all
         return str(error)
-    fields = msgspec.structs.fields(kind)
-    missing = [repr(f.name) for f in fields if f.required and f.name not in given]
-    unknown = [repr(name) for name in given if name not in {f.name for f in fields}]
-    if not missing and not (unknown and kind.__struct_config__.forbid_unknown_fields):
-        return str(error)
-    said = [f"missing key {', '.join(missing)}"] * bool(missing) + [f"unknown key {', '.join(unknown)}"] * bool(unknown)
-    return f"{', '.join(said)}; valid: {', '.join(f.name for f in fields)}"
+    return fault(given, kind, error)
 
 
 class Copy(NamedTuple):

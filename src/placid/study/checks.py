@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError, Prompt
-from placid.store import check_adapter, read_prompts
+from placid.store import check_adapter
 from placid.study.settings import ROWS, StudySettings
 from placid.train.settings import TrainSettings
 
