@@ -5,6 +5,7 @@ prompt of turn t+1 starts with exactly the tokens of turn t (prefix cache hits, 
 canonically tokenised this equals the tokenizer's own chat template to the token (tests/test_render.py).
 """
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,8 @@ from placid.templates import TemplateError, TemplateProcess
 PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Names of the tokenizer class that is tokenizer.json and nothing else, in transformers 5 and before."""
 _MARK = "\ue000reply\ue001"  # private-use characters: no chat text holds them
+_HIDDEN = re.compile("\ue002([0-9]+)\ue003")
+"""The mark of a control token that a text only spells: its number in Renderer._controls."""
 
 
 def opening(system: str, user: str) -> list[Message]:
@@ -151,8 +154,47 @@ class Renderer:
             roles = ", ".join(m.role for m in messages)
             raise BadInputError(f"{self.model}: the chat template refuses ({roles}): {error}") from None
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of rendered text; the template itself writes <bos>, so none is added."""
+    @cached_property
+    def _controls(self) -> list[str]:
+        """Texts of the tokens that open and close turns, and of all other special ones; the longer ones first. Before
+        them stands the character that begins a mark, so that a text's own is hidden too."""
+        roles = ("user", "assistant", "user")
+        try:
+            written = self.text([Message(role=role, content="x") for role in roles], generate=False)
+        except BadInputError:  # what the template refuses is said of the chat that is asked for
+            written = ""
+        added = self.tokenizer.added_tokens_decoder.values()
+        found = {token.content for token in added if token.special or token.content in written}
+        return ["\ue002", *sorted((text for text in found if len(text.strip()) > 1), key=len, reverse=True)]
+
+    def _hidden(self, text: str) -> str:
+        """Text from outside (a user's, a reply's) with a mark in place of each control token that it spells out."""
+        for number, control in enumerate(self._controls):
+            text = text.replace(control, f"\ue002{number}\ue003")
+        return text
+
+    def _shown(self, text: str) -> str:
+        """The inverse of _hidden()."""
+        return _HIDDEN.sub(lambda mark: self._controls[int(mark[1])], text)
+
+    def _rendered(self, messages: Sequence[Message], generate: bool = True) -> str:
+        """text() of messages whose contents are hidden: the control tokens in it are the template's own."""
+        hidden = [Message(role=m.role, content=self._hidden(m.content)) for m in messages]
+        return self.text(hidden, generate)
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Ids of rendered text; the template itself writes <bos>, so none is added. What a mark hides is spelled: its
+        first letter and the rest apart, and so no token of its own."""
+        ids: list[int] = []
+        for number, part in enumerate(_HIDDEN.split(text)):
+            if number % 2:
+                spelled = self._controls[int(part)]
+                ids += self.encode_rendered(spelled[:1]) + self.encode(spelled[1:])
+            elif part:
+                ids += self._token_ids(part)
+        return ids
+
+    def _token_ids(self, text: str) -> list[int]:
         try:
             return self.tokenizer.encode(text, add_special_tokens=False)
         except BaseException as error:
@@ -160,13 +202,28 @@ class Renderer:
                 raise
             raise BadInputError(f"the tokenizer in {self.model} cannot encode a text: {error}") from None
 
+    def encode(self, text: str) -> list[int]:
+        """Ids of text from outside. A control token that it spells out is text: it opens and ends no turn."""
+        return self.encode_rendered(self._hidden(text))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def _marked(self, ids: Sequence[int]) -> str:
-        """Text with special tokens."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        """Text with special tokens, as _rendered() gives it: what only spells one is hidden."""
+        controls = {self.tokenizer.convert_tokens_to_ids(text): text for text in self._controls[1:]}
+        whole = self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        if sum(map(whole.count, self._controls)) == sum(one in controls for one in ids):  # nothing is only spelled
+            return whole
+        text, rest = "", list[int]()
+        for one in [*ids, None]:
+            if one is not None and one not in controls:
+                rest.append(one)
+                continue
+            text += self._hidden(self.tokenizer.decode(rest)) + ("" if one is None else controls[one])
+            rest = []
+        return text
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a chat that ends with a user turn, ready for the model's reply: turn by turn, as it is sampled.
@@ -174,9 +231,9 @@ class Renderer:
         A template may leave the marks of an empty thought out of earlier replies; a sampled history holds them.
         """
         if not _alternate(messages):
-            return self.encode(self.text(messages))
+            return self.encode_rendered(self._rendered(messages))
         first = 1 + (messages[0].role == "system")
-        ids = self.encode(self.text(messages[:first]))
+        ids = self.encode_rendered(self._rendered(messages[:first]))
         for reply, user in zip(messages[first::2], messages[first + 1 :: 2], strict=True):
             ids = self.extend(ids, self.encode(reply.content), user.content)
         return ids
@@ -190,7 +247,7 @@ class Renderer:
         if user not in self._bridges:
             if len(self._bridges) >= 4096:
                 self._bridges.clear()
-            self._bridges[user] = tuple(self.encode(self._bridge(user)))
+            self._bridges[user] = tuple(self.encode_rendered(self._bridge(user)))
         return self._bridges[user]
 
     def messages(self, prompt_ids: Sequence[int]) -> list[Message]:
@@ -208,11 +265,11 @@ class Renderer:
         body = text.removeprefix(before).removesuffix(to_model)
         if system:
             told, _, body = body.partition(system)
-            found.append(Message(role="system", content=told))
+            found.append(Message(role="system", content=self._shown(told)))
         for part in body.split(to_user):
             user, *reply = part.split(to_model)
-            found.append(Message(role="user", content=user))
-            found += [Message(role="assistant", content=said) for said in reply]
+            found.append(Message(role="user", content=self._shown(user)))
+            found += [Message(role="assistant", content=self._shown(said)) for said in reply]
         if not _alternate(found) or "".join(text.split()) != "".join(self._marked(self.prompt(found)).split()):
             raise BadInputError(
                 "the chat cannot be read back from its token ids (a reply holds the chat template's own markers), so "
@@ -233,13 +290,13 @@ class Renderer:
             Message(role="assistant", content=_MARK),
             Message(role="user", content=user),
         ]
-        return self.text(probe).partition(_MARK)[2]
+        return self._rendered(probe).partition(_MARK)[2]
 
     @cached_property
     def end_of_turn(self) -> list[int]:
         """The token(s) that end an assistant turn (Gemma: <end_of_turn>)."""
         probe = [Message(role="user", content="x"), Message(role="assistant", content=_MARK)]
-        return self.encode(self.text(probe, generate=False).partition(_MARK)[2].rstrip("\n"))
+        return self.encode_rendered(self.text(probe, generate=False).partition(_MARK)[2].rstrip("\n"))
 
     @cached_property
     def stop_ids(self) -> set[int]:

@@ -71,7 +71,7 @@ class SimulateEngine:
     async def start(self) -> None:
         """Load the tokenizer."""
         self._renderer = Renderer(self._model)
-        [self._opening] = self._renderer.encode("<start_of_turn>")
+        [self._opening] = self._renderer.encode_rendered("<start_of_turn>")
         self._message = lru_cache(1 << 16)(self._read)  # the same few things are said again and again
         self._encode = lru_cache(1 << 16)(self._renderer.encode)
         self._decode = lru_cache(1 << 16)(self._renderer.decode)

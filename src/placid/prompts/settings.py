@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from placid.config import Settings
+from placid.inputs.names import PathName
 
 
 class PromptSettings(Settings):
@@ -14,8 +15,8 @@ class PromptSettings(Settings):
     """A set of placid's own (puzzles, riddles, everyday), wildchat, or a JSONL or CSV file. Empty: list them."""
     out: Path | None = None
     """Folder for <name>_train.jsonl, <name>_heldout.jsonl and <name>.split.json; none: nothing is written."""
-    name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$")
-    """Name of the files; empty: the set's or the file's own."""
+    name: PathName | None = None
+    """Name of the files; none: the set's or the file's own."""
     heldout: float = Field(default=0.5, ge=0, le=1)
     """Share of the prompts of each family that is held out, never trained on."""
     seed: int = 0

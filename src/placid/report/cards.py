@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from placid.inputs.names import file_name
 from placid.records import BadInputError
 from placid.report import cell, change, percent
 from placid.store import RunDir, check_adapter, read_json, write_atomic, write_json
@@ -62,7 +63,7 @@ def write_adapters(run_dir: RunDir, summary: dict[str, Any], folder: Path) -> No
         check_adapter(source)
         own = json.loads((source / "adapter_config.json").read_text())
         own["base_model_name_or_path"] = _public(str(own.get("base_model_name_or_path") or config.get("model", "")))
-        out = folder / arm
+        out = folder / file_name(arm)
         out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / "adapter_model.safetensors", out / "adapter_model.safetensors")
         write_json(out / "adapter_config.json", own, checksum=False)

@@ -26,6 +26,7 @@ from inspect_ai.log import (
 from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, ModelOutput
 from inspect_ai.scorer import Score
 
+from placid.inputs.names import file_name
 from placid.records import Conversation, Prompt, Turn, Verdict
 from placid.report.facts import Verdicts
 from placid.store import RunDir
@@ -97,7 +98,7 @@ def _write_arm(
         stats=EvalStats(started_at=created, completed_at=created),
         samples=samples,
     )  # fmt: skip
-    write_eval_log(log, str(folder / f"{arm}.eval"), format="eval")
+    write_eval_log(log, str(folder / f"{file_name(arm)}.eval"), format="eval")
 
 
 def _sample(conversation: Conversation, verdicts: Verdicts) -> EvalSample:

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from placid.config import Settings
 from placid.engine.settings import EngineSettings
+from placid.inputs.names import PathName
 from placid.protocol import ACCEPT, condition, form_of, probes
 from placid.records import BadInputError
 
@@ -131,5 +132,5 @@ class RolloutSettings(Settings):
     """On SIGTERM or SIGUSR1 turns in flight may end within so many seconds; then exit 75."""
     engine: EngineSettings = Field(default_factory=lambda: EngineSettings.model_validate({}))
     """Who answers."""
-    arms: dict[str, ArmSettings]
+    arms: dict[PathName, ArmSettings]
     """Arm name → what it does. Arms that share condition, prompts and sample meet the same user turns and noise."""

@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from placid.config import file_sha
+from placid.inputs.names import label_fault
 from placid.inputs.rows import read_rows
 from placid.protocol import ends_by, offered
 from placid.protocol.loops import loops
@@ -61,6 +62,8 @@ class Imported(NamedTuple):
     """Turns of the longest conversation."""
     judge_id: str
     """Of the scores that came along; "" where there were none."""
+    arms: tuple[str, ...]
+    """In the order of the file."""
 
 
 def bring_in(file: Path, folder: Path, tag: str) -> Imported:
@@ -75,10 +78,12 @@ def bring_in(file: Path, folder: Path, tag: str) -> Imported:
         raise BadInputError(f"no transcript file {file}; one JSON object a line (docs/import.md shows one)")
     run_dir, judge_id = RunDir(folder), f"import-{file_sha(file)[:16]}"
     prompts: dict[str, Prompt] = {}
+    arms: dict[str, None] = {}
     count = turns = scored = longest = 0
     with run_dir.segment("import") as spoken, run_dir.verdict_segment(judge_id, "0001") as scores:
         said, marks = list[Turn](), list[Verdict]()
         for key, transcript in _checked(file, prompts):
+            arms[key.arm] = None
             said += _turns(key, transcript, tag)
             marks += _scores(key, transcript, judge_id)
             count, longest = count + 1, max(longest, len(transcript.turns))
@@ -91,7 +96,7 @@ def bring_in(file: Path, folder: Path, tag: str) -> Imported:
     write_json(folder / "engine.json", {"name": "import", "version": file.name})
     if scored:
         write_json(folder / "verdicts" / judge_id / "judge.json", _card(judge_id, file))
-    return Imported(count, turns, scored, longest, judge_id if scored else "")
+    return Imported(count, turns, scored, longest, judge_id if scored else "", tuple(arms))
 
 
 def _write(segment: Segment[Turn] | Segment[Verdict], records: list[Turn] | list[Verdict]) -> int:
@@ -111,6 +116,10 @@ def _checked(file: Path, prompts: dict[str, Prompt]) -> Iterator[tuple[Key, Tran
     seen: dict[Key, int] = {}
     for number, row in enumerate(read_rows(file), 1):
         t = row.as_struct(Transcript)
+        for name, given in (("arm", t.arm), ("condition", t.condition), ("prompt_id", t.prompt_id)):
+            expected = label_fault(given)
+            if expected:
+                raise row.wrong(name, expected)
         key = Key(t.arm, t.condition, t.prompt_id, t.sample)
         if key in seen:
             raise BadInputError(

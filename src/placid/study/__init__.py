@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +29,9 @@ import msgspec
 from placid.cluster.children import recorded
 from placid.cluster.end import begin
 from placid.config import build, canonical, difference, file_sha, parse_overrides, put, sha
+from placid.inputs.names import file_name, is_plain
 from placid.records import BadInputError, Key, Prompt
+from placid.report.settings import ReportSettings
 from placid.rollout.settings import InterventionSettings
 from placid.store import Index, RunDir, check_adapter, read_json, write_json, write_lines
 from placid.store.lease import leased, this_process
@@ -543,14 +545,18 @@ def import_(file: Path, out: Path, tag: str) -> "Imported":
 
     if out.exists():
         raise BadInputError(f"{out} exists; choose another --out")
+    if not is_plain(out.resolve().name):
+        raise BadInputError(
+            f"--out {str(out)!r}: a run's own folder has a plain name; expected e.g. {file_name(out.name)}"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         imported = bring_in(file, fresh, tag)
         inputs = {path.name: file_sha(path) for path in (file, fresh / "prompts.jsonl")}
         settings = StudySettings(
-            name=out.name, root=out.parent, model=Path("unknown"), tag=tag, prompts=out / "prompts.jsonl", arms={},
-            turns=imported.longest,
+            name=out.resolve().name, root=out.parent, model=Path("unknown"), tag=tag, prompts=out / "prompts.jsonl",
+            arms={}, turns=imported.longest, report=everything(imported.arms),
         )  # fmt: skip
         RunDir(fresh).begin(canonical(settings), identity_of(canonical(settings), inputs), manifest(inputs))
         fresh.chmod(0o755)
@@ -559,6 +565,12 @@ def import_(file: Path, out: Path, tag: str) -> "Imported":
         shutil.rmtree(fresh)
         raise
     return imported
+
+
+def everything(arms: Sequence[str]) -> ReportSettings:
+    """A report that shows every arm and compares each with the baseline: no name is special outside a study."""
+    settings = ReportSettings()
+    return ReportSettings(hidden=(), treatments=tuple(arm for arm in arms if arm != settings.baseline))
 
 
 def _token_counter(model: Path) -> Callable[..., int]:

@@ -148,6 +148,9 @@ def _training_inputs(settings: StudySettings) -> list[Path]:
     for key, arm in (("pairs.arm", building.arm), ("pairs.clean_arm", building.clean_arm)):
         if arm not in settings.arms:
             raise BadInputError(f"{key} = {arm!r} is no arm; the arms are {', '.join(settings.arms)}")
+    for name in settings.consistency:
+        if name in (*ROWS, "val"):
+            raise BadInputError(f"consistency.{name}: {name!r} is a file of [pairs]; the rows need another name")
     if not building.instruct.is_file():
         raise BadInputError(f"no instruct file {building.instruct} (pairs.instruct); one JSON pair a line")
     for arm, rows in training.rows.items() if training else ():

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from placid.config import Settings, load
 from placid.engine.settings import EngineSettings
+from placid.inputs.names import PathName
 from placid.judge.settings import JudgeSettings
 from placid.pairs.settings import PairsSettings
 from placid.records import BadInputError
@@ -35,9 +36,9 @@ class TrainingSettings(Settings):
 
     recipe: TrainSettings
     """The recipe of every treatment that has none of its own; they differ in their rows alone."""
-    recipes: dict[str, TrainSettings] = Field(default={})
+    recipes: dict[PathName, TrainSettings] = Field(default={})
     """Treatment arm → its own recipe; what it leaves out is taken from `recipe`."""
-    rows: dict[str, str] = Field(default={"bct": "train", "sft_control": "sft_control"})
+    rows: dict[PathName, str] = Field(default={"bct": "train", "sft_control": "sft_control"})
     """Treatment arm → file below pairs/ without its ending."""
     seeds: int = Field(default=1, ge=1)
     """Trainings of every treatment, with seeds recipe.seed, + 1, ...: two or more let intervals cover retraining."""
@@ -56,7 +57,7 @@ class TrainingSettings(Settings):
 class StudySettings(Settings):
     """The whole study. Arms without an adapter are held first, the trained ones after training."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    name: PathName
     """Run directory below `root`."""
     root: Path = Path("runs")
     """Where run directories are kept."""
@@ -94,9 +95,9 @@ class StudySettings(Settings):
     """Conversations per prompt in every evaluation arm."""
     turns: int = Field(default=20, ge=1)
     """Assistant turns per conversation in every evaluation arm."""
-    arms: dict[str, ArmSettings]
+    arms: dict[PathName, ArmSettings]
     """Arms beside the treatments; prompts, samples and turns default to the study's own."""
-    interventions: dict[str, InterventionSettings] = Field(default={})
+    interventions: dict[PathName, InterventionSettings] = Field(default={})
     """Conversations continued from rewritten histories, once their source is judged."""
     judge: JudgeSettings = JudgeSettings()
     """Who scores."""
@@ -106,10 +107,10 @@ class StudySettings(Settings):
     """How the treatments are trained."""
     report: ReportSettings = ReportSettings()
     """What is shown."""
-    evals: dict[str, dict[str, Any]] = Field(default={})
+    evals: dict[PathName, dict[str, Any]] = Field(default={})
     """Transfer evals, [evals.<name>] with the keys of that eval; `kind` names the eval where the table does not, or a
     Python file with one (docs/evals.md)."""
-    consistency: dict[str, dict[str, Any]] = Field(default={})
+    consistency: dict[PathName, dict[str, Any]] = Field(default={})
     """Training rows made of an eval's own rows, [consistency.<name>] as in evals: the answer to the plain prompt is the
     target under the biased one. train.rows may name them."""
 
