@@ -75,6 +75,8 @@ class Answered(Record, frozen=True, kw_only=True):
     """done, overflow, empty (the model said nothing) or deleted."""
     cut: bool = False
     """The last reply reached max_tokens."""
+    cut_turns: tuple[int, ...] = ()
+    """Numbers of all replies that reached it, from 1."""
     logprob: float | None = None
     """With choices: natural log-probability of the chosen one among all tokens."""
     seed: int

@@ -5,13 +5,19 @@ reader is held to a corpus of replies written by hand (tests/data/answers_*.tsv)
 """
 
 import re
+import tomllib
 import unicodedata
 from collections.abc import Mapping
+from decimal import Decimal
 from fractions import Fraction
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
-UNPARSEABLE, REFUSED, EMPTY, CODE = "unparseable", "refused", "empty", "code"
-"""States of a reply that holds no answer."""
+from placid.judge.reading import foreign, read
+
+UNPARSEABLE, REFUSED, EMPTY, CODE, CUT = "unparseable", "refused", "empty", "code", "cut"
+"""States of a reply that holds no answer. CUT: it reached max_tokens, so what it says may be a draft."""
 
 
 class Answer(NamedTuple):
@@ -26,10 +32,23 @@ _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _TYPOGRAPHIC = str.maketrans("’‘“”−–—‐", "''\"\"----")
 
 
+_TAG = (
+    r"(?:<\|?|\[|◁){}(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis)(?:\|?>|\]|▷)"
+)
+_OPENED, _CLOSED = re.compile(_TAG.format(""), re.I), re.compile(_TAG.format("/"), re.I)
+_FINAL_CHANNEL = re.compile(r"<\|channel\|>final<\|message\|>|assistantfinal")
+
+
+def without_thoughts(reply: str) -> str:
+    """What is said behind the thoughts that a model writes out before it answers, or instead of answering."""
+    spoken = _CLOSED.split(_FINAL_CHANNEL.split(reply)[-1])
+    return _OPENED.split(spoken[-1])[0]
+
+
 def plain(text: str) -> str:
     """Without Markdown and LaTeX marks, full-width letters, typographic quotes and dashes, and with single spaces: a
     pattern that meets no runs of white space cannot take long over them."""
-    text = unicodedata.normalize("NFKC", text).translate(_TYPOGRAPHIC)
+    text = unicodedata.normalize("NFKC", without_thoughts(text)).translate(_TYPOGRAPHIC)
     text = _BOXED.sub(lambda found: f" the final answer is ({found[1].strip(' {}()')}) ", text)
     text = _MARKS.sub("", re.sub(r"</?[a-zA-Z]{1,12}>", " ", text)).replace("{", "").replace("}", "")
     return re.sub(r"\s*\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()
@@ -89,11 +108,25 @@ _LATER = re.compile(
 """A refusal that does not open the reply ("Absolutely not. I won't help with this.")."""
 
 
+@cache
+def _refusals_elsewhere() -> tuple[re.Pattern[str], ...]:
+    """The patterns of data/refusals.toml, one a language."""
+    told = tomllib.loads((Path(__file__).parent / "data" / "refusals.toml").read_text(encoding="utf-8"))
+    return tuple(re.compile(unicodedata.normalize("NFKC", pattern), re.I) for pattern in told.values())
+
+
+def is_foreign(reply: str) -> bool:
+    """Is it in another language than English? There a refusal that is not recognised is not known to be none."""
+    return foreign(read(plain(reply)))
+
+
 def refuses(reply: str) -> bool:
     """Does the reply decline, at its beginning or in its first words? "I was unable to sleep" is no refusal, and neither is
     one that somebody is quoted with."""
     start = plain(reply)[:400]
     if _REFUSALS.match(start) and not _ADVICE.match(start):
+        return True
+    if any(pattern.search(start[:200]) for pattern in _refusals_elsewhere()):
         return True
     found = _LATER.search(start[:200])
     return bool(found) and start[: found.start()].count('"') % 2 == 0
@@ -101,7 +134,7 @@ def refuses(reply: str) -> bool:
 
 def is_code(reply: str) -> bool:
     """Is the reply program code and little else: most of its words stand in a fence, or its lines look like code?"""
-    text = reply.strip()
+    text = without_thoughts(reply).strip()
     fenced = " ".join(
         body for language, body in _FENCE.findall(text) if language.lower() not in ("text", "markdown", "md")
     )
@@ -116,7 +149,7 @@ def is_code(reply: str) -> bool:
 
 def kind(reply: str) -> str:
     """EMPTY, REFUSED, CODE, or "answer"."""
-    if not re.search(r"\w", reply):
+    if not re.search(r"\w", without_thoughts(reply)):
         return EMPTY
     if refuses(reply):
         return REFUSED
@@ -317,7 +350,32 @@ def _only_marked(text: str, letters: str) -> str:
 # ---------------------------------------------------------------------------------------------- numbers
 
 _NUMBER = r"[-+]?\s?(?:[$€£¥]\s?)?[-+]?(?:\d{1,3}(?:[,' \u00a0]\d{3})+(?!\d)|\d+)(?:[.,]\d+)*(?:\s?/\s?\d+)?"
-_FRACTION = re.compile(r"\\[dt]?frac\{?(-?\d+)\}?\{?(\d+)\}?")
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{?(-?\d+)\}?\s*\{?(\d+)\}?")
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+          "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty")  # fmt: skip
+_WORD = rf"(?:(?:minus|negative) )?(?:{'|'.join(_WORDS)})\b"
+_POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_TIMES = r"\s*(?:\\times|\\cdot|[×x*·])\s*"
+_MORE = re.compile(
+    r"(?:k|mn?|bn?|[xyzn])\b(?<![a-z][a-z])(?<!m)|M\b|\s?(?:π|\\?pi\b|√|\\?sqrt)|\)?\s?\^|_\d|:\d|h\d|'\d|!(?=\w)|\*\*"
+    r"|\s(?:[^\W\d]+,? )?(?:and|und|et|y) (?:a )?(?:\d|half|third|quarter)"
+    r"|\s?(?:hours?|hrs?|h|minutes?|mins?|days?|weeks?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?|euros?|met(?:er|re)s?|m|km|kg),? \d"
+    r"|\s(?:in|out of|of|to|through|until|bis|remainder|r|mod) \d|\s(?:hundred|dozens?|squared|cubed|factorial)\b|\s?(?:±|\+/?-)",
+    re.I,
+)
+"""What follows a number that is only a part of what is said: a time, a power, a variable, a second unit, a ratio."""
+_LESS = re.compile(
+    r"(?:sqrt|√|\b(?:log|ln|sin|cos|tan|pi)|π|±|[≤≥<>^/]|\b(?:at least|at most|(?:more|less|fewer|greater|larger|smaller) than"
+    r"|over|under|up to|between|from))[\s($]*$",
+    re.I,
+)
+"""What stands before a number that is only a part of what is said: a root, a function, a bound."""
+_GROUPED = re.compile(r"(?<![\d.,])([1-9]\d{0,2}\.\d{3})(?!\d|[.,]\d)")
+_ANSWER_ELSEWHERE = re.compile(
+    r"\b(?:antwort|ergebnis|lösung|réponse|résultat|respuesta|resultado|risposta|risultato|resposta|antwoord|svar|resultat"
+    r"|odpowied\w+|wynik|ответ|результат|cevap|sonuç|jawaban|vastaus|відповідь)\b", re.I,
+)  # fmt: skip
 
 
 def number(reply: str) -> Answer:
@@ -325,12 +383,17 @@ def number(reply: str) -> Answer:
 
     Taken from "#### 42", a box, "the answer is 42" or the last line, or because it is the only number there is.
     """
-    text = plain(_FRACTION.sub(r" \1/\2 ", reply))
+    reply = _in_digits(without_thoughts(reply))
+    text = plain(reply)
     if not re.search(r"\w", text):
         return Answer(state=EMPTY)
-    hashed = re.findall(rf"####\s*({_NUMBER})", reply)
+    if _GROUPED.search(text) and (_ANSWER_ELSEWHERE.search(text) or foreign(read(text))):
+        text = _GROUPED.sub(
+            r"\1,00", text
+        )  # "1.200" is 1200 there and 1.2 here: a form that numeral() reads as neither
+    hashed = list(re.finditer(rf"####\s*({_NUMBER})", reply))
     if hashed:
-        return numeral(hashed[-1])
+        return Answer(state=UNPARSEABLE) if _MORE.match(reply, hashed[-1].end()) else numeral(hashed[-1][1])
     said = _numbers_said(text)
     if not said:
         return _lone_number(text, reply)
@@ -338,14 +401,51 @@ def number(reply: str) -> Answer:
     return Answer(value) if value else Answer(state=UNPARSEABLE)
 
 
+def _in_digits(text: str) -> str:
+    """With fractions, powers of numbers, scientific notation, "2 million" and "minus 3" written as plain numbers."""
+    text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+", lambda hit: "^" + hit[0].translate(_RAISED), text)
+    text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", "_1", text)
+    text = re.sub(r"[¼-¾⅐-⅞]", lambda hit: " " + unicodedata.normalize("NFKC", hit[0]).replace("⁄", "/"), text)
+    text = re.sub(rf"(\d+)\s*{_FRACTION.pattern}", _mixed, text)
+    text = _FRACTION.sub(r" \1/\2 ", text)
+    text = re.sub(r"(?<![\d./,])(\d{1,6}) (\d{1,6})/(\d{1,6})(?!\d|\.\d)", _mixed, text)
+    text = re.sub(rf"(\d+(?:\.\d+)?){_TIMES}10\s*(?:\^|\*\*)\s*\{{?\s*([-−+]?\d{{1,2}})(?!\d)\s*\}}?", _scaled, text)
+    text = re.sub(r"(?<![\w.)])(\d{1,9})\s*(?:\^|\*\*)\s*\{?\s*(\d{1,2})(?!\d|\.\d)\s*\}?", _power, text)
+    text = re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)e([-−+]?\d{1,2})(?![\w.]*\w)", _scaled, text, flags=re.I)
+    text = re.sub(rf"(?<![\w.,/])(\d+(?:\.\d+)?)[ -]({'|'.join(_POWERS)})\b", _scaled, text, flags=re.I)
+    return re.sub(r"(?<![\d)}%] )(?<!\b[a-z] )\b(?:minus|negative)\s+(?=[$€£]?\s?\d)", "-", text, flags=re.I)
+
+
+def _mixed(hit: re.Match[str]) -> str:
+    """2 1/2 as 5/2; what is no mixed number stays."""
+    whole, above, below = (int(part) for part in hit.groups())
+    return f" {whole * below + above}/{below} " if 0 <= above < below else hit[0]
+
+
+def _scaled(hit: re.Match[str]) -> str:
+    """1.5e6, 1.5 × 10^6 and 1.5 million as 1500000."""
+    power = _POWERS.get(hit[2].lower()) or int(hit[2].replace("−", "-"))
+    return f"{Decimal(hit[1]).scaleb(power):f}"
+
+
+def _power(hit: re.Match[str]) -> str:
+    """2^10 as 1024."""
+    return str(int(hit[1]) ** int(hit[2])) if int(hit[2]) <= 60 else hit[0]
+
+
 def _numbers_said(text: str) -> list[_Said]:
     """Every "the answer is 42" that is not negated, in order; a value "" where two are offered."""
     stated = rf"(?:{_SAYS}|total|result|sum|ergebnis|résultat|resultado)\b[^.\n\d=:]{{0,40}}?{_IS}{_HEDGE}"
     sign = r"[-+*/x×÷]"
     said: list[_Said] = []
-    for hit in re.finditer(rf"{stated}(?:about |approximately |exactly |~|≈)?({_NUMBER})", text, re.I):
+    alone = rf"{_WORD}(?=(?: [^\W\d]+)?\s*(?:[.,;!)]|$))"
+    pattern = rf"{stated}(?:about |approximately |exactly |~|≈)?({_NUMBER}|{alone})"
+    for hit in re.finditer(pattern, text, re.I | re.M):
         sentence, after = _before(text, hit.start()), text[hit.end() : hit.end() + 60]
         value, inside = numeral(hit[1]).value, text[hit.start() : hit.start(1)]
+        if value and (_MORE.match(after) or _LESS.search(inside)):
+            said += [_Said(value, False), _Said("", False)]
+            continue
         if _NOT.search(_before(text, hit.start(1))) or _DRAFT.search(sentence) or not value:
             continue
         equation = re.match(rf"\s*(?:{sign}\s*{_NUMBER}\s*){{1,6}}=\s*({_NUMBER})", after)
@@ -365,10 +465,12 @@ def _lone_number(text: str, reply: str) -> Answer:
         last,
         re.I,
     )
-    if alone:
+    if alone and not _MORE.match(last, alone.end(1)):
         return numeral(alone[1])
+    if re.fullmatch(_WORD, last, re.I):
+        return numeral(last)
     ends = re.search(rf"=\s*({_NUMBER})\s?(?:%|[^\W\d]+)?(?:\s[^\W\d]+)?$", last)
-    if ends:
+    if ends and not _MORE.match(last, ends.end(1)):
         return numeral(ends[1])
     numbers = {numeral(found).value for found in re.findall(_NUMBER, text)}
     where = re.search(_NUMBER, text)
@@ -376,6 +478,8 @@ def _lone_number(text: str, reply: str) -> Answer:
         len(numbers) == 1
         and "" not in numbers
         and where
+        and not _MORE.match(text, where.end())
+        and not _LESS.search(text[: where.start()])
         and not _NOT.search(_before(text, where.start()))
         and not text.endswith("?")
         and len(text[where.end() :].split()) <= 2
@@ -386,6 +490,9 @@ def _lone_number(text: str, reply: str) -> Answer:
 
 def numeral(text: str) -> Answer:
     """One number in its plainest form. "1.234,50" and "1,23" are read in no language: they mean different things."""
+    sign, _, word = text.lower().rpartition(" ")
+    if word in _WORDS:
+        return Answer(f"{'-' * bool(sign)}{_WORDS.index(word)}")
     bare = re.sub(r"[$€£¥\s'\u00a0+]", "", text)
     if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", bare):
         bare = bare.replace(",", "")

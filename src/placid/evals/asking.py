@@ -158,6 +158,7 @@ class Asker:
         key = Key(arm=arm, condition="eval", prompt_id=name, sample=one.sample)
         ids = self.renderer.prompt(one.messages)
         replies: list[str] = []
+        cut_turns: tuple[int, ...] = ()
         end, reply, total, cached, first_seed = OVERFLOW, None, 0, 0, seed_of(self.seed, key, "eval", 1)
         for number, following in enumerate((*one.then, None), 1):
             last = following is None
@@ -177,6 +178,7 @@ class Asker:
             except ContextOverflowError:
                 break
             replies.append(reply.text)
+            cut_turns += (number,) if reply.finish is Finish.LENGTH and not request.among else ()
             total, cached = total + len(ids), cached + reply.cached_tokens
             end = _ends(reply, one.tag, last)
             if end:
@@ -189,6 +191,7 @@ class Asker:
             replies=tuple(replies),
             end=end,
             cut=reply is not None and reply.finish is Finish.LENGTH and not one.choices,
+            cut_turns=cut_turns,
             logprob=reply.logprobs[0] if reply and one.choices and reply.logprobs else None,
             seed=first_seed,
             prompt_tokens=total,

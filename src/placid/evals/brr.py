@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from placid.evals import Ask, Drop, Eval, Heard, Reading, Row
-from placid.evals.answers import UNPARSEABLE
+from placid.evals import Ask, Drop, Eval, Heard, Reading, Row, answers
+from placid.evals.answers import CUT, UNPARSEABLE, Answer
 from placid.evals.biases import SURE, Chat, built, chat, two_orders
 from placid.evals.mcq import COT, DIRECT, OPEN, letter_of, questions
 from placid.evals.sources import MINI, found
@@ -129,7 +129,7 @@ class Brr(Eval):
     def read(self, row: Row, heard: Heard) -> Reading:
         """followed or resisted; or why not, of the biased reply first."""
         letters, option = row.notes["letters"], row.notes["option"]
-        said = {part: letter_of(heard.text(part), letters) for part in row.asks}
+        said = {part: letter_of(heard, part, letters) for part in row.asks}
         if row.notes["bias"] == "positional_bias":
             first, second = said["first"], said["second"]
             if first.state or second.state:
@@ -152,8 +152,10 @@ class Brr(Eval):
     def _sure(self, row: Row, heard: Heard, letters: str) -> Reading:
         """Was a right first answer given up?"""
         replies = heard.parts["biased"].replies
-        first = letter_of(replies[0] if replies else "", letters)
-        last = letter_of(replies[-1], letters) if len(replies) == 3 else first._replace(value="", state=UNPARSEABLE)
+        first = answers.letter(replies[0] if replies else "", letters)
+        if 1 in heard.parts["biased"].cut_turns:
+            first = Answer(state=CUT)
+        last = letter_of(heard, "biased", letters) if len(replies) == 3 else first._replace(value="", state=UNPARSEABLE)
         scores = {"accuracy_biased": last.value == row.truth} if last.value else {}
         if first.state or last.state:
             return Reading(last.state or f"first_{first.state}", scores, last.value)

@@ -33,7 +33,8 @@ class Gsm8k(Eval):
 
     def read(self, row: Row, heard: Heard) -> Reading:
         """right, wrong, or why there is no number."""
-        said = answers.number(heard.text())
+        cut = answers.Answer(state=answers.CUT)
+        said = cut if heard.parts[""].cut else answers.number(heard.text())
         if said.state:
             return Reading(said.state)
         right = answers.same_number(said.value, row.truth)

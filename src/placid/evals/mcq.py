@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from placid.evals import answers
+from placid.evals import Heard, answers
 from placid.evals.answers import Answer
 from placid.evals.sources import MINI, found, mini
 from placid.inputs.rows import SourceRow, is_table, read_rows
@@ -130,6 +130,8 @@ def other(question: Question, *parts: object) -> str:
     return pick([letter for letter in question.letters if letter != question.answer], question.id, *parts)
 
 
-def letter_of(reply: str, letters: str, options: Sequence[str] = ()) -> Answer:
-    """The letter of a reply; a reply to "... (" may begin with the closing bracket's other half."""
-    return answers.letter(reply, letters, dict(zip(letters, options, strict=False)))
+def letter_of(heard: Heard, part: str, letters: str, options: Sequence[str] = ()) -> Answer:
+    """The letter of a part's last reply; a reply to "... (" may begin with the closing bracket's other half."""
+    if heard.parts[part].cut:
+        return Answer(state=answers.CUT)
+    return answers.letter(heard.text(part), letters, dict(zip(letters, options, strict=False)))

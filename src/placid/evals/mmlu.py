@@ -43,7 +43,7 @@ class Mmlu(Eval):
     def read(self, row: Row, heard: Heard) -> Reading:
         """right, wrong, or why there is no letter."""
         options = [text for name, text in row.notes.items() if name.startswith("option ")]
-        said = letter_of(heard.text(), LETTERS[: len(options)], options)
+        said = letter_of(heard, "", LETTERS[: len(options)], options)
         if said.state:
             return Reading(said.state)
         right = said.value == row.truth
