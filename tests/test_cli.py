@@ -120,7 +120,7 @@ TRAINED = ("--arms.collect.turns", "3", "--arms.clean.turns", "1", "--pairs.inst
         ("study", ("--train.recipe.lr", "1e-3"), ("[pairs]",)),
         ("study", ("--pairs.instruct", "none.jsonl"), ("pairs.arm", "'collect' is no arm")),
         ("study", (*TRAINED, "--train.rows.bct", "trian"), ("'trian'", "sft_control")),
-        ("study", (*TRAINED, "--train.rows.base", "train"), ("train.rows.base", "already")),
+        ("study", (*TRAINED, "--train.rows.base", "train"), ("train.rows: base", "already")),
         ("study", (*TRAINED, "--train.recipe.model", "other"), ("train.recipe.model", "leave the key out")),
         (
             "study",

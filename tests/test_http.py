@@ -24,6 +24,7 @@ from placid.render import Renderer
 from placid.rollout import run
 from placid.rollout.settings import RolloutSettings
 from placid.store import RunDir, read_json, write_lines
+from placid.templates import TemplateProcess
 
 MODEL = Path("checkpoints/organism")
 DROP = "drop the connection"
@@ -212,7 +213,7 @@ def test_a_system_prompt_that_stands_apart_is_sent_as_one(renderer, monkeypatch)
         "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
         "{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
     )
-    monkeypatch.setattr(renderer.tokenizer, "chat_template", template)
+    monkeypatch.setattr(renderer, "_template", TemplateProcess(template, {}))
     monkeypatch.setattr(renderer, "_bridges", {})  # what it remembers of the other template
     told = [Message(role="system", content="Be calm."), Message(role="user", content="How?")]
     ids = renderer.extend(renderer.prompt(told), renderer.encode("So."), "Wrong.")

@@ -193,6 +193,8 @@ def identity_of(config: dict[str, Any], inputs: dict[str, str]) -> str:
     from placid.train import essential
 
     known = {key: value for key, value in config.items() if key not in (*FREE, *PLACES)}
+    instruct = (config.get("pairs") or {}).get("instruct")  # more of its rows can be what the control lacks
+    inputs = {path: content for path, content in inputs.items() if path != instruct}
     if known.get("train"):
         recipes = {arm: essential(recipe) for arm, recipe in known["train"]["recipes"].items()}
         known["train"] = {k: v for k, v in known["train"].items() if k != "seeds"}  # more trainings can be added
