@@ -196,8 +196,12 @@ def test_a_run_of_schema_1_is_converted_and_goes_on(former):
     turns = list(read_lines(former / "conversations" / "1-w0.jsonl", Turn))
     assert [json.loads(msgspec.json.encode(t)) | {"schema": 1} for t in turns] == old
     assert list(verify(former)) == list(repair(former)) == []
+    verdicts = {file: file.read_bytes() for file in former.glob("verdicts/*/*.jsonl")}
     main(["judge", str(former)])
-    assert len(list(former.glob("verdicts/*/*.jsonl"))) == 1  # every turn has its verdict already
+    main(["judge", str(former)])
+    after = {file: file.read_bytes() for file in former.glob("verdicts/*/*.jsonl")}
+    assert verdicts.items() < after.items()  # what stands there is kept ...
+    assert len(after) == 2  # ... beside this version's judge, which graded each turn once
     config = STUDY.format(
         root=former.parent, prompts="tests/golden/schema1/prompts.jsonl", model="checkpoints/organism"
     )
