@@ -79,7 +79,8 @@ def test_hub_folders_have_cards_with_intervals_and_the_judge(made, tmp_path):
     assert verdicts["score"].null_count() == 1
     text = (folder / "adapters/bct/README.md").read_text()
     assert "/home/me" not in text + (folder / "adapters/bct/adapter_config.json").read_text()
-    assert "Against base: AUC -80.0 [" in text and "[-80.0, -80.0]" not in text  # a bound of its own, not no width
+    assert "Against base: AUC -80.0 [" in text
+    assert "[-80.0, -80.0]" not in text  # a bound where all prompts agree
     assert (folder / "adapters/bct/adapter_model.safetensors").read_bytes() == b"weights"
     hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
     assert [c["data_files"] for c in hub.DatasetCard(card).data.configs] == [
