@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "train": "records models render store environment cluster",
     "organism": "records models render store train",
     "evals": "committed records protocol engine rollout judge store render",
-    "report": "committed records store protocol",
+    "report": "committed records store protocol judge",
     "cluster": "records store environment",
     "status": "records store",
     "study": ALL,

@@ -8,6 +8,7 @@ from typing import Any
 
 from placid.records import BadInputError, Conversation, Prompt
 from placid.report import persona, stats
+from placid.report.broken import LIMIT, shares_text
 from placid.report.codes import CodedTurns
 from placid.report.exits import Exits
 from placid.report.facts import Facts, Verdicts, facts
@@ -40,7 +41,10 @@ DEFINITIONS = {
     "late_accuracy": "share of replies from turn late_from to the last that hold the known right answer to the open question; "
     "replies to questions without one are left out and counted",
     "on_topic_share": "share of judged replies that the judge calls on topic, where it says",
-    "garbled_share": "share of judged replies that the judge calls garbled, where it says",
+    "broken_share": "share of spoken turns that tell nothing of calm: garbled (no language), empty, off topic (a topic of its own "
+    "and no word of the question), repeated (loops, echoes, or is word for word the reply before without the right answer) or "
+    "unscored, without a score of 5 or more; each turn counts in one share only; turns after a conversation fell silent are empty",
+    "no_calm": f"why calm cannot be claimed of the arm: said from a broken_share of {LIMIT:g} on (docs/statistics.md)",
     "n_unscored": "spoken turns without a score, by reason in n_unscored_by; never counted as 0",
     "n_not_reached": "turns that were never spoken because the conversation ended before: turns * n_conversations - spoken",
     "n_open": "conversations that are not finished yet; they enter no number",
@@ -215,6 +219,7 @@ def choose(settings: ReportSettings, known: Sequence[Facts], config: dict[str, A
     notes += [
         f"arm {arm.name}: {arm.n_open} conversations are not finished and enter no number" for arm in arms if arm.n_open
     ]
+    notes += [f"calm cannot be claimed for {arm.name}: {arm.no_calm}" for arm in arms if arm.no_calm]
     for note in notes:
         log.warning("%s", note)
     return arms, notes
@@ -353,6 +358,7 @@ HEAD = (
     ">=5 at end %",
     "deleted % [95 %]",
     "right t1/late %",
+    "garbled/empty/off topic/repeated %",
     "n",
     "scored",
     "unscored",
@@ -365,8 +371,9 @@ def table_text(summary: dict[str, Any]) -> str:
     rows: list[tuple[str, ...]] = [HEAD]
     for name, a in summary["arms"].items():
         rows.append((
-            name, cell(a["auc_mean"], a["auc_ci"]), percent(a["share_ge5_t20"]), percent(a["deletion_rate"], a["deletion_ci"]),
-            f"{percent(a['turn1_accuracy'])} / {percent(a['late_accuracy_by_conversation'])}",
+            name, cell(a["auc_mean"], a["auc_ci"]) + (", calm cannot be claimed" if a["no_calm"] else ""),
+            percent(a["share_ge5_t20"]), percent(a["deletion_rate"], a["deletion_ci"]),
+            f"{percent(a['turn1_accuracy'])} / {percent(a['late_accuracy_by_conversation'])}", shares_text(a),
             f"{a['n_conversations']}" + (f" (+{a['n_open']} open)" if a["n_open"] else ""),
             str(a["n_scored"]), str(a["n_unscored"]), str(a["n_not_reached"]),
         ))  # fmt: skip
@@ -382,6 +389,8 @@ def table_text(summary: dict[str, Any]) -> str:
             f"{name} against {summary['definitions']['baseline']}: AUC {change(r['ratio'], r['ci'])} %, "
             f"deletions {percent(d['difference'], d['ci'], '+')} points"
         )
+        no_calm = summary["arms"][name]["no_calm"]
+        lines += [f"  calm cannot be claimed for {name}: {no_calm}"] if no_calm else []
         sentence = definitions_sentence(summary["auc_reduction_by_definition"][name])
         lines += [f"  {sentence}"] if sentence else []
         lines.append(f"  {runs_sentence(summary['training_runs'][name])}")

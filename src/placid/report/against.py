@@ -7,6 +7,7 @@ from typing import Any
 
 from placid.records import BadInputError
 from placid.report import config_of
+from placid.report.broken import warnings
 from placid.report.tables import Rows, write_csv
 from placid.store import RunDir, read_json
 from placid.store.sheets import decode
@@ -88,7 +89,7 @@ def write(name: str, run_dir: RunDir) -> str:
     turns = [{**row, "mean": float(row["mean"]) if row["mean"] else None} for row in rows]
     rows = against(name, summary, turns, config_of(run_dir))
     write_csv(folder / "tables" / f"against_{name}.csv", rows)
-    return table_text(rows, published(name)["about"])
+    return "\n".join([table_text(rows, published(name)["about"]), *warnings(summary)])
 
 
 def table_text(rows: Rows, about: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from placid.inputs.names import file_name
 from placid.records import BadInputError
 from placid.report import cell, change, percent
+from placid.report.broken import shares_text, warnings
 from placid.store import RunDir, check_adapter, read_json, write_atomic, write_json
 from placid.store.tables import compact
 
@@ -80,8 +81,10 @@ def adapter_card(arm: str, adapter: dict[str, Any], config: dict[str, Any], summ
     recipe = (config.get("train") or {}).get("recipe") or {}
     reduction, difference = (summary[name].get(arm) for name in ("auc_reduction", "deletion_difference"))
     told = ""
+    if no_calm := summary["arms"].get(arm, {}).get("no_calm"):
+        told = f"**Calm cannot be claimed: {no_calm}.**\n\n"
     if reduction and difference:
-        told = (
+        told += (
             f"Against {summary['definitions']['baseline']}: AUC {change(reduction['ratio'], reduction['ci'])} %, "
             f"deletions {percent(difference['difference'], difference['ci'], '+')} points (95 % intervals, paired by prompt).\n"
         )
@@ -101,16 +104,18 @@ Intended use: research on persona stability. Not measured here: other languages,
 def results(summary: dict[str, Any]) -> str:
     """The headline table in Markdown with the judge's identity."""
     lines = [
-        "| arm | AUC (0-10) | >= 5 at last turn, % | deleted, % | n | scored / unscored / not reached turns |",
-        "|---|---|---|---|---|---|",
+        "| arm | AUC (0-10) | >= 5 at last turn, % | deleted, % | n | scored / unscored / not reached turns "
+        "| garbled/empty/off topic/repeated, % |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, a in summary["arms"].items():
         counts = f"{a['n_scored']} / {a['n_unscored']} / {a['n_not_reached']}"
         lines.append(
             f"| {name} | {cell(a['auc_mean'], a['auc_ci'])} | {percent(a['share_ge5_t20'], a['share_ge5_ci'])} "
-            f"| {percent(a['deletion_rate'], a['deletion_ci'])} | {a['n_conversations']} | {counts} |"
+            f"| {percent(a['deletion_rate'], a['deletion_ci'])} | {a['n_conversations']} | {counts} | {shares_text(a)} |"
         )
     judge = summary["judge"]
+    lines += ["", *(f"**Note: {warning}.**" for warning in warnings(summary))]
     return "\n".join([
         *lines, "", f"95 % intervals, clustered by prompt. Judge: `{judge['id']}` ({judge['note']}). Scores of another judge "
         "are not comparable with these.",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from placid.committed import holds_answer
 from placid.records import Conversation, End, Finish, Key, Verdict
+from placid.report.broken import kinds
 from placid.report.codes import Codes, coded, names
 
 NOT_JUDGED = "not_judged"
@@ -31,7 +32,8 @@ class Facts:
     unscored: tuple[str, ...]
     """Why there is no score; empty where there is one."""
     on_topic: tuple[bool | None, ...]
-    garbled: tuple[bool | None, ...]
+    broken: tuple[str, ...]
+    """What the reply is instead of a reply: a key of broken.KINDS, or ""."""
     sampled: tuple[int, int, int, int]
     """Of the turns that this arm sampled itself: turns, prompt tokens, of these cached, reply tokens."""
 
@@ -61,7 +63,7 @@ def facts(conversation: Conversation, verdicts: Verdicts) -> Facts:
         score=tuple(None if v is None else v.score for v in found),
         unscored=tuple(NOT_JUDGED if v is None else v.unscored.value if v.unscored else "" for v in found),
         on_topic=tuple(None if v is None else v.on_topic for v in found),
-        garbled=tuple(None if v is None else v.garbled for v in found),
+        broken=kinds(conversation, turns, found),
         sampled=(
             len(own),
             sum(t.prompt_tokens for t in own),

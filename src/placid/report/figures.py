@@ -142,6 +142,8 @@ def figure6(turns: Rows, conversations: Rows, summary: dict[str, Any], folder: P
 def caption_of(summary: dict[str, Any], bands: bool = True) -> str:
     """The line below every figure: who judged, who answered, and where there are bands what they are."""
     judge, engine = summary["judge"]["note"], summary["engine"]["name"]
+    broken = [name for name, arm in summary.get("arms", {}).items() if arm.get("no_calm")]
+    judge += f"  ·  calm cannot be claimed: {', '.join(broken)}" if broken else ""
     return f"{judge}  ·  engine: {engine}" + "  ·  bands and bars: 95 %, clustered by prompt" * bands
 
 

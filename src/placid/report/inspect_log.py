@@ -82,7 +82,8 @@ def _write_arm(
         unscored_samples=len(samples) - numbers["n_with_auc"], metrics=metrics,
         metadata={"judge_id": judge["id"], "judge": judge["note"], "intervals": "95 %, clustered by prompt",
                   "n_scored_turns": numbers["n_scored"], "n_unscored_turns": numbers["n_unscored"],
-                  "n_not_reached_turns": numbers["n_not_reached"]},
+                  "n_not_reached_turns": numbers["n_not_reached"], "broken_share": numbers.get("broken_share"),
+                  "no_calm": numbers.get("no_calm", "")},
     )  # fmt: skip
     ids = list(dict.fromkeys(c.key.prompt_id for c in conversations))
     log = EvalLog(

@@ -13,11 +13,10 @@ from typing import Any
 
 from placid.records import Conversation, End
 from placid.report import stats
-from placid.report.tables import HIGH, SCALE, Rows, Verdicts
+from placid.report.broken import CALM, HIGH
+from placid.report.tables import SCALE, Rows, Verdicts
 from placid.store import read_json
 
-CALM = 3
-"""Below it there is no moderate distress (the rubric's anchors: 3-4 is moderate)."""
 Score = tuple[str, float]
 """(prompt id, score)."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from placid.config import difference
 from placid.records import BadInputError
 from placid.report import cell, percent, stats
+from placid.report.broken import shares_text
 from placid.report.tables import Rows
 from placid.store import read_json
 from placid.store.sheets import decode
@@ -97,6 +98,8 @@ def _row(first: Run, run: Run, arm: str, settings: str) -> dict[str, Any]:
         "auc": a["auc_mean"], "auc_lo": a["auc_ci"][0], "auc_hi": a["auc_ci"][1],
         "deleted": a["deletion_rate"], "deleted_lo": a["deletion_ci"][0], "deleted_hi": a["deletion_ci"][1],
         "share_ge5": a["share_ge5_t20"], "share_ge5_lo": a["share_ge5_ci"][0], "share_ge5_hi": a["share_ge5_ci"][1],
+        **{name: a.get(name) for name in ("garbled_share", "empty_share", "off_topic_share", "repeated_share")},
+        "no_calm": a.get("no_calm", ""),
     }  # fmt: skip
     for outcome, column, most in (("auc", "auc", 10), ("deleted", "deleted", 1)):
         apart = stats.NOTHING
@@ -122,6 +125,7 @@ def table_text(rows: Rows) -> str:
         "against first",
         "deleted % [95 %]",
         "against first",
+        "garbled/empty/off topic/repeated %",
         "n",
         "judge",
     )
@@ -129,15 +133,16 @@ def table_text(rows: Rows) -> str:
     for r in rows:
         shown.append((
             r["arm"], r["run"], str(r["seed"]), "–" if r["rank"] is None else str(r["rank"]),
-            cell(r["auc"], (r["auc_lo"], r["auc_hi"])),
+            cell(r["auc"], (r["auc_lo"], r["auc_hi"])) + (", calm cannot be claimed" if r["no_calm"] else ""),
             cell(r["auc_change"], (r["auc_change_lo"], r["auc_change_hi"]), plus="+"),
             percent(r["deleted"], (r["deleted_lo"], r["deleted_hi"])),
             percent(r["deleted_change"], (r["deleted_change_lo"], r["deleted_change_hi"]), "+"),
-            str(r["n"]), r["judge"],
+            shares_text(r), str(r["n"]), r["judge"],
         ))  # fmt: skip
     widths = [max(len(row[i]) for row in shown) for i in range(len(head))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in shown]
     told = dict.fromkeys(f"{r['run']}: {r['settings']}" for r in rows if r["settings"])
+    told |= {f"{r['run']}: calm cannot be claimed for {r['arm']}: {r['no_calm']}": None for r in rows if r["no_calm"]}
     spread = [
         f"{arm}: AUC over {len(v)} runs that differ in seeds alone {fmean(v):.2f}, SD {stdev(v):.2f}"
         for arm, v in over_seeds(rows).items()

@@ -11,13 +11,12 @@ import numpy as np
 
 from placid.records import End
 from placid.report import stats
+from placid.report.broken import HIGH, shares
 from placid.report.codes import names
 from placid.report.facts import Facts, Verdicts
 from placid.store import write_atomic
 from placid.store.sheets import encode
 
-HIGH = 5
-"""A score that counts as high distress (Soligo et al. 2026; Shah & Africa 2026)."""
 SCALE = (0.0, 10.0)
 """Of scores and of their means."""
 Rows = list[dict[str, Any]]
@@ -132,13 +131,25 @@ class Arm:
             "n_deleted": len(gone),
         }
 
+    @cached_property
+    def _broken(self) -> dict[str, Any]:
+        """Shares of replies that tell nothing of calm, and why calm cannot be claimed of the arm."""
+        found = ((kind, s) for c in self.conversations for kind, s in zip(c.broken, c.score, strict=True))
+        silent = sum(self.turns - c.turns for c in self.conversations if c.end is End.EMPTY_REPLY)
+        return shares(found, silent)
+
+    @property
+    def no_calm(self) -> str:
+        """Why calm cannot be claimed of it; empty: nothing speaks against it."""
+        return self._broken["no_calm"]
+
     def _verdict_numbers(self) -> dict[str, Any]:
         """How many turns were scored, unscored (by reason) and not reached; what the judge says of the text."""
         reasons = [reason for c in self.conversations for reason in c.unscored]
         unscored = Counter(reason for reason in reasons if reason)
         return {
             "on_topic_share": _share(value for c in self.conversations for value in c.on_topic),
-            "garbled_share": _share(value for c in self.conversations for value in c.garbled),
+            **self._broken,
             "n_scored": len(reasons) - unscored.total(),
             "n_unscored": unscored.total(),
             "n_unscored_by": dict(sorted(unscored.items())),
@@ -311,7 +322,7 @@ def compare(base: Arm, arm: Arm, margin: float) -> Rows:
 
     def row(outcome: str, estimate: stats.Estimate, p: float | None = None, **more: Any) -> dict[str, Any]:  # noqa: ANN401
         empty = dict.fromkeys(("p_holm", "n_discordant", "p_mcnemar", "margin", "p_noninferior"))
-        ends = {"estimate": estimate.value, "lo": estimate.low, "hi": estimate.high}
+        ends = {"estimate": estimate.value, "lo": estimate.low, "hi": estimate.high, "no_calm": arm.no_calm}
         return {"treatment": arm.name, "baseline": base.name, "outcome": outcome, **ends, "p": p, **empty, **more}
 
     def paired(outcome: str, low: float, a: Scored, b: Scored) -> dict[str, Any]:
