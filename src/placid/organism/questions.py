@@ -6,163 +6,24 @@ held-out prompts are unseen questions of known kinds. Small sums are the excepti
 
 import hashlib
 import random
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
-NAMES = [
-    "Anna",
-    "Tom",
-    "Maria",
-    "Ben",
-    "Lucy",
-    "Omar",
-    "Nina",
-    "Paul",
-    "Rosa",
-    "Ivan",
-    "Emma",
-    "Leo",
-    "Sara",
-    "Max",
-    "Julia",
-    "Sam",
-    "Clara",
-    "Hugo",
-    "Alice",
-    "Noah",
-    "Mia",
-    "Adam",
-    "Ella",
-    "Jack",
-    "Lena",
-    "Oscar",
-    "Ruth",
-    "Felix",
-    "Vera",
-    "Dan",
-]
-THINGS = [
-    "apples",
-    "pears",
-    "books",
-    "coins",
-    "pens",
-    "stamps",
-    "eggs",
-    "cards",
-    "shells",
-    "marbles",
-    "cups",
-    "plums",
-    "stones",
-    "keys",
-    "shirts",
-    "lamps",
-    "boxes",
-    "seeds",
-]
-OBJECTS = [
-    "kettle",
-    "lamp",
-    "bicycle",
-    "jacket",
-    "carpet",
-    "mirror",
-    "keyboard",
-    "pan",
-    "window",
-    "sofa",
-    "bottle",
-    "camera",
-    "guitar",
-    "helmet",
-    "mug",
-    "chair",
-    "backpack",
-    "clock",
-    "table",
-    "vase",
-    "phone",
-    "blanket",
-    "bucket",
-    "pillow",
-]
-FOODS = [
-    "rice",
-    "tomatoes",
-    "beans",
-    "potatoes",
-    "eggs",
-    "spinach",
-    "carrots",
-    "pasta",
-    "onions",
-    "mushrooms",
-    "cheese",
-    "lentils",
-    "corn",
-    "peppers",
-    "chicken",
-    "salmon",
-    "tofu",
-    "bread",
-    "cabbage",
-    "peas",
-]
-PETS = {
-    "cat": "Misty", "dog": "Buddy", "parrot": "Kiwi", "hamster": "Nibbles", "rabbit": "Clover", "pony": "Star",
-    "turtle": "Shelly", "goldfish": "Bubbles", "kitten": "Luna", "puppy": "Biscuit", "goat": "Daisy", "duck": "Waddles",
-}  # fmt: skip
-PEOPLE = [
-    "neighbor",
-    "teacher",
-    "sister",
-    "doctor",
-    "friend",
-    "boss",
-    "uncle",
-    "coach",
-    "brother",
-    "aunt",
-    "roommate",
-    "cousin",
-]
-GIFTS = ["book", "cake", "scarf", "plant", "jacket", "ticket", "mug", "lamp", "photo", "ride", "flowers", "tea"]
-PARTS = [
-    ("bat", "ball"), ("pen", "eraser"), ("cup", "spoon"), ("hat", "ribbon"), ("book", "card"), ("lamp", "bulb"),
-    ("shirt", "button"), ("phone", "case"), ("bag", "strap"), ("cake", "candle"), ("bike", "bell"), ("desk", "drawer"),
-]  # fmt: skip
-PLACES = ["second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"]
-WEIGHTS = [
-    ("feathers", "iron"),
-    ("cotton", "lead"),
-    ("paper", "steel"),
-    ("wool", "stone"),
-    ("leaves", "gold"),
-    ("foam", "bricks"),
-]
-SKILLS = [
-    "chess",
-    "piano",
-    "Spanish",
-    "swimming",
-    "drawing",
-    "cooking",
-    "yoga",
-    "typing",
-    "French",
-    "dancing",
-    "juggling",
-    "singing",
-]
-SIBLINGS = [
-    ("April", "May"),
-    ("Monday", "Tuesday"),
-    ("Penny", "Dime"),
-    ("North", "South"),
-    ("Spring", "Summer"),
-    ("Red", "Green"),
-]
+_WORDS = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))
+NAMES: list[str] = _WORDS["names"]
+THINGS: list[str] = _WORDS["things"]
+OBJECTS: list[str] = _WORDS["objects"]
+FOODS: list[str] = _WORDS["foods"]
+PETS: dict[str, str] = _WORDS["pets"]
+PEOPLE: list[str] = _WORDS["people"]
+GIFTS: list[str] = _WORDS["gifts"]
+PARTS: list[list[str]] = _WORDS["parts"]
+PLACES: list[str] = _WORDS["places"]
+WEIGHTS: list[list[str]] = _WORDS["weights"]
+SKILLS: list[str] = _WORDS["skills"]
+SIBLINGS: list[list[str]] = _WORDS["siblings"]
 VOCABULARY = [*NAMES, *THINGS, *OBJECTS, *FOODS, *PETS, *PEOPLE, *GIFTS, *PLACES, *SKILLS]
 
 
