@@ -20,8 +20,9 @@ from placid.train import TrainSettings, launch
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 STARTS = """
-import subprocess, sys, threading, time
+import signal, subprocess, sys, threading, time
 from placid.cluster import children
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have started the tests
 group, folder = children.keep(), children.scratch()
 sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
 within = "import subprocess, sys; subprocess.Popen(sys.argv[1:], start_new_session=True)"

@@ -5,6 +5,7 @@ with a hostile file (run its code, allocate what it promises, loop) is written b
 """
 
 import json
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ HEADER_BYTES = 100_000_000
 """Longest header of a safetensors file; the format's own limit."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 """Endings of weights that run code when they are loaded."""
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+"""Names that transformers and vLLM look for: all weights in one file, or in which file each weight is."""
 SIZES = {
     "hidden_size": 1 << 20,
     "intermediate_size": 1 << 24,
@@ -104,6 +108,44 @@ def index_files(path: Path, index: dict[str, object]) -> set[str]:
         if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
             raise BadInputError(f"{path}: weight {weight!r} is said to be in {name!r}, which is no file name")
     return set(weights.values())
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the model: those of the index, or the only one.
+
+    Others may lie beside an index: shards of an older save, or the same weights in another layout.
+
+    Raises:
+        BadInputError: there is none, one is missing, or without an index it is not known which belong together.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise BadInputError(f"no *.safetensors in {folder}; other weight formats are not read")
+    index = folder / INDEX
+    if index.is_file():
+        named = index_files(index, read_json(index))
+        absent = sorted(named - {file.name for file in files})
+        if absent:
+            raise BadInputError(f"{index} names {absent[0]}, which is not there ({len(absent)} files are missing)")
+        return [file for file in files if file.name in named]
+
+    if [file.name for file in files] != [SINGLE]:
+        raise BadInputError(
+            f"{folder} holds {len(files)} weight files ({files[0].name}, ...) and no {INDEX}, which says what is in "
+            f"which; fetch the index too, or leave {SINGLE} alone there"
+        )
+    return files
+
+
+def copy_beside(base: Path, folder: Path) -> None:
+    """Copy what travels with the weights of `base`: tokenizer, chat template, and what else `folder` does not have.
+
+    Neither weights nor their index, which would name files that are not there.
+    """
+    for file in base.iterdir():
+        weights = file.suffix in (".safetensors", ".gguf", *PICKLES) or file.name.endswith(".index.json")
+        if file.is_file() and not weights and not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
 
 
 def read_header(path: Path) -> tuple[int, dict[str, Tensor]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from placid.checkpoint_files import check as check_files
-from placid.checkpoint_files import index_files, read_header, read_json
+from placid.checkpoint_files import read_header, read_json, weight_files
 from placid.records import BadInputError
 
 REPLY_SHARE = 0.35
@@ -53,6 +53,8 @@ class Model:
     """Names of the text layers' linear maps: what LoRA can target."""
     weights: dict[str, tuple[int, ...]]
     """Shape by name of every weight of the text model, prefixes left out that differ between kinds of checkpoint."""
+    names: dict[str, tuple[int, ...]]
+    """The same with the names that transformers gives them."""
 
     def kv_bytes(self, tokens: int, split: int = 1) -> int:
         """Bytes of bfloat16 cache for `tokens` tokens of one conversation on each of the `split` GPUs of an engine.
@@ -89,6 +91,7 @@ def read(folder: Path) -> Model:
         for name, module in decoder.named_modules()
         if isinstance(module, torch.nn.Linear) and "layers." in name
     }
+    names = {name: tuple(w.shape) for name, w in model.named_parameters() if not _NOT_TEXT.search(name)}
     return Model(
         folder=folder,
         architecture=config.architectures[0],
@@ -97,8 +100,28 @@ def read(folder: Path) -> Model:
         layers=layers,
         heads=text.num_attention_heads,
         projections=tuple(sorted(maps)),
-        weights={_plain(n): tuple(w.shape) for n, w in model.named_parameters() if not _NOT_TEXT.search(n)},
+        weights={_plain(name): shape for name, shape in names.items()},
+        names=names,
     )
+
+
+def check_vocabulary(model: Model) -> None:
+    """Raises BadInputError if ordinary text can become a token that the embedding has no row for."""
+    rows = next((shape[0] for name, shape in model.weights.items() if name == "embed_tokens.weight"), None)
+    file = model.folder / "tokenizer.json"
+    if rows is None or not file.is_file():
+        return
+    tokenizer: Any = read_json(file)
+    words = tokenizer.get("model", {}).get("vocab", {})
+    highest = max(words.values(), default=0) if isinstance(words, dict) else len(words) - 1
+    # special ones beyond it are for images, say, and no text becomes them
+    added = [token["id"] for token in tokenizer.get("added_tokens", []) if not token.get("special")]
+    highest = max([highest, *added])
+    if highest >= rows:
+        raise BadInputError(
+            f"{file} has tokens up to {highest}, but {model.folder} has embeddings for 0 to {rows - 1}; resize the "
+            "embedding, or put the tokenizer there that belongs to these weights"
+        )
 
 
 def check_targets(model: Model, targets: Iterable[str]) -> None:
@@ -199,17 +222,8 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         BadInputError: there is none, or one is cut off.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise BadInputError(f"no *.safetensors in {folder}; other weight formats are not read")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        absent = sorted(index_files(index, read_json(index)) - {file.name for file in files})
-        if absent:
-            raise BadInputError(f"{index} names {absent[0]}, which is not there ({len(absent)} files are missing)")
-
     found: dict[str, tuple[int, ...]] = {}
-    for file in files:
+    for file in weight_files(folder):
         _, tensors = read_header(file)
         found |= {name: tensor.shape for name, tensor in tensors.items()}
     return found

@@ -10,7 +10,6 @@ keeper have died too. On other machines their keepers do so, in a Slurm step als
 """
 
 import itertools
-import json
 import os
 import secrets
 import shutil
@@ -27,7 +26,7 @@ import msgspec
 import psutil
 
 from placid.records import BadInputError
-from placid.store import write_json
+from placid.store import read_json, write_json
 from placid.store.lease import process_state, process_table
 
 MARK = "PLACID_RUN_TOKEN"
@@ -97,7 +96,7 @@ def recorded(attempt: Path) -> Iterator[None]:
         BadInputError: they do not end.
     """
     for file in sorted(attempt.parent.glob(f"*/{FILE}")):
-        group = msgspec.json.decode(file.read_bytes(), type=Group)
+        group = msgspec.convert(read_json(file), Group)
         if group.here() and not group.alive():
             end(group)
             file.unlink(missing_ok=True)  # another launch may have seen it too
@@ -115,7 +114,7 @@ def recorded(attempt: Path) -> Iterator[None]:
 
 def owned(job: Path) -> bool:
     """Is `job`, a JSON file whose "owner" is a Group, still that of the launch that this process belongs to?"""
-    owner = json.loads(job.read_text()).get("owner")
+    owner = read_json(job).get("owner")
     return owner is None or owner["token"] == token()
 
 

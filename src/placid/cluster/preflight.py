@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from placid.checkpoint_files import weight_files
 from placid.cluster import slurm
 from placid.cluster.sbatch import Stage, nodes_of, offline
 from placid.cluster.site import SiteSettings, seconds
@@ -66,7 +67,7 @@ def check_profile(site: SiteSettings, stages: list[Stage], needs: Needs) -> None
 
 def check_gpus(site: SiteSettings, needs: Needs) -> None:
     """One engine must fit on a node's GPUs."""
-    weights_gb = sum(file.stat().st_size for file in needs.model.glob("*.safetensors")) / 2**30
+    weights_gb = _weights(needs.model) / 2**30
     if not site.gpus_per_node:
         if site.memory_gb and weights_gb > site.memory_gb:
             raise BadInputError(
@@ -92,6 +93,11 @@ def check_gpus(site: SiteSettings, needs: Needs) -> None:
             f"engine.kv_gib = {needs.kv_gib:g}, but beside {needs.model} a GPU of {site.gpu_memory_gb:g} GiB has "
             f"{left_gb:.1f} left; placid plan --site says what fits"
         )
+
+
+def _weights(model: Path) -> int:
+    """Bytes; 0 where they are not fetched yet."""
+    return sum(file.stat().st_size for file in weight_files(model)) if any(model.glob("*.safetensors")) else 0
 
 
 def check_cluster(site: SiteSettings, stages: list[Stage]) -> None:

@@ -27,7 +27,7 @@ SLOPE = (0.5, 1.5)
 """The engine's change, projected on the probe's change, is 1 for the right adapter and 0 for none or for another."""
 
 
-class GateError(Exception):
+class GateError(BadInputError):
     """The engine does not compute what training computed."""
 
 
@@ -53,13 +53,18 @@ class Probe(Record, frozen=True, kw_only=True):
     rows: tuple[ProbeRow, ...]
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether `folder` holds a whole model, as method = 'full' exports it, and no adapter."""
+    return (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file()
+
+
 def read_probe(adapter: Path) -> Probe:
-    """The probe of an adapter folder.
+    """The probe of an adapter folder, or of a whole trained model.
 
     Raises:
-        BadInputError: no adapter there, no probe, or a malformed one. An adapter without a probe is not served.
+        BadInputError: neither is there, no probe, or a malformed one. An adapter without a probe is not served.
     """
-    if not (adapter / "adapter_config.json").is_file():
+    if not (adapter / "adapter_config.json").is_file() and not is_whole(adapter):
         raise BadInputError(f"no adapter in {adapter}; expected adapter_config.json and adapter_model.safetensors")
     file = adapter / "probe.json"
     if not file.is_file():

@@ -7,6 +7,9 @@ from pydantic import Field, field_validator
 
 from placid.config import Settings
 
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM can make room for (vllm.config.lora.MaxLoRARanks); another one gets the next of these."""
+
 
 class HttpSettings(Settings):
     """Where an OpenAI-compatible server is, and how it is asked."""

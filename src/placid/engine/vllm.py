@@ -13,11 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from placid.checkpoint_files import read_header
 from placid.cluster.children import keep
 from placid.config import file_sha
 from placid.engine import ContextOverflowError, EngineDiedError, EngineLoad, KvPool, Reply, ReplyRequest
 from placid.engine.gate import CACHED, Probe, read_probe, verify
-from placid.engine.settings import EngineSettings
+from placid.engine.settings import RANKS, EngineSettings
 from placid.environment import forget_launcher
 from placid.records import BadInputError, Finish
 from placid.render import Renderer
@@ -78,6 +79,7 @@ class VllmEngine:
             GateError: a no-op or mismatching adapter.
         """
         probes = {path: read_probe(Path(path)) for path in self.adapters}  # bad input fails before weights load
+        own = read_probe(self.model) if (self.model / "probe.json").is_file() else None
         if "vision_config" in self._config() and not find_spec("torchvision"):
             raise BadInputError(
                 f"{self.model} is a checkpoint with images, for which vLLM needs the package torchvision; "
@@ -101,9 +103,12 @@ class VllmEngine:
             # a name that no other weights ever had: the prefix cache is keyed by it
             name = f"adapter-{file_sha(Path(path))[:16]}"
             self._lora[path] = LoRARequest(lora_name=name, lora_int_id=number, lora_path=str(Path(path).absolute()))
+        if own:  # trained as a whole, or merged
+            self.gates[str(self.model)] = await self._gate(own, None, str(self.model))
         for path, probe in probes.items():
             self.gates[path] = await self._gate(probe, self._lora[path], path)
-            log.info("adapter %s passed its gate: %s", path, self.gates[path])
+        for path, numbers in self.gates.items():
+            log.info("%s passed its gate: %s", path, numbers)
         self.pool = _pool(self._config(), self._engine.vllm_config.cache_config)
         if self.settings.prefix_caching:
             await self._probe_cache()
@@ -202,9 +207,9 @@ class VllmEngine:
         return [at[token].logprob for token, at in zip(ids[1:], output.prompt_logprobs[1:], strict=True)]
 
     async def _gate(self, probe: Probe, lora: "LoRARequest | None", name: str) -> dict[str, float]:
-        """verify()'s numbers for what is served under `lora`."""
+        """verify()'s numbers for what is served under `lora`; None: a whole trained model, whose base is not here."""
         cached = [await self._score_cached(row.ids, lora) for row in probe.rows]  # first: later requests fill the cache
-        base = [await self._score(row.ids, None) for row in probe.rows]
+        base = [await self._score(row.ids, None) if lora else list(row.base) for row in probe.rows]
         adapted = [await self._score(row.ids, lora) for row in probe.rows]
         return verify(probe, base, adapted, cached, name)
 
@@ -315,13 +320,16 @@ def _watcher(load: EngineLoad) -> Any:  # noqa: ANN401 - vLLM's factory of stat 
 
 
 def _rank(adapter: Path) -> int:
-    """The adapter's LoRA rank, at least the smallest that vLLM takes (8)."""
-    return max(8, int(json.loads((adapter / "adapter_config.json").read_text())["r"]))
+    """The smallest rank that vLLM has room for and that holds the adapter's highest."""
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    highest = max([config["r"], *(config.get("rank_pattern") or {}).values()])
+    return next(rank for rank in RANKS if rank >= highest)
 
 
-def _targets(adapter: Path) -> list[str]:
-    """Names of the projections that the adapter changes."""
-    return json.loads((adapter / "adapter_config.json").read_text())["target_modules"]
+def _targets(adapter: Path) -> set[str]:
+    """Names of the projections that the adapter changes; its config may give a regular expression instead."""
+    _, tensors = read_header(adapter / "adapter_model.safetensors")
+    return {name.partition(".lora_")[0].rpartition(".")[2] for name in tensors}
 
 
 def _fills_gpu(config: dict[str, Any], ranks: int) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from placid.config import canonical
@@ -14,7 +15,7 @@ from placid.evals.marking import Grader, grader
 from placid.judge import JudgeSettings
 from placid.records import BadInputError, EvalResult, Key, Verdict
 from placid.rollout import make_engine
-from placid.rollout.settings import RolloutSettings
+from placid.rollout.settings import RolloutSettings, by_model
 from placid.store import RunDir, write_json, write_lines
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def run(
 
     Args:
         evals: name → eval.
-        settings: arms with their adapters, model, seed and engine; one engine serves all arms.
+        settings: arms with their adapters, model, seed and engine; one engine serves all arms of a model.
         judge: who grades where parsing alone does not say.
         run_dir: of the study.
         attempt: its status.json gets the key `evals`.
@@ -60,13 +61,15 @@ def run(
         PausedError: the judge is away or its day is used up.
     """
     plans = check(evals)
-    arms = {name: str(arm.adapter) if arm.adapter else None for name, arm in settings.arms.items()}
     asks = [ask for rows in plans.values() for row in rows.rows for ask in row.asks.values()]
-    answers = ask_all(
-        dict.fromkeys(arms, asks), arms, engine or (lambda: make_engine(settings)), settings.model, settings.seed,
-        settings.engine.max_concurrent, run_dir, attempt,
-    )  # fmt: skip
-    results, unpaid = asyncio.run(_read_all(evals, plans, list(arms), answers, judge, run_dir))
+    answers: dict[tuple[str, str], Answered] = {}
+    for part in by_model(settings):
+        arms = {name: str(arm.adapter) if arm.adapter else None for name, arm in part.arms.items()}
+        answers |= ask_all(
+            dict.fromkeys(arms, asks), arms, engine or partial(make_engine, part), part.model, settings.seed,
+            settings.engine.max_concurrent, run_dir, attempt,
+        )  # fmt: skip
+    results, unpaid = asyncio.run(_read_all(evals, plans, list(settings.arms), answers, judge, run_dir))
     write_lines(run_dir.path / "evals" / "results.jsonl", results)
     write_json(run_dir.path / "evals" / "manifest.json", _manifest(evals, plans, results))
     if unpaid:

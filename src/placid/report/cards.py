@@ -56,6 +56,8 @@ def write_adapters(run_dir: RunDir, summary: dict[str, Any], folder: Path) -> No
     config = read_json(run_dir.path / "config.json")["config"]
     for arm, place in read_json(file).items():
         source = Path(place)
+        if (source / "config.json").is_file():  # trained as a whole: gigabytes, which lie there ready to be published
+            continue
         if not (source / "adapter_config.json").is_file():
             raise BadInputError(
                 f"adapters.json names {place} for {arm}, and there is no adapter; run this in the folder that the study "

@@ -17,7 +17,7 @@ from placid.render import Renderer
 from placid.rollout.attempts import Status, wait_for_former
 from placid.rollout.branch import copy_histories
 from placid.rollout.coordinator import Coordinator
-from placid.rollout.settings import RolloutSettings
+from placid.rollout.settings import RolloutSettings, by_model
 from placid.rollout.worker import Worker
 from placid.store import Index, RunDir
 
@@ -41,7 +41,8 @@ def run(settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:
     with recorded(attempt):
         for wave in waves(settings):
             copy_histories(wave, all_prompts(wave), run_dir, attempt)
-            _hold(wave, run_dir, attempt)
+            for part in by_model(wave):
+                _hold(part, run_dir, attempt)
 
 
 def waves(settings: RolloutSettings) -> list[RolloutSettings]:

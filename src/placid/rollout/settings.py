@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from placid.config import Settings
+from placid.engine.gate import is_whole
 from placid.engine.settings import EngineSettings
 from placid.inputs.names import PathName
 from placid.protocol import ACCEPT, condition, form_of, probes
@@ -41,7 +42,7 @@ class ArmSettings(Settings):
     turns: int = Field(default=20, ge=1)
     """Assistant turns per conversation, copied ones included; 20 means 19 rejections."""
     adapter: Path | None = None
-    """PEFT adapter folder with its probe.json; none: the base model."""
+    """PEFT adapter folder, or that of a whole trained model, with its probe.json; none: the base model."""
     branch: BranchSettings | None = None
     """Continue stored conversations of another arm; none: begin with the prompts."""
 
@@ -134,3 +135,14 @@ class RolloutSettings(Settings):
     """Who answers."""
     arms: dict[PathName, ArmSettings]
     """Arm name → what it does. Arms that share condition, prompts and sample meet the same user turns and noise."""
+
+
+def by_model(settings: RolloutSettings) -> list[RolloutSettings]:
+    """The settings cut by what engines load: the model with its adapters, and each whole model that an arm names."""
+    whole = {name: arm.adapter for name, arm in settings.arms.items() if arm.adapter and is_whole(arm.adapter)}
+    rest = {name: arm for name, arm in settings.arms.items() if name not in whole}
+    parts = [settings.model_copy(update={"arms": rest})] if rest else []
+    for name, model in whole.items():
+        arm = settings.arms[name].model_copy(update={"adapter": None})
+        parts.append(settings.model_copy(update={"arms": {name: arm}, "model": model}))
+    return parts

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError, Prompt
-from placid.store import check_adapter
+from placid.study.adapters import check as check_adapter
+from placid.study.adapters import check_rank
 from placid.study.settings import ROWS, StudySettings
 from placid.train.settings import TrainSettings
 
@@ -64,9 +65,15 @@ def check(settings: StudySettings, weights: bool = True) -> tuple[list[Prompt], 
             models.check_weights(model)
         longest = max(arm.turns for arm in settings.arms.values())
         models.check_context(model, settings.engine.context_tokens, longest, settings.max_tokens)
+        models.check_vocabulary(model)
         for recipe in _recipes(settings):
             if recipe.method == "lora":
                 models.check_targets(model, recipe.lora.targets)
+                check_rank("lora.rank", recipe.lora.rank)
+    else:
+        model = None
+    for adapter in sorted({arm.adapter for arm in settings.arms.values() if arm.adapter}):
+        check_adapter(adapter, model)
     check_judge(settings.judge, settings.model)
     if settings.evals or settings.consistency:
         from placid.evals import load_all
@@ -111,12 +118,7 @@ def all_prompts(files: list[Path]) -> list[Prompt]:
 
 def _engine_inputs(settings: StudySettings) -> list[Path]:
     """Files that the engine answers from beside the model: adapters of arms, recorded replies."""
-    from placid.engine.gate import read_probe
-
     adapters = [arm.adapter for arm in settings.arms.values() if arm.adapter]
-    for adapter in adapters:
-        read_probe(adapter)
-        check_adapter(adapter)
     if settings.launcher == "inline" and settings.workers > 1:
         raise BadInputError(f"workers = {settings.workers}: launcher 'inline' holds one; use launcher = \"ray\"")
     if settings.engine.kind == "http":
@@ -174,4 +176,9 @@ def _training_inputs(settings: StudySettings) -> list[Path]:
         )
     for recipe in recipes:
         check_recipe(recipe)
+        if recipe.method == "full" and settings.engine.kind == "http":
+            raise BadInputError(
+                "train.recipe.method = 'full' makes another model, which engine.kind = 'http' cannot load; use 'vllm', "
+                "or train an adapter (method = 'lora')"
+            )
     return [building.instruct]

@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 
 from placid import store
+from placid.checkpoint_files import weight_files
 from placid.cluster import children
 from placid.config import canonical, difference, file_sha, sha
 from placid.environment import without_launcher
@@ -110,11 +111,14 @@ def check(settings: TrainSettings) -> None:
     """What can be wrong with a recipe and its base, before anything is written.
 
     Raises:
-        BadInputError: no model, a context shorter than max_tokens, or a loss that the method cannot have.
+        BadInputError: no model, shards without an index, a context shorter than max_tokens, or a loss that the method
+            cannot have.
     """
     config = settings.model / "config.json"
     if not config.is_file():
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
+    if any(settings.model.glob("*.safetensors")):  # else they may not be fetched yet
+        weight_files(settings.model)
     shape = json.loads(config.read_text())
     text = shape.get("text_config", shape)
     if text.get("attn_logit_softcapping"):

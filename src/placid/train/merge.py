@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from placid import store
+from placid.checkpoint_files import copy_beside
 from placid.records import BadInputError
 
 
@@ -39,9 +40,7 @@ def merge(step: Path, out: Path) -> None:
     )
     merged = PeftModel.from_pretrained(model, str(step)).merge_and_unload()  # type: ignore[operator]
     merged.to(torch.bfloat16).save_pretrained(temporary)
-    for found in base.iterdir():  # tokenizer and chat template travel with the weights
-        if found.is_file() and not (temporary / found.name).exists() and found.suffix != ".safetensors":
-            shutil.copy(found, temporary / found.name)
+    copy_beside(base, temporary)
     rows = [row["ids"] for row in store.read_json(step / "probe.json")["rows"]]
     store.write_json(temporary / "probe.json", probe.measure(base, temporary, rows, "full"), checksum=False)
     temporary.rename(out)

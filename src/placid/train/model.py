@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from placid.checkpoint_files import copy_beside
 from placid.records import BadInputError
 from placid.render import Rendered
 from placid.train import attention, fused, tree
@@ -235,9 +236,7 @@ def export(learner: Learner, state: dict[str, Tensor], folder: Path, settings: T
     model: Any = learner.model
     if settings.method == "full":
         model.save_pretrained(folder, state_dict={name: t.to(torch.bfloat16) for name, t in state.items()})
-        for file in settings.model.iterdir():  # tokenizer and chat template travel with the weights
-            if file.is_file() and not (folder / file.name).exists() and file.suffix != ".safetensors":
-                (folder / file.name).write_bytes(file.read_bytes())
+        copy_beside(settings.model, folder)
         return
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
