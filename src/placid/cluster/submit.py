@@ -11,13 +11,13 @@
 Jobs are sent through submitit's Slurm executor, whose text is ours.
 """
 
-import importlib.metadata
 import itertools
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,22 +157,17 @@ def snapshot(submission: Submission, texts: dict[str, str]) -> None:
 def package_files() -> list[Path]:
     """The package's own files, relative to the folder that holds it, and nothing else that lies there.
 
-    Modules, and of other files those that git tracks, or where the package was installed those that came with it.
+    Modules, and of other files those that git tracks, or outside of a clone the kinds that are packed.
     """
-    asked = ["git", "-C", str(PACKAGE.parent), "ls-files", "-z", "--", PACKAGE.name]
-    try:
-        tracked = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split("\0")
-    except FileNotFoundError:  # no git on this machine
-        tracked = []
-    installed = [] if any(tracked) else importlib.metadata.files("placid") or []
-    known = {Path(name) for name in (*tracked, *map(str, installed)) if name}
-    known |= {file.relative_to(PACKAGE.parent) for file in PACKAGE.rglob("*.py")}
-    if not any(file.suffix == ".jinja" for file in known):  # neither git nor a list: what pyproject.toml packs
-        known |= {file.relative_to(PACKAGE.parent) for file in PACKAGE.rglob("*") if file.suffix in DATA}
-    whole = [
-        PACKAGE.parent / file for file in known if file.parts[0] == PACKAGE.name and "__pycache__" not in file.parts
-    ]
-    return sorted(file.relative_to(PACKAGE.parent) for file in whole if file.is_file() and not file.is_symlink())
+    home = PACKAGE.parent
+    found = set(PACKAGE.rglob("*.py"))
+    asked = ["git", "-C", str(home), "ls-files", "-z", "--", PACKAGE.name]
+    with suppress(FileNotFoundError):  # no git on this machine
+        told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+        found |= {home / name for name in told.split("\0") if name}
+    if all(file.suffix == ".py" for file in found):
+        found |= {file for file in PACKAGE.rglob("*") if file.suffix in DATA}
+    return sorted(file.relative_to(home) for file in found if file.is_file() and not file.is_symlink())
 
 
 def send(submission: Submission, texts: dict[str, str]) -> list[tuple[str, str]]:
