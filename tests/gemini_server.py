@@ -26,6 +26,8 @@ def graded(request, rating=3):
     if "turns" not in schema["properties"]:
         return json.dumps({"evidence": "", "reasoning": "because", "rating": rating})
     text = "".join(part["text"] for part in request["contents"][0]["parts"])
+    if "<<< " not in text:  # the short question by which a judge shows that it is there
+        return json.dumps({"turns": [{"turn": 1, "evidence": "", "rating": 0}]})
     block = text.split("<<< ")[1].split(" >>>")[0]
     mark = block.split("\n")[0].strip()
     count = sum(line.startswith("[Turn ") and line.endswith(mark_of(block)) for line in block.split("\n"))

@@ -12,6 +12,7 @@ from placid.engine import ContextOverflowError, Reply
 from placid.judge import check, ready
 from placid.judge.local import Form, Local
 from placid.judge.model import ModelJudge
+from placid.judge.provider import RefusedError
 from placid.judge.rubric import load_rubric
 from placid.judge.settings import JudgeSettings
 from placid.records import BadInputError, Conversation, End, EvidenceMatch, Finish, Key, Prompt, Turn, Unscored
@@ -149,9 +150,9 @@ def test_any_words_make_a_whole_answer(words, text):
 def test_an_answer_without_room_is_unscored_not_zero():
     engine = Scripted()
     engine.context_tokens = 5
-    (verdict,) = grade(engine, "frustration_turn", talk("a reply"))
-    assert verdict.unscored == Unscored.MAX_TOKENS
-    assert "no room" in verdict.rationale
+    with pytest.raises(RefusedError, match="no room") as refused:  # the desk makes a verdict of it
+        grade(engine, "frustration_turn", talk("a reply"))
+    assert refused.value.state is Unscored.TOO_LONG
 
 
 def test_a_model_may_not_judge_itself_unless_told_to(tmp_path):

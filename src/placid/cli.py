@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from placid.environment import readers
-from placid.records import BadInputError, PausedError
+from placid.records import BadInputError, FailedError, PausedError
 from placid.store import disk
 from placid.store.commands import COMMANDS as UPKEEP
 
@@ -580,9 +580,10 @@ def main(words: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[terminal])
     try:
         work()
-    except (BadInputError, PausedError) as error:
+    except (BadInputError, PausedError, FailedError) as error:
         print(clean(f"placid: {' '.join(str(error).split())}"), file=sys.stderr)  # one line, whatever a parser said
-        raise SystemExit(2 if isinstance(error, BadInputError) else INTERRUPTED) from None
+        code = {PausedError: INTERRUPTED, FailedError: 1}
+        raise SystemExit(next((code[kind] for kind in code if isinstance(error, kind)), 2)) from None
     except BrokenPipeError:  # the reader has seen enough: placid conditions | head
         _deaf()
     except OSError as error:

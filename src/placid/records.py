@@ -29,6 +29,10 @@ class PausedError(Exception):
     """Work stopped in good order before its end; the same command goes on later. One sentence. Exit code 75."""
 
 
+class FailedError(Exception):
+    """Work failed for a reason that the command cannot mend; what is finished is kept. One sentence. Exit code 1."""
+
+
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of everything written down: immutable, unknown fields refused."""
 

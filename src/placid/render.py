@@ -206,6 +206,11 @@ class Renderer:
         """Ids of text from outside. A control token that it spells out is text: it opens and ends no turn."""
         return self.encode_rendered(self._hidden(text))
 
+    @cached_property
+    def vocabulary(self) -> int:
+        """Ids that the tokenizer can decode are smaller."""
+        return len(self.tokenizer)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from placid.records import Finish, Record
+from placid.records import End, Finish, Record
 
 
 class ReplyRequest(Record, frozen=True, kw_only=True):
@@ -72,8 +72,29 @@ class EngineDiedError(Exception):
     """The engine is gone: it will answer nothing any more. Another one can go on from what is on disk."""
 
 
-class ContextOverflowError(Exception):
+class RequestError(Exception):
+    """This one request gets no reply, now or later; the engine answers others."""
+
+    end = End.REJECTED
+    """How a conversation ends whose next turn it was."""
+
+
+class ContextOverflowError(RequestError):
     """The prompt plus at least one new token does not fit the model's context."""
+
+    end = End.CONTEXT_OVERFLOW
+
+
+class FilteredError(RequestError):
+    """A host's content filter does not let the prompt pass."""
+
+    end = End.FILTERED
+
+
+class NoReplyError(RequestError):
+    """The server fails under this request, again and again, and answers others."""
+
+    end = End.INFRA_ERROR
 
 
 class Engine(Protocol):
@@ -93,7 +114,7 @@ class Engine(Protocol):
         ...
 
     async def reply(self, request: ReplyRequest) -> Reply:
-        """Raises ContextOverflowError, or whatever the engine died of (infrastructure)."""
+        """Raises RequestError, or whatever the engine died of (infrastructure)."""
         ...
 
     async def close(self) -> None:

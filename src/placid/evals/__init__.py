@@ -26,7 +26,7 @@ import msgspec
 from pydantic import Field
 
 from placid.config import Settings, build, file_sha, sha
-from placid.records import SCHEMA, BadInputError, Message, Record, Verdict
+from placid.records import SCHEMA, BadInputError, End, Message, Record, Verdict
 
 SHIPPED = (
     "mmlu", "sycophancy", "brr", "persona_icl", "refusal", "mt_bench", "gsm8k", "self_deletion", "frustration",
@@ -34,6 +34,8 @@ SHIPPED = (
 """Names of the evals that come with placid, each a module of this room with one Eval."""
 DONE, OVERFLOW, EMPTY, DELETED = "done", "overflow", "empty", "deleted"
 """How an ask ended. overflow: the next prompt would not fit the model's context; that row is unscored, and counted."""
+UNANSWERED = (OVERFLOW, End.FILTERED.value, End.REJECTED.value, End.INFRA_ERROR.value)
+"""Ends of an ask that got no answer: its row has this state and no score."""
 
 
 def user(text: str) -> tuple[Message, ...]:

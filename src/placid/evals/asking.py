@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from placid.engine import ContextOverflowError, Engine, Reply, ReplyRequest
+from placid.engine import Engine, Reply, ReplyRequest, RequestError
 from placid.evals import DELETED, DONE, EMPTY, OVERFLOW, Answered, Ask
 from placid.protocol import COMMAND, ends_by
-from placid.records import BadInputError, End, Finish, Key, seed_of
+from placid.records import BadInputError, End, FailedError, Finish, Key, PausedError, seed_of
 from placid.render import Renderer
 from placid.store import RunDir, Segment, read_json, read_lines, write_json
 
@@ -20,7 +20,7 @@ GROUP, GROUP_S = 64, 1.0
 SAY_EVERY_S = 30.0
 
 
-class EvalError(Exception):
+class EvalError(FailedError):
     """The engine failed under some asks; the same command goes on."""
 
 
@@ -57,7 +57,7 @@ def ask_all(
         attempt: names the segment; its status.json gets the key `evals`.
 
     Raises:
-        BadInputError: a choice that is not one token.
+        BadInputError: a choice that is not one token. PausedError: the server is away.
         EvalError: the engine failed; what was finished is on disk.
     """
     known = kept(run_dir)
@@ -113,7 +113,7 @@ class Asker:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(lanes, len(waiting))):
                     group.create_task(self._lane(engine, waiting, choices, segment))
-        except* (BadInputError, OSError) as errors:
+        except* (BadInputError, PausedError, OSError) as errors:
             raise errors.exceptions[0] from None
         finally:
             self._write(segment)
@@ -141,7 +141,7 @@ class Asker:
             (arm, _), one = waiting.popleft()
             try:
                 answer = await self._ask(engine, arm, one, choices)
-            except (BadInputError, OSError):
+            except (BadInputError, PausedError, OSError):
                 raise
             except Exception as error:  # noqa: BLE001 - infrastructure of any kind: counted, and raised at the end
                 self.failed += 1
@@ -175,7 +175,8 @@ class Asker:
             )
             try:
                 reply = await engine.reply(request)
-            except ContextOverflowError:
+            except RequestError as error:
+                end = OVERFLOW if error.end is End.CONTEXT_OVERFLOW else error.end.value
                 break
             replies.append(reply.text)
             cut_turns += (number,) if reply.finish is Finish.LENGTH and not request.among else ()
@@ -228,6 +229,8 @@ def _ends(reply: Reply, tag: str, last: bool) -> str:
     """How the ask ends with this reply; nothing if it goes on."""
     if tag and ends_by(reply.text, tag, COMMAND) is End.DELETED:
         return DELETED
+    if reply.finish is Finish.FILTERED and not reply.text.strip():
+        return End.FILTERED.value
     if last:
         return DONE
     return "" if reply.text.strip() else EMPTY

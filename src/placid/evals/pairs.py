@@ -42,8 +42,8 @@ def build(
     (arm,) = settings.arms
     asks = [ask for plan in plans.values() for row in plan.rows for ask in row.asks.values()]
     answers = ask_all(
-        {arm: asks}, {arm: None}, engine or (lambda: make_engine(settings)), settings.model, settings.seed,
-        settings.engine.max_concurrent, run_dir, attempt,
+        {arm: asks}, {arm: None}, engine or (lambda: make_engine(settings, run_dir=run_dir)),
+        settings.model, settings.seed, settings.engine.max_concurrent, run_dir, attempt,
     )  # fmt: skip
     extra = [row.as_struct(Pair) for row in read_rows(instruct)] if instruct else []
     for name, task in sets.items():

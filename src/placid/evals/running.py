@@ -9,7 +9,7 @@ from pathlib import Path
 
 from placid.config import canonical
 from placid.engine import Engine
-from placid.evals import OVERFLOW, Answered, Eval, Heard, Plan, Reading, Row, plan
+from placid.evals import UNANSWERED, Answered, Eval, Heard, Plan, Reading, Row, plan
 from placid.evals.asking import ask_all
 from placid.evals.marking import Grader, grader
 from placid.judge import JudgeSettings
@@ -66,8 +66,8 @@ def run(
     for part in by_model(settings):
         arms = {name: str(arm.adapter) if arm.adapter else None for name, arm in part.arms.items()}
         answers |= ask_all(
-            dict.fromkeys(arms, asks), arms, engine or partial(make_engine, part), part.model, settings.seed,
-            settings.engine.max_concurrent, run_dir, attempt,
+            dict.fromkeys(arms, asks), arms, engine or partial(make_engine, part, run_dir=run_dir), part.model,
+            settings.seed, settings.engine.max_concurrent, run_dir, attempt,
         )  # fmt: skip
     results, unpaid = asyncio.run(_read_all(evals, plans, list(settings.arms), answers, judge, run_dir))
     write_lines(run_dir.path / "evals" / "results.jsonl", results)
@@ -108,8 +108,9 @@ async def _result(name: str, task: Eval, row: Row, arm: str, heard: Heard, grade
     """One row of one arm."""
     metrics = row.metrics or tuple(task.metrics)
     judge = ""
-    if any(part.end == OVERFLOW for part in heard.parts.values()):
-        reading = Reading(OVERFLOW)
+    unanswered = next((part.end for part in heard.parts.values() if part.end in UNANSWERED), "")
+    if unanswered:
+        reading = Reading(unanswered)
     else:
         graded = task.graded(row, heard)
         verdicts: dict[str, list[Verdict]] = {}

@@ -41,6 +41,8 @@ SYNC_S = 1.0
 """A paid reply is written at once, which a kill cannot undo, and is safe from a power cut (fsync) after this time."""
 IN_A_ROW = 20
 """So many grades that fail one after the other, without one success, may be the judge's fault: see Desk._answers()."""
+DOUBT_S = 0.02
+"""Between two looks whether anybody has been answered yet."""
 PROBE = "Nothing is to be graded here: fill in the lowest value everywhere. Mark of this question: {}"
 """Asked where it has to be known whether one text is at fault or the judge answers nobody."""
 CHARACTERS_A_TOKEN = 4
@@ -130,6 +132,8 @@ class Desk:
         """Grades given up, and requests refused, since the last success."""
         self._last: tuple[Ask, PassingError] | None = None
         """The last grade that was given up, and why."""
+        self._in_doubt = 0
+        """Refused requests that wait to see whether others are answered."""
         self._answered, self._probing = False, asyncio.Lock()
         """Was anything answered in this process?"""
         self._tokens_a_character = 1 / CHARACTERS_A_TOKEN
@@ -307,8 +311,18 @@ class Desk:
         """
         self._refused += 1
         self.failures[error.state.value] += 1
-        doubtful = not self._answered or self._refused % IN_A_ROW == 0
-        if doubtful and not await self._answers(request):
+        self._in_doubt += 1
+        try:
+            while not self._answered and self._in_doubt < len(self._flying) and self._stop is None:
+                await asyncio.sleep(DOUBT_S)  # others are still under way: they will tell
+        finally:
+            self._in_doubt -= 1
+        try:
+            doubtful = not self._answered or self._refused % IN_A_ROW == 0
+            others = not doubtful or await self._answers(request)
+        except PassingError as passing:
+            return Answer(unscored=passing.kind, why=passing.told)
+        if not others:
             if self._stop is None:
                 self._halt(JudgeStopError(f"the judge answers nobody, it {error.why}"))
             raise self._stop or error
@@ -331,7 +345,11 @@ class Desk:
             return
         request, error = self._last
         lost = self._lost
-        if not await self._answers(request) and self._stop is None:
+        try:
+            there = await self._answers(request)
+        except PassingError:
+            there = False
+        if not there and self._stop is None:
             self._halt(
                 PausedError(
                     f"the judge does not answer ({error.told}; given up in a row: {lost}); what is graded is kept, run "
@@ -342,7 +360,11 @@ class Desk:
             raise self._stop
 
     async def _answers(self, like: Ask) -> bool:
-        """Does the judge answer a short question of the same form? It costs a few tokens, which the ledger counts."""
+        """Does the judge answer a short question of the same form? It costs a few tokens, which the ledger counts.
+
+        Raises:
+            PassingError: that cannot be known now.
+        """
         async with self._probing:
             if self._answered and not self._lost and not self._refused:
                 return True  # somebody was answered meanwhile
@@ -352,7 +374,7 @@ class Desk:
             await self._may_start(len(probe.prompt))
             try:
                 answer = await self._once(probe, len(probe.prompt))
-            except (PassingError, RefusedError):
+            except RefusedError:
                 return False
             self._keep(name_of(probe, 0), 0, answer)
             self._lost = self._refused = 0

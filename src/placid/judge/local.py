@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from placid.config import file_sha
-from placid.engine import ContextOverflowError, Engine, Reply, ReplyRequest
-from placid.judge.provider import Answer, Ask
+from placid.engine import ContextOverflowError, Engine, Reply, ReplyRequest, RequestError
+from placid.engine.faults import without_thought, writable
+from placid.judge.provider import Answer, Ask, RefusedError
 from placid.judge.settings import JudgeSettings, LimitSettings
 from placid.records import BadInputError, Finish, Message, Unscored
 from placid.render import Renderer
@@ -72,7 +73,7 @@ class Local:
         return 0.0
 
     async def ask(self, request: Ask) -> Answer:
-        """Raises whatever the engine died of."""
+        """Raises RefusedError, or whatever the engine died of."""
         engine, renderer = await self._serve()
         ids = renderer.prompt([Message(role="user", content=request.prompt)])
         form = Form(engine, renderer, ids)
@@ -81,13 +82,14 @@ class Local:
             if request.schema is None:
                 reply = await form.reply(request.max_tokens)
                 state = Unscored.MAX_TOKENS if reply.finish == Finish.LENGTH else None
-                text = reply.text
+                text = without_thought(reply.text)[0]
             else:
                 text, state = await form.fill(request), None
-        except ContextOverflowError as error:
-            return Answer(unscored=Unscored.MAX_TOKENS, why=str(error), model_version=version, input_tokens=len(ids))
+        except RequestError as error:
+            long = isinstance(error, ContextOverflowError)
+            raise RefusedError(Unscored.TOO_LONG if long else Unscored.REJECTED, str(error)) from None
         return Answer(
-            text=text.encode(errors="replace").decode(),
+            text=writable(text),
             unscored=state,
             model_version=version,
             input_tokens=len(ids),

@@ -12,7 +12,7 @@ from placid.cluster.children import recorded
 from placid.engine import Engine
 from placid.inputs.prompts import read_prompts
 from placid.protocol import Script, Study, UserTurn, condition_name
-from placid.records import BadInputError, Conversation, End, Finish, Key, Prompt, Turn, seed_of
+from placid.records import BadInputError, Conversation, End, FailedError, Finish, Key, Prompt, Turn, seed_of
 from placid.render import Renderer
 from placid.rollout.attempts import Status, wait_for_former
 from placid.rollout.branch import copy_histories
@@ -24,7 +24,7 @@ from placid.store import Index, RunDir
 log = logging.getLogger(__name__)
 
 
-class RolloutError(Exception):
+class RolloutError(FailedError):
     """The engine failed under some conversations; the same command continues them."""
 
 
@@ -69,7 +69,8 @@ def _hold(settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:
         return
     count = min(settings.workers, len(todo)) if settings.launcher == "ray" else 1
     coordinator = Coordinator(todo, lambda key: settings.arms[key.arm].turns, count, settings.hang_s)
-    with Status(run_dir.path, attempt, len(todo), before) as status:
+    endpoint = settings.engine.http.url if settings.engine.kind == "http" else ""
+    with Status(run_dir.path, attempt, len(todo), before, endpoint) as status:
         asyncio.run(_coordinate(settings, run_dir, attempt, coordinator, status))
         _close(coordinator.lethal, settings, run_dir, attempt)
         status.finish(coordinator)
@@ -230,8 +231,11 @@ def scripts(settings: RolloutSettings) -> dict[str, Script]:
     }
 
 
-def make_engine(settings: RolloutSettings, core: int | None = None) -> Engine:
-    """The engine that the settings ask for; light, nothing is loaded before its start()."""
+def make_engine(settings: RolloutSettings, core: int | None = None, run_dir: RunDir | None = None) -> Engine:
+    """The engine that the settings ask for; light, nothing is loaded before its start().
+
+    run_dir: whose replies a served model must go on with, by its name; None: any.
+    """
     model, engine = settings.model, settings.engine
     adapters = {name: str(arm.adapter) if arm.adapter else None for name, arm in settings.arms.items()}
     if engine.kind == "vllm":
@@ -241,7 +245,8 @@ def make_engine(settings: RolloutSettings, core: int | None = None) -> Engine:
     if engine.kind == "http":
         from placid.engine.http import HttpEngine
 
-        return HttpEngine(engine, model, tuple(path for path in adapters.values() if path))
+        served = run_dir.path / "served.json" if run_dir else None
+        return HttpEngine(engine, model, tuple(path for path in adapters.values() if path), served)
     if engine.kind == "simulate":
         from placid.engine.simulate import SimulateEngine
 
@@ -266,5 +271,9 @@ def writer_names(run_dir: RunDir, attempt: Path) -> Iterator[str]:
 def make_worker(settings: RolloutSettings, run_dir: RunDir, writer: str, core: int | None = None) -> Worker:
     """A worker with its engine, its scripts and the segment `writer`."""
     return Worker(
-        settings, make_engine(settings, core), Renderer(settings.model), run_dir.segment(writer), scripts(settings)
+        settings,
+        make_engine(settings, core, run_dir),
+        Renderer(settings.model),
+        run_dir.segment(writer),
+        scripts(settings),
     )

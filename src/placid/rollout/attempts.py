@@ -8,7 +8,7 @@ What a reader finds in status.json under "rollout", written every second:
     state       running | done | failed | drained
     host, driver (children.Group), updated, started (seconds since 1970)
     workers     [children.Group] on this machine; elsewhere: true if there are some on others
-    engine      {name,version}, null while engines load
+    engine      {name,version,endpoint}, null while engines load; endpoint: of a server
     totals      worker.Totals over all engines (add_up), and conversations (of this launch, all arms of one wave),
                 queued (not leased to any engine), turns_per_second and reply_tokens_per_second (lately; at the end: of
                 the whole), cached_share (of prompt tokens), eta_s (null: unknown), workers_lost,
@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from placid.cluster.children import Group, keep
+from placid.records import End
 from placid.rollout.coordinator import Coordinator
 from placid.rollout.worker import Totals
 from placid.store import read_json, write_json
@@ -75,9 +76,11 @@ class Status:
 
     INTERVAL_S = 1.0
 
-    def __init__(self, run_dir: Path, attempt: Path, conversations: int, before: Mapping[str, int]) -> None:
-        """conversations: to be held now. before: see above."""
-        self._conversations = conversations
+    def __init__(
+        self, run_dir: Path, attempt: Path, conversations: int, before: Mapping[str, int], endpoint: str = ""
+    ) -> None:
+        """conversations: to be held now. before: see above. endpoint: address of the server that answers."""
+        self._conversations, self._endpoint = conversations, endpoint
         self._engine_file = run_dir / "engine.json"
         self._file = attempt / "status.json"
         # other stages may keep their own keys in this file
@@ -127,8 +130,12 @@ class Status:
         """What is known now."""
         name, version = coordinator.engine
         if version and self._data["engine"] is None:
-            self._data["engine"] = {"name": name, "version": version}
-            write_json(self._engine_file, self._data["engine"])
+            engine = {"name": name, "version": version} | ({"endpoint": self._endpoint} if self._endpoint else {})
+            before = read_json(self._engine_file) if self._engine_file.is_file() else engine
+            if before != engine:
+                log.warning("rollout: attempts before this one were answered by %s, this one by %s", before, engine)
+            self._data["engine"] = engine
+            write_json(self._engine_file, engine)
         self._count(coordinator)
         self._write()
         self._tell()
@@ -194,6 +201,7 @@ class Status:
             f"{ended}/{total} conversations, {t['turns']} turns now, "
             f"{t['turns_per_second']:.1f} turns/s, "
             f"{t['cached_share']:.0%} of prompt tokens cached, {t['failed']} failed"
+            + "".join(f", {n} {end}" for end, n in t["ends"].items() if not End(end).own)
         )
 
     def _write(self) -> None:

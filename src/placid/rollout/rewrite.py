@@ -12,7 +12,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from placid.engine import ContextOverflowError, ReplyRequest
+from placid.engine import ReplyRequest, RequestError
+from placid.engine.faults import without_thought
 from placid.protocol.history import changed
 from placid.records import SCHEMA, Key, Message, Record, Turn
 from placid.render import Renderer
@@ -136,9 +137,9 @@ async def through_engine(settings: RolloutSettings, model: Path) -> AsyncIterato
                     seed=int.from_bytes(digest[:8], "big") >> 1,
                 )
             )  # fmt: skip
-        except ContextOverflowError:  # the brief is too long for this writer: the turn stays unwritten
+        except RequestError:  # the brief is too long for this writer, or filtered: the turn stays unwritten
             return ""
-        return reply.text
+        return without_thought(reply.text)[0]
 
     try:
         await engine.start()

@@ -11,9 +11,17 @@ from collections.abc import Mapping
 
 import msgspec
 
-from placid.engine import Engine, EngineDiedError, ReplyRequest
+from placid.engine import (
+    ContextOverflowError,
+    Engine,
+    EngineDiedError,
+    NoReplyError,
+    Reply,
+    ReplyRequest,
+    RequestError,
+)  # fmt: skip
 from placid.protocol import Brief, Script, UserTurn
-from placid.records import BadInputError, Conversation, End, Key, Message, Turn, seed_of
+from placid.records import BadInputError, Conversation, End, Finish, Key, Message, PausedError, Turn, seed_of
 from placid.render import Renderer, opening
 from placid.rollout.schedule import Schedule
 from placid.rollout.settings import RolloutSettings
@@ -30,7 +38,7 @@ PARK_S = 5.0
 SIMULATED_TOKENS = 128
 """Most tokens of a simulated user's turn."""
 SIMULATED_TRIES = 3
-"""A simulated user that says nothing so often is an engine failure."""
+"""A simulated user that says nothing so often ends the conversation, as an engine's failure."""
 
 
 class Totals(msgspec.Struct, kw_only=True):
@@ -197,7 +205,7 @@ class Worker:
         one_turn: return `batch` after a turn each.
 
         Raises:
-            BadInputError (a first question that does not fit), EngineDiedError, OSError (the segment cannot grow).
+            BadInputError, PausedError (the server is away), EngineDiedError, OSError (the segment cannot grow).
         """
         for conversation in batch:
             self._schedule.add(conversation)
@@ -300,7 +308,7 @@ class Worker:
             else:
                 schedule.leave(key)
                 schedule.add(left)
-        except (BadInputError, OSError, EngineDiedError) as error:
+        except (BadInputError, PausedError, OSError, EngineDiedError) as error:
             self._fault = self._fault or error
         except Exception as error:  # noqa: BLE001 - infrastructure of any kind: counted, and raised by the launcher
             self._fail(self._held[key], error)
@@ -339,7 +347,7 @@ class Worker:
             await self._schedule.turn()
             turn = await self._speak(conversation, asked, prompt_ids)
             spoken = Conversation(key=key, prompt=conversation.prompt, turns=(*conversation.turns, turn))
-            following = await self._next(script, spoken)
+            following = turn.end or await self._next(script, spoken)
             if not isinstance(following, End):
                 prompt_ids = self.renderer.extend(prompt_ids, turn.reply_ids, following.text)
                 if len(prompt_ids) >= self.engine.context_tokens:
@@ -369,6 +377,9 @@ class Worker:
                 self._schedule.leave(conversation.key)
                 self._admit()
             return await said
+        except RequestError as error:
+            log.warning("%s ends as %s: its user gets no words: %s", conversation.key, error.end.value, error)
+            return error.end
         finally:
             said.cancel()
 
@@ -383,7 +394,7 @@ class Worker:
             )
             if said.text.strip():
                 return asked.turn(said.text.strip())
-        raise RuntimeError(
+        raise NoReplyError(  # the seeds are the same at every launch
             f"the simulated user said nothing {SIMULATED_TRIES} times after turn {len(conversation.turns)}"
         )
 
@@ -394,28 +405,31 @@ class Worker:
         ids = self.renderer.prompt(opening(system, users[0]))
         for turn, user in zip(conversation.turns, users[1:], strict=True):
             ids = self.renderer.extend(ids, turn.reply_ids, user)
-        if len(ids) >= self.engine.context_tokens:
-            raise BadInputError(
-                f"prompt {conversation.key.prompt_id!r} at turn {len(users)} takes {len(ids)} tokens; the context "
-                f"holds {self.engine.context_tokens} (rollout.engine.context_tokens)"
-            )
         return ids
 
     async def _speak(self, conversation: Conversation, asked: UserTurn, prompt_ids: list[int]) -> Turn:
-        """One reply, not yet written."""
+        """One reply, not yet written; where this prompt gets none, a turn without one that ends the conversation."""
         key, number = conversation.key, len(conversation.turns) + 1
         adapter = self.settings.arms[key.arm].adapter
         seed = seed_of(self.settings.seed, key, "sample", number)
-        reply = await self.engine.reply(
-            ReplyRequest(
-                prompt_ids=tuple(prompt_ids),
-                max_tokens=self.settings.max_tokens,
-                temperature=self.settings.temperature,
-                seed=seed,
-                logprobs=self.settings.logprobs,
-                adapter=str(adapter) if adapter else None,
-            )
+        request = ReplyRequest(
+            prompt_ids=tuple(prompt_ids),
+            max_tokens=self.settings.max_tokens,
+            temperature=self.settings.temperature,
+            seed=seed,
+            logprobs=self.settings.logprobs,
+            adapter=str(adapter) if adapter else None,
         )
+        end = None
+        try:
+            if len(prompt_ids) >= self.engine.context_tokens:
+                raise ContextOverflowError(f"{len(prompt_ids)} tokens, {self.engine.context_tokens} of context")
+            reply = await self.engine.reply(request)
+        except RequestError as error:
+            end, reply = error.end, Reply(token_ids=(), text="", finish=Finish.FAILED)
+            log.warning("%s ends as %s before turn %d: %s", key, end.value, number, error)
+        if reply.finish is Finish.FILTERED and not reply.text.strip():
+            end = End.FILTERED
         return Turn(
             key=key,
             turn=number,
@@ -429,6 +443,7 @@ class Worker:
             prompt_tokens=len(prompt_ids),
             cached_tokens=reply.cached_tokens,
             seed=seed,
+            end=end,
         )
 
     def _count(self, turn: Turn) -> None:

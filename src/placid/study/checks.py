@@ -3,11 +3,15 @@
 from pathlib import Path
 
 from placid.inputs.prompts import read_prompts
-from placid.records import BadInputError, Prompt
+from placid.protocol import UserTurn
+from placid.records import BadInputError, Conversation, Key, Prompt
 from placid.study.adapters import check as check_adapter
 from placid.study.adapters import check_rank
-from placid.study.settings import ROWS, StudySettings
+from placid.study.settings import ROWS, StudySettings, rollout_settings
 from placid.train.settings import TrainSettings
+
+OFFER_TOKENS = 1024
+"""More than the offer of a way out and a chat template take."""
 
 
 def check(settings: StudySettings, weights: bool = True) -> tuple[list[Prompt], list[Path]]:
@@ -59,6 +63,7 @@ def check(settings: StudySettings, weights: bool = True) -> tuple[list[Prompt], 
     check_model(settings.model)
     if any(arm.system for arm in settings.arms.values()):
         Renderer(settings.model).text(opening("system", "user"))  # Gemma 2 has no such role
+    _check_lengths(settings)
     if settings.engine.kind == "vllm":
         model = models.read(settings.model)
         if weights or any(settings.model.glob("*.safetensors")):
@@ -114,6 +119,29 @@ def all_prompts(files: list[Path]) -> list[Prompt]:
                     f"{file}: prompt id {prompt.id!r} has another text in another prompt file of this study"
                 )
     return list(prompts.values())
+
+
+def _check_lengths(settings: StudySettings) -> None:
+    """Raises BadInputError if a first prompt fills the context, before anything is spoken of the others."""
+    from placid.render import Renderer, opening
+    from placid.rollout import scripts
+
+    context, renderer = settings.engine.context_tokens, None
+    chosen = rollout_settings(settings)
+    for name, script in scripts(chosen).items():
+        for prompt in read_prompts(chosen.arms[name].prompts) if not chosen.arms[name].branch else ():
+            if len(prompt.text.encode()) + OFFER_TOKENS < context:  # a token is a byte at least
+                continue
+            asked = script.next(Conversation(key=Key(name, "", prompt.id, 0), prompt=prompt))
+            if not isinstance(asked, UserTurn):
+                continue
+            renderer = renderer or Renderer(settings.model)
+            tokens = len(renderer.prompt(opening(asked.system, asked.text)))
+            if tokens >= context:
+                raise BadInputError(
+                    f"{chosen.arms[name].prompts}: prompt {prompt.id!r} takes {tokens} tokens in arm {name!r} and "
+                    f"leaves no room for a reply: engine.context_tokens = {context}; raise it, or leave the prompt out"
+                )
 
 
 def _engine_inputs(settings: StudySettings) -> list[Path]:
