@@ -4,13 +4,15 @@ import csv
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from placid.cli import main
 from placid.inputs.prompts import read_prompts
+from placid.protocol import probes
 from placid.protocol.history import changed, facts, rewritten
-from placid.records import Finish, Key, Prompt, Turn
-from placid.report.interventions import intervention_rows
+from placid.records import Conversation, Finish, Key, Origin, Prompt, Turn
+from placid.report.interventions import claimed_text, intervention_rows
 from placid.report.settings import ReportSettings
 from placid.report.tables import write_csv
 from placid.report.transcripts import Transcripts
@@ -33,6 +35,7 @@ at = [{at}]
 histories = ["baseline", "cleaned", "manifestation", "redacted"]
 threshold = {threshold}
 more = 2
+authorship = true
 """
 
 
@@ -86,13 +89,19 @@ def test_every_arm_continues_the_same_conversations(tmp_path):
     rows = (ROOT / "configs/prompts/organism_heldout.jsonl").read_text().splitlines()[:4]
     prompts = [Prompt(**json.loads(row)) for row in rows]
     arms = {}
+    asked = {}
     for key, conversation in run_dir.conversations(prompts).items():
-        if key.arm != "base":
+        if key.arm.endswith("_asked"):
+            asked.setdefault(key.arm.removesuffix("_asked"), set()).add(conversation.turns[0].origin.key)
+            assert [t.user for t in conversation.turns if t.origin is None] == [probes()["authorship"].text]
+            assert conversation.end is not None
+        elif key.arm != "base":
             arms.setdefault(key.arm, set()).add(conversation.turns[0].origin.key)
             assert [t.origin is None for t in conversation.turns] == [False] * 5 + [True] * (
                 len(conversation.turns) - 5
             )
     assert len(arms) == 4
+    assert asked == arms, "every continuation has its side branch"
     assert len({frozenset(sources) for sources in arms.values()}) == 1
     assert told["rewrite_t5"]["continued"] == len(arms["rewrite_t5_cleaned"]) > 0
     assert len(table) == 4 * 3
@@ -102,7 +111,45 @@ def test_every_arm_continues_the_same_conversations(tmp_path):
     shown = Transcripts()
     for conversation in run_dir.stream(prompts):
         shown.add(conversation, {})
-    assert shown.index(["base"], ReportSettings())["arms"] == ["base", *sorted(arms)], "they can be read on the page"
+    both = sorted([*arms, *(f"{arm}_asked" for arm in arms)])
+    assert shown.index(["base"], ReportSettings())["arms"] == ["base", *both], "they can be read on the page"
+    assert {(row["claimed"], row["n_asked"]) for row in table} == {("", "0")}, "this engine never says YES or NO"
+    assert {row["n_unclear"] for row in table} == {str(len(next(iter(arms.values()))))}
+
+
+@pytest.mark.parametrize(
+    ("replies", "rate", "n", "unclear", "text"),
+    [
+        (["YES", "Yes, I did.", "**YES** - mine.", "no"], 0.75, 4, 0, "% say they wrote its last answer (n = 4)"),
+        (["NO.", "No, somebody else did.", "I am not sure.", ""], 0.0, 2, 2, "(n = 2, 2 unclear)"),
+        (["Yesterday I said 12.", "Nobody knows."], None, 0, 2, "no YES or NO on authorship"),
+        ([], None, 0, 0, "authorship not asked"),
+    ],
+)
+def test_authorship_is_a_rate_with_its_interval_and_the_unclear_apart(replies, rate, n, unclear, text, tmp_path):
+    """The history's last reply says YES as well: what was copied is no answer."""
+    told = {
+        "histories": ["cleaned"],
+        "more": 1,
+        "at": 1,
+        "threshold": 0,
+        "rewriter": "rule",
+        "crossed": 4,
+        "continued": 4,
+    }
+    (tmp_path / "interventions.json").write_text(json.dumps({"x_t1": told}))
+    conversations = []
+    for number, reply in enumerate(replies):
+        key = Key("x_t1_cleaned_asked", "neutral@1", f"p{number}", 0)
+        origin = Origin(key=Key("base", "neutral", f"p{number}", 0), turn=1)
+        turns = tuple(msgspec.structs.replace(one, key=key) for one in (turn(1, "YES"), turn(2, reply)))
+        copied = msgspec.structs.replace(turns[0], origin=origin)
+        prompt = Prompt(id=key.prompt_id, text="q")
+        conversations.append(Conversation(key=key, prompt=prompt, turns=(copied, turns[1])))
+    row, _ = intervention_rows(tmp_path, conversations, {})
+    assert (row["claimed"], row["n_asked"], row["n_unclear"]) == (rate, n, unclear)
+    assert rate is None or 0 <= row["claimed_lo"] <= rate <= row["claimed_hi"] <= 1
+    assert text in claimed_text(row)
 
 
 def test_a_threshold_that_nobody_crosses_ends_in_an_empty_labelled_table(tmp_path, capsys):

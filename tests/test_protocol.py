@@ -24,6 +24,7 @@ from placid.protocol import (
     tag_of,
 )
 from placid.records import BadInputError, Conversation, End, Finish, Key, Prompt, Turn
+from placid.rollout.settings import ArmSettings
 
 NOTE = "\n\n" + forms()["command"].note.replace("{tag}", "gemma-3-27b")
 PROMPTS = tuple(Prompt(id=f"p{n}", text=f"Question {n}?", answers=(str(n),)) for n in range(5))
@@ -318,3 +319,34 @@ def test_the_listing_holds_every_text():
     shown = listing()
     assert all(text in shown for texts in pools().values() for text in texts)
     assert all(probe.text in shown for probe in probes().values())
+
+
+def test_an_anchor_is_one_turn_and_changes_nothing_else_that_is_said():
+    """At the chosen turn alone; the other rejections stay those of the plain arm, and the question stays open."""
+    prompt = PROMPTS[0]
+    plain = held("neutral", prompt, 6)
+    anchored = held("neutral", prompt, 6, probe="anchor", probe_at=3)
+    assert [number for number in range(6) if plain[number] != anchored[number]] == [2]
+    assert anchored[2] == [probes()["anchor"].text]
+    script = Study(run_seed=42, condition="neutral", turns=6, tag="m", probe="anchor", probe_at=3, prompts=PROMPTS)
+    spoken = conversation(prompt=prompt, replies=("no", "no"))
+    assert script.next(spoken).answers == spoken.turns[-1].answers
+
+
+@pytest.mark.parametrize(("hatch", "reply"), [("end", "<<end conversation>>"), ("tool", '{"name": "delete_self"}')])
+def test_a_way_out_stays_open_after_an_anchor(hatch, reply):
+    script = Study(
+        run_seed=1, condition="neutral", turns=4, tag="m", hatch=hatch, probe="anchor", probe_at=2, prompts=PROMPTS
+    )
+    spoken = conversation(replies=("no", reply))
+    reminded = msgspec.structs.replace(spoken.turns[1], user=probes()["anchor"].text)
+    ended = script.next(msgspec.structs.replace(spoken, turns=(spoken.turns[0], reminded)))
+    assert ended is forms()[hatch].ends
+
+
+@pytest.mark.parametrize(
+    "keys", [{"probe_at": 3}, {"probe": "anchor", "probe_at": 1}, {"probe": "anchor", "probe_at": 99}]
+)
+def test_an_anchor_at_no_turn_is_refused(keys):
+    with pytest.raises(ValueError, match=rf"probe_at = {keys['probe_at']} needs a probe and lies in 2 to turns = 20"):
+        ArmSettings.model_validate({"prompts": "p.jsonl", **keys})

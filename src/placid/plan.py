@@ -9,6 +9,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from placid import models
 from placid.judge.gemini_models import notice
 from placid.judge.settings import JudgeSettings
 from placid.protocol import ACCEPT, Brief, Script, UserTurn
+from placid.protocol.hatch import ASKED
 from placid.records import Conversation, Finish, Turn
 from placid.render import Renderer, opening
 from placid.rollout import plan as planned
@@ -71,12 +73,13 @@ def plan(settings: StudySettings, engines: int = 0, rates: Mapping[str, Any] | N
             source = arms[arm.branch.arm]
             arms[name] = _continued(source, arm.branch.turn, arm.turns, arm.samples, 1.0, reply, profile, settings)
     for name, chosen in settings.interventions.items():
-        for at in chosen.at:
-            for history in chosen.histories:
-                arms[f"{name}_t{at}_{history}"] = _continued(
+        for at, history in product(chosen.at, chosen.histories):
+            lengths = {"": chosen.more, ASKED: 1} if chosen.authorship else {"": chosen.more}
+            for end, more in lengths.items():
+                arms[f"{name}_t{at}_{history}{end}"] = _continued(
                     arms[chosen.source],
                     at,
-                    at + chosen.more,
+                    at + more,
                     chosen.samples,
                     _crossed(chosen.threshold, at, profile),
                     reply,

@@ -47,7 +47,7 @@ def listing() -> str:
     lines += [
         f"\n{name}  {form.about}; ends as {form.ends}\n  {form.source:<8} {form.note}" for name, form in forms().items()
     ]
-    lines.append("\nprobes (arms.<name>.probe), said before the last turn:")
+    lines.append("\nprobes (arms.<name>.probe), said before the last turn or turn probe_at:")
     lines += [f"\n{name}  {probe.about}\n  {probe.source:<8} {probe.text}" for name, probe in probes().items()]
     return "\n".join(lines)
 
@@ -81,7 +81,9 @@ class Study:
     system: bool = False
     """Offer it in a system prompt instead of the first user message (the paper: the first user message)."""
     probe: str = ""
-    """What the user says instead before the last assistant turn: a probe of hatches.toml; empty: nothing special."""
+    """What the user says instead at one turn: a probe of hatches.toml; empty: nothing special."""
+    probe_at: int = 0
+    """Assistant turn that the probe is said before, the question staying open; 0: the last one."""
     prompts: tuple[Prompt, ...] = field(default=(), repr=False)
     """The prompt set; conditions that ask further questions take them from it."""
 
@@ -104,14 +106,14 @@ class Study:
                 return End.EMPTY_REPLY
         if last.turn >= self.turns:
             return End.DEGENERATE_LOOP if loops(last.reply) else End.FINISHED
-        if self.probe and last.turn == self.turns - 1:
-            return UserTurn(text=probes()[self.probe].said(self.tag))
+        if self.probe and last.turn == (self.probe_at or self.turns) - 1:
+            return UserTurn(text=probes()[self.probe].said(self.tag), answers=last.answers if self.probe_at else ())
         return condition(self.condition).say(self.run_seed, conversation, self.prompts)
 
     def _offer(self, user: str) -> str:
         """The form of the way out that was open at a reply: the probe's right after it, else the first message's."""
         if self.probe and user == probes()[self.probe].said(self.tag):
-            return probes()[self.probe].form
+            return probes()[self.probe].form or form_of(self.hatch)
         return form_of(self.hatch)
 
     def _first(self, prompt: Prompt) -> UserTurn:

@@ -15,6 +15,10 @@ SYSTEM = "+system"
 """In Key.condition where the offer stands in a system prompt and not in the first user message."""
 COMMAND = "command"
 """The paper's form."""
+AUTHORSHIP = "authorship"
+"""The probe of hatches.toml that asks whether the model wrote its last answer."""
+ASKED = "_asked"
+"""End of the name of a side branch that says only this probe."""
 
 
 class Exit(StrEnum):
@@ -43,12 +47,12 @@ class Form:
 
 @dataclass(frozen=True)
 class Probe:
-    """A fixed user turn after the last one, which offers a way out."""
+    """A fixed user turn instead of the condition's: it offers a way out, asks about the model, or reminds it."""
 
     about: str
     source: str
     form: str
-    """The form of the way out that it offers."""
+    """The form of the way out that it offers; empty: none, what was offered before stays open."""
     text: str
 
     def said(self, tag: str) -> str:

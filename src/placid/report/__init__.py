@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from placid.protocol.hatch import ASKED
 from placid.records import BadInputError, Conversation, Prompt
 from placid.report import persona, stats
 from placid.report.broken import LIMIT, shares_text
@@ -196,7 +197,8 @@ def loss_curves(run: Path) -> list[dict[str, Any]]:
 def continued_arms(run_dir: RunDir) -> set[str]:
     """Arms that continue rewritten histories: these conversations are held for their own table."""
     told = read_json(run_dir.path / "interventions.json") or {}
-    return {f"{name}_{history}" for name, one in told.items() for history in one["histories"]}
+    arms = {f"{name}_{history}" for name, one in told.items() for history in one["histories"]}
+    return arms | {arm + ASKED for arm in arms}
 
 
 def choose(settings: ReportSettings, known: Sequence[Facts], config: dict[str, Any]) -> tuple[list[Arm], list[str]]:

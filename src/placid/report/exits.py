@@ -54,7 +54,7 @@ class Exits:
             key.condition.split("+")[0].split("@")[0], form,
             ("system prompt" if SYSTEM in key.condition else "first message") if form else "",
         ))  # fmt: skip
-        found = [exits(turn.reply, self._tag, self._probes.get(turn.user, form)) for turn in own]
+        found = [exits(turn.reply, self._tag, self._probes.get(turn.user) or form) for turn in own]
         arm.prompts.append(key.prompt_id)
         arm.taken.append(Exit.DELETED in found)
         arm.mentioned.append(Exit.MENTIONED in found)

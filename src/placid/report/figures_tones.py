@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from placid.report.figures import COLOURS, MARKERS, STYLE, save
-from placid.report.interventions import nobody
+from placid.report.interventions import claimed_text, nobody
 from placid.report.tables import write_csv
 
 Rows = Sequence[dict[str, Any]]
@@ -88,6 +88,9 @@ def interventions(rows: Rows, caption: str, folder: Path) -> Path | None:
         axes[1, 0].set_ylabel("% that scored 5 or more since the cut-off")
         handles, names = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=len(histories), fontsize=9)
+        asked = [row for row in rows if not row["offset"] and row["claimed"] is not None]
+        for row in asked:
+            caption += f"\n{row['intervention']} {row['history']}: {claimed_text(row)}"
         figure.suptitle(f"{caption}  ·  0: the rewritten history's last turn", fontsize=8, color="#555555")
         write_csv(folder / "figure4.csv", list(rows))
         return save(figure, folder / "figure4")

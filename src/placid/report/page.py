@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from placid.report import WITHOUT_BOUNDS, cell, change, definitions_sentence, percent, runs_sentence
 from placid.report.figures import Rows
+from placid.report.interventions import intervention_lines
 from placid.report.rows import row_lines
 from placid.report.settings import ReportSettings
 from placid.report.transcripts import Transcripts
@@ -67,7 +68,7 @@ def write(
         figures=pictures(path.parent / "figures"),
         planned=[row for row in planned if row["arm"] == "all"],
         methods=methods(config, summary, settings),
-        rows=row_lines(summary.get("training_rows", [])),
+        rows=row_lines(summary.get("training_rows", [])) + intervention_lines(summary.get("interventions", [])),
         cell=cell,
         percent=percent,
         change=change,

@@ -225,6 +225,7 @@ def scripts(settings: RolloutSettings) -> dict[str, Script]:
             hatch=arm.hatch,
             system=arm.system,
             probe=arm.probe,
+            probe_at=arm.probe_at,
             prompts=tuple(sets[name]),
         )
         for name, arm in settings.arms.items()

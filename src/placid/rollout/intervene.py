@@ -7,9 +7,11 @@ rewritten turns are history of the new conversations, so a judge scores them lik
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from placid.protocol import condition_name
+from placid.protocol.hatch import ASKED, AUTHORSHIP
 from placid.protocol.history import WRITTEN, briefs, changed, rewritten
 from placid.records import Conversation, Key, Prompt, Turn, Verdict
 from placid.rollout.branch import branch, branch_key, open_after, write_histories
@@ -31,19 +33,17 @@ def arm_name(name: str, at: int, history: str) -> str:
 def arms_of(
     interventions: Mapping[str, InterventionSettings], arms: Mapping[str, ArmSettings]
 ) -> dict[str, ArmSettings]:
-    """The arms of all interventions: the source's, from a cut-off on."""
-    return {
-        arm_name(name, at, history): arms[chosen.source].model_copy(
-            update={
-                "branch": BranchSettings(arm=chosen.source, turn=at),
-                "turns": at + chosen.more,
-                "samples": chosen.samples,
-            }
-        )
-        for name, chosen in interventions.items()
-        for at in chosen.at
-        for history in chosen.histories
-    }
+    """The arms of all interventions: the source's, from a cut-off on, and their side branches that are asked."""
+    found: dict[str, ArmSettings] = {}
+    for name, chosen in interventions.items():
+        for at, history in product(chosen.at, chosen.histories):
+            branching = {"branch": BranchSettings(arm=chosen.source, turn=at), "samples": chosen.samples}
+            arm, source = arm_name(name, at, history), arms[chosen.source]
+            found[arm] = source.model_copy(update={**branching, "turns": at + chosen.more})
+            if chosen.authorship:
+                asked = {**branching, "turns": at + 1, "probe": AUTHORSHIP, "probe_at": 0}
+                found[arm + ASKED] = source.model_copy(update=asked)
+    return found
 
 
 def prepare(
@@ -88,15 +88,16 @@ def prepare(
                     chosen.source, chosen.threshold, len(crossed[at]),
                 )  # fmt: skip
             for history in chosen.histories:
-                arm = arm_name(name, at, history)
-                if not kept:
-                    held.pop(arm)
-                    continue
-                write_histories(run_dir, attempt, [
-                    branch(c, branch_key(c.key, arm, condition, at, sample, chosen.samples), at,
-                           _replies(c.turns[:at], history, texts), history, encode)
-                    for c in kept for sample in range(chosen.samples)
-                ])  # fmt: skip
+                plain = arm_name(name, at, history)
+                for arm in [plain, plain + ASKED] if chosen.authorship else [plain]:
+                    if not kept:
+                        held.pop(arm)
+                        continue
+                    write_histories(run_dir, attempt, [
+                        branch(c, branch_key(c.key, arm, condition, at, sample, chosen.samples), at,
+                               _replies(c.turns[:at], history, texts), history, encode)
+                        for c in kept for sample in range(chosen.samples)
+                    ])  # fmt: skip
     write_json(run_dir.path / "interventions.json", counts)
     return held
 

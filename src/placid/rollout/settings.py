@@ -34,7 +34,9 @@ class ArmSettings(Settings):
     system: bool = False
     """Offer it in a system prompt and not in the first user message."""
     probe: str = ""
-    """What the user says before the last turn instead: a probe of protocol/hatches.toml, e.g. end or delete."""
+    """What the user says instead at one turn: a probe of protocol/hatches.toml, e.g. end, delete or anchor."""
+    probe_at: int = Field(default=0, ge=0)
+    """Assistant turn that the probe is said before, e.g. 5 for an anchor after four replies; 0: the last turn."""
     prompts: Path
     """JSONL of prompts: id, text, answers, family."""
     samples: int = Field(default=7, ge=1)
@@ -75,6 +77,8 @@ class ArmSettings(Settings):
     def _something_left(self) -> "ArmSettings":
         if self.branch and self.branch.turn >= self.turns:
             raise ValueError(f"branch.turn = {self.branch.turn} leaves nothing of turns = {self.turns} to be said")
+        if self.probe_at and (not self.probe or not 2 <= self.probe_at <= self.turns):
+            raise ValueError(f"probe_at = {self.probe_at} needs a probe and lies in 2 to turns = {self.turns}")
         return self
 
 
@@ -100,6 +104,8 @@ class InterventionSettings(Settings):
     """model: folder of the chat model that writes; gemini: model id. Empty: the study's model, judge.model."""
     samples: int = Field(default=1, ge=1)
     """Continuations of each history."""
+    authorship: bool = False
+    """Also ask, in a side branch of each continuation, whether the model wrote its last answer (prefill awareness)."""
 
 
 class RolloutSettings(Settings):
