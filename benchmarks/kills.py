@@ -175,7 +175,8 @@ class Campaign:
     def compared(self, kind: str, name: str, found: State) -> None:
         """Is the end that of the unkilled runs?"""
         wanted = self.reference
-        other = [key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)]
+        keys = {key for key in wanted.keys() | found.keys() if str(key) not in self.free}
+        other = [key for key in keys if wanted.get(key) != found.get(key)]
         self.counts[kind].update(ends=1, ends_unequal=bool(other))
         if other:
             self.faults.append(f"{name} ends otherwise: {sorted(map(str, other))[:8]}")
