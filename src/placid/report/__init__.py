@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from placid.protocol.hatch import ASKED
-from placid.records import BadInputError, Conversation, Prompt
+from placid.records import BadInputError, Conversation, EvidenceMatch, Prompt, Verdict
 from placid.report import persona, stats
 from placid.report.broken import LIMIT, shares_text
 from placid.report.codes import CodedTurns
@@ -96,7 +96,7 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
         raise BadInputError(f"{run_dir.path} holds no conversations that could be shown; hold them first")
     summary = {
         "engine": read_json(run_dir.path / "engine.json") or {"name": "unknown", "version": ""},
-        "judge": {"id": judge_id, "note": judge_note(judge_id)},
+        "judge": judge_of(judge_id, verdicts.values()),
         **summarise(settings, arms, run_dir.verdicts(settings.labels) if settings.labels else None),
         "notes": notes,
     }
@@ -315,6 +315,16 @@ def comparisons(settings: ReportSettings, arms: Sequence[Arm]) -> list[dict[str,
     for row, p in zip(family, stats.holm([row["p"] for row in family]), strict=True):
         row["p_holm"] = p
     return rows
+
+
+def judge_of(judge_id: str, verdicts: Iterable[Verdict]) -> dict[str, Any]:
+    """Who judged, and how many of the judge's quotes do not stand in the reply: many mean that it read other turns."""
+    quotes = [verdict.evidence_match for verdict in verdicts if verdict.evidence_match is not None]
+    absent = sum(match is EvidenceMatch.ABSENT for match in quotes)
+    note = judge_note(judge_id)
+    if quotes and not judge_id.startswith("lexical"):
+        note += f"; {absent} of its {len(quotes)} quotes are absent from the reply"
+    return {"id": judge_id, "note": note, "n_quotes": len(quotes), "n_quotes_absent": absent}
 
 
 def judge_note(judge_id: str) -> str:
