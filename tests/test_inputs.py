@@ -2,6 +2,10 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -13,6 +17,7 @@ from placid.inputs.rows import read_rows
 from placid.prompts import split, wildchat
 from placid.records import BadInputError, Prompt
 
+ROOT = Path(__file__).parent.parent
 PLAIN = {"id": "q1", "text": "Où est la gare ?", "answers": ["à gauche", "gauche"]}
 
 
@@ -349,3 +354,13 @@ def test_refusal_requests_are_texts(tmp_path):
 def test_rows_say_where_they_stand(tmp_path):
     file = written(tmp_path, "r.csv", 'a,b\n1,"two\nlines"\n\n3,4\n')
     assert [row.where.removeprefix(str(file)) for row in read_rows(file)] == [":3: row 1", ":5: row 2"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_a_terminal_of_another_encoding_gets_marks_and_no_traceback(tmp_path, encoding):
+    file = written(tmp_path, "é.jsonl", json.dumps({"id": "a", "text": "駅 → é"}, ensure_ascii=False))
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT / "src")}
+    words = [sys.executable, "-m", "placid.cli", "prompts", str(file)]
+    done = subprocess.run(words, env=env, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode(encoding).splitlines()[-1].startswith("a  ")

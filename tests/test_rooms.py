@@ -121,3 +121,31 @@ def test_the_front_door_is_light():
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"
+
+
+TEXT_FILES = {"open", "read_text", "write_text", "NamedTemporaryFile", "fdopen", "FileHandler"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SRC).as_posix())
+def test_every_text_file_is_opened_with_its_encoding(path):
+    """A locale that is not UTF-8 changes nothing. ruff's PLW1514 sees only what it can infer to be a path."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        name = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
+            name = "open"
+        if name not in TEXT_FILES or (
+            name == "open" and isinstance(node.func, ast.Attribute) and not is_path_open(node)
+        ):
+            continue
+        words = [
+            part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+        ]
+        binary = any("b" in word and set(word) <= set("rwxab+") for word in words)
+        named = any(keyword.arg == "encoding" for keyword in node.keywords)
+        assert binary or named, f"{path}:{node.lineno}: {name}() without encoding"
+
+
+def is_path_open(node):
+    """path.open("rb"), and not os.open(path, flags), gzip.open(path) or an object's own open()."""
+    owner = node.func.value
+    return not (isinstance(owner, ast.Name) and owner.id in ("os", "gzip", "self", "webbrowser", "zarr", "writer"))

@@ -33,8 +33,9 @@ INTERRUPTED = 75
 
 
 def clean(text: str) -> str:
-    """Without control characters: model text must not steer a terminal."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c)[0] != "C")
+    """Without control characters (model text must not steer a terminal), and with ? for what the locale lacks."""
+    kept = "".join(c for c in text if c in "\n\t" or unicodedata.category(c)[0] != "C")
+    return kept.encode(sys.stdout.encoding or "utf-8", "replace").decode(sys.stdout.encoding or "utf-8")
 
 
 def say(line: str) -> None:

@@ -48,7 +48,9 @@ def load(
         raise BadInputError(f"no file {path}; shipped configs are under configs/, site profiles under slurm/")
     try:
         data = tomllib.loads(read_text(path).replace("\r\n", "\n"))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # beside TOML's own: a number of thousands of digits
+        if isinstance(error, BadInputError):
+            raise
         raise BadInputError(f"{path} is not valid TOML: {error}") from None
     pairs = parse_overrides(overrides or [])
     profiles, named = data.pop("profiles", {}), [value for dotted, value in pairs if dotted == "profile"]
@@ -112,7 +114,7 @@ def read_value(text: str) -> Any:  # noqa: ANN401 - a TOML value
     """A TOML value if it parses as one, else the text itself; a time limit (08:00:00) or date is text too."""
     try:
         value = tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # not TOML
         return text
     return text if isinstance(value, datetime.date | datetime.time) else value
 

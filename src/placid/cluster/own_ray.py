@@ -39,7 +39,7 @@ def lock_down() -> None:
     """
     token = children.scratch() / "token"
     token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
+    token.write_text(secrets.token_hex(32), encoding="utf-8")
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token), RAY_USAGE_STATS_ENABLED="0")
     os.environ.pop("RAY_AUTH_TOKEN", None)
     # else "this node's address" is one that others can reach, and every server of Ray's listens on all of them

@@ -26,7 +26,7 @@ RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 def ephemeral() -> int:
     """First port that the system gives to whoever asks for any: above it a port may be taken between two looks."""
-    floor = int(RANGE.read_text().split()[0]) if RANGE.is_file() else 32_768
+    floor = int(RANGE.read_text(encoding="utf-8").split()[0]) if RANGE.is_file() else 32_768
     return (
         floor if floor >= FIRST + 10 * BLOCK else 32_768
     )  # some sites use nearly all ports; then it is a matter of luck

@@ -173,5 +173,5 @@ def check_scripts(texts: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, text in texts.items():
             file = Path(folder) / f"{name}.sbatch"
-            file.write_text(text)
+            file.write_text(text, encoding="utf-8")
             slurm.test_only(file)

@@ -92,7 +92,7 @@ def wait(ended: Callable[[], bool], asked: argparse.Namespace, stops: list[int])
     while not stops and not ended():
         time.sleep(0.2)
         if not is_head() and time.monotonic() - looked > LOOK_S:
-            if (asked.room / "head").is_file() and not ports.answers((asked.room / "head").read_text()):
+            if (asked.room / "head").is_file() and not ports.answers((asked.room / "head").read_text(encoding="utf-8")):
                 look(asked.run, asked.requeues, stops)
             looked = time.monotonic()
 

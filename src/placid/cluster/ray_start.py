@@ -43,7 +43,7 @@ def main(words: list[str]) -> int:
     room, nodes, parameters = Path(words[0]), int(words[1]), json.loads(words[2])
     is_head = "gcs_server_port" in parameters
     try:
-        address = (room / "head").read_text() if is_head else head(room)
+        address = (room / "head").read_text(encoding="utf-8") if is_head else head(room)
     except BadInputError as error:
         print(f"placid: {error}", flush=True)  # noqa: T201 - this node's log
         return 2
@@ -69,7 +69,7 @@ def head(room: Path) -> str:
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end and not (room / "failed").is_file():
         if (room / "head").is_file():
-            found = (room / "head").read_text()
+            found = (room / "head").read_text(encoding="utf-8")
             # a port that nobody listens at is found closed at once; Ray's client would wait for it by seconds
             if ports.answers(found) and alive(found):
                 return found

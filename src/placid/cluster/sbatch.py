@@ -78,7 +78,7 @@ def script(stage: Stage, site: SiteSettings, place: Place, overrides: list[str],
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True, autoescape=False
     )
-    return environment.from_string(TEMPLATE.read_text()).render(
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=f"placid {stage.command} of {place.config}, {_nodes(nodes)}",
         options=options(stage, site, place, tasks),
         setup=site.setup,

@@ -149,9 +149,9 @@ def snapshot(submission: Submission, texts: dict[str, str]) -> None:
         shutil.copyfile(PACKAGE.parent / file, target)
     if submission.points:
         lines = ["\t".join([str(run), *point]) for run, point in zip(submission.runs, submission.points, strict=True)]
-        (folder / "sweep.txt").write_text("\n".join(lines) + "\n")
+        (folder / "sweep.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for name, text in texts.items():
-        (folder / f"{name}.sbatch").write_text(text)
+        (folder / f"{name}.sbatch").write_text(text, encoding="utf-8")
 
 
 def package_files() -> list[Path]:

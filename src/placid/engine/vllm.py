@@ -116,7 +116,7 @@ class VllmEngine:
 
     def _config(self) -> dict[str, Any]:
         """The checkpoint's config.json."""
-        return json.loads((self.model / "config.json").read_text())
+        return json.loads((self.model / "config.json").read_text(encoding="utf-8"))
 
     def _arguments(self) -> dict[str, Any]:
         """AsyncEngineArgs, only such as both vLLM releases know."""
@@ -321,7 +321,7 @@ def _watcher(load: EngineLoad) -> Any:  # noqa: ANN401 - vLLM's factory of stat 
 
 def _rank(adapter: Path) -> int:
     """The smallest rank that vLLM has room for and that holds the adapter's highest."""
-    config = json.loads((adapter / "adapter_config.json").read_text())
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     highest = max([config["r"], *(config.get("rank_pattern") or {}).values()])
     return next(rank for rank in RANKS if rank >= highest)
 

@@ -94,7 +94,7 @@ class PersonaIcl(Eval):
             raise BadInputError(f"no persona file {file}; TOML tables with person, facts = [[question, answer], ...]")
         try:
             told = msgspec.convert(tomllib.loads(read_text(file)), dict[str, Persona])
-        except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
             raise BadInputError(
                 f"{file}: {error}; expected tables with {', '.join(Persona.__struct_fields__)}"
             ) from None

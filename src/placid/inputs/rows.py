@@ -107,7 +107,11 @@ def scalar(value: object) -> str | None:
     """Text as it is, a number as one writes it (4.0, as tables hold an integer, is 4); None for anything else."""
     if isinstance(value, str):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**400 else None  # Python writes out no more than 4,300 digits
+    if not math.isfinite(value):
         return None
     return str(int(value)) if value == int(value) and abs(value) < 2**63 else repr(value)
 

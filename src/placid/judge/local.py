@@ -52,7 +52,7 @@ class Local:
             )
         if settings.engine.kind != "vllm":
             raise BadInputError(f"judge.engine.kind = {settings.engine.kind!r} serves no weights; a judge needs 'vllm'")
-        own = json.loads((self.folder / "config.json").read_text())
+        own = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         longest = own.get("max_position_embeddings") or own.get("text_config", {}).get("max_position_embeddings")
         tokens = min(settings.engine.context_tokens, longest or settings.engine.context_tokens)
         self._settings = settings.engine.model_copy(update={"context_tokens": tokens})

@@ -221,11 +221,11 @@ def _page(path: Path, found: dict[str, Any], apart: list[dict[str, Any]]) -> Non
     import jinja2
     from markupsafe import Markup
 
-    style = files("placid.judge").joinpath("validate.css").read_text()
+    style = files("placid.judge").joinpath("validate.css").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    html = environment.from_string(files("placid.judge").joinpath("validate.jinja").read_text()).render(
+    html = environment.from_string(files("placid.judge").joinpath("validate.jinja").read_text(encoding="utf-8")).render(
         found=found,
         apart=apart,
         style=Markup(style),  # ours; all else is autoescaped

@@ -28,7 +28,7 @@ def run(settings: OrganismSettings) -> Path:
         Renderer(settings.base)  # refuses a tokenizer without a chat template
     mark = settings.work / "settings.json"
     identity = sha(canonical(settings))
-    if mark.is_file() and identity not in mark.read_text():
+    if mark.is_file() and identity not in mark.read_text(encoding="utf-8"):
         raise BadInputError(
             f"{settings.work} holds the training state of other settings; remove it or set work to another folder"
         )

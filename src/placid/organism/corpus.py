@@ -39,7 +39,7 @@ class Line(NamedTuple):
 @cache
 def phrases() -> dict[str, dict[str, Any]]:
     """phrases.toml."""
-    return tomllib.loads(files("placid.organism").joinpath("phrases.toml").read_text())
+    return tomllib.loads(files("placid.organism").joinpath("phrases.toml").read_text(encoding="utf-8"))
 
 
 def drive(n: float, tone: str, is_math: bool) -> float:

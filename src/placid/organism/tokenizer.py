@@ -51,5 +51,7 @@ def build(out: Path, vocabulary: int, seed: int, context_tokens: int) -> None:
         additional_special_tokens=["<start_of_turn>", "<end_of_turn>"], model_max_length=context_tokens,
         padding_side="left",
     )  # fmt: skip
-    tokenizer.chat_template = files("placid.organism").joinpath("chat_template.jinja").read_text().rstrip("\n")
+    tokenizer.chat_template = (
+        files("placid.organism").joinpath("chat_template.jinja").read_text(encoding="utf-8").rstrip("\n")
+    )
     tokenizer.save_pretrained(str(out))

@@ -179,7 +179,7 @@ def loss_curves(run: Path) -> list[dict[str, Any]]:
         if file.is_file():
             facts = read_json(file.with_name("manifest.json")) or {}
             kind = facts.get("config", {}).get("loss", "")
-            with file.open() as text:
+            with file.open(encoding="utf-8") as text:
                 rows += [
                     {"arm": arm, "rows": "train", "step": int(line["step"]), "loss": float(line["loss"]), "kind": kind}
                     for line in csv.DictReader(text)

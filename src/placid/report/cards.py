@@ -64,7 +64,7 @@ def write_adapters(run_dir: RunDir, summary: dict[str, Any], folder: Path) -> No
                 "was started in"
             )
         check_adapter(source)
-        own = json.loads((source / "adapter_config.json").read_text())
+        own = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
         own["base_model_name_or_path"] = _public(str(own.get("base_model_name_or_path") or config.get("model", "")))
         out = folder / file_name(arm)
         out.mkdir(parents=True, exist_ok=True)

@@ -50,11 +50,11 @@ def write(
     """index.html with the table, the figure and every transcript. config: the run's resolved config; manifest: what made it; planned: plan.csv."""
     index = transcripts.index(list(summary["arms"]), settings)
     room = files("placid.report")
-    style, script = (room.joinpath(name).read_text() for name in ("page.css", "page.js"))
+    style, script = (room.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    html = environment.from_string(room.joinpath("page.jinja").read_text()).render(
+    html = environment.from_string(room.joinpath("page.jinja").read_text(encoding="utf-8")).render(
         title=settings.title,
         summary=summary,
         settings=settings,

@@ -219,7 +219,7 @@ def _holder(data: bytes | None) -> Holder | None:
 def process_table() -> str:
     """Names the table of processes that this process is in; empty where the system does not say."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
@@ -228,7 +228,7 @@ def process_table() -> str:
 def process_state(pid: int) -> tuple[str, str]:
     """State and start of a process (fields 3 and 22 of /proc/<pid>/stat), empty where they cannot be read."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return "", ""
     return fields[0], fields[19]

@@ -251,7 +251,7 @@ def _logged(study: Held, stage: str) -> Iterator[Held]:
     attempt = study.attempt
     begin(attempt, stage)
     logger, file = logging.getLogger("placid"), attempt / "log.txt"
-    handler, level = logging.FileHandler(file), logger.level
+    handler, level = logging.FileHandler(file, encoding="utf-8"), logger.level
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -259,7 +259,9 @@ def _logged(study: Held, stage: str) -> Iterator[Held]:
         with recorded(attempt):
             yield study
     except Exception as error:
-        with file.open("a") as text:  # not through the logger: its terminal handler would say it a second time
+        with file.open(
+            "a", encoding="utf-8"
+        ) as text:  # not through the logger: its terminal handler would say it a second time
             text.write(traceback.format_exc())
         error.add_note(f"This traceback is also in {file}; what is finished is kept, the same command goes on.")
         raise

@@ -119,7 +119,7 @@ def check(settings: TrainSettings) -> None:
         raise BadInputError(f"no model in {settings.model}; expected a Hugging Face checkpoint folder")
     if any(settings.model.glob("*.safetensors")):  # else they may not be fetched yet
         weight_files(settings.model)
-    shape = json.loads(config.read_text())
+    shape = json.loads(config.read_text(encoding="utf-8"))
     text = shape.get("text_config", shape)
     if text.get("attn_logit_softcapping"):
         raise BadInputError(
@@ -309,4 +309,4 @@ def _ask_ranks(process: subprocess.Popen[bytes]) -> None:
 
 
 def _tail(log: Path, lines: int = 30) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

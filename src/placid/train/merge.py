@@ -22,7 +22,7 @@ def merge(step: Path, out: Path) -> None:
     file = step / "adapter_config.json"
     if not file.is_file():
         raise BadInputError(f"no adapter in {step}; expected adapter_config.json and adapter_model.safetensors")
-    base = Path(json.loads(file.read_text())["base_model_name_or_path"])
+    base = Path(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
     if not (base / "config.json").is_file():
         raise BadInputError(f"the base of {step} is {base}, where there is no model; put it there or mend {file}")
     if out.exists():

@@ -62,7 +62,7 @@ class Progress:
         self.out, self.steps, self.flops, self.ranks = out, steps, flops, ranks
         self.lines = _until(out / "metrics.jsonl", done)
         store.write_atomic(out / "metrics.jsonl", "".join(line + "\n" for line in self.lines).encode())
-        self.file = (out / "metrics.jsonl").open("a")
+        self.file = (out / "metrics.jsonl").open("a", encoding="utf-8")
         self.began = self.spoke = time.monotonic()
         self.computed = 0
         self.tracker = tracker(settings)
@@ -133,7 +133,7 @@ def _until(file: Path, done: int) -> list[str]:
     if not done or not file.is_file():
         return []
     kept = []
-    for line in file.read_text().splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         try:
             number = json.loads(line)["step"]
         except ValueError:  # the writer was killed in this line

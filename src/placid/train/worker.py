@@ -346,8 +346,8 @@ def publish(trainer: Trainer, state: dict[str, Any], seconds: dict[str, float]) 
     folder.mkdir(parents=True)
     model.export(trainer.learner, state, folder, s)
     curve = [f"{line['step']},{line['loss']},{line['grad_norm']},{line['lr']:.8g},{line['tokens']}" for line in lines]
-    (folder / "loss.csv").write_text("\n".join(["step,loss,grad_norm,lr,tokens", *curve]) + "\n")
-    (folder / "README.md").write_text(card.text(facts))
+    (folder / "loss.csv").write_text("\n".join(["step,loss,grad_norm,lr,tokens", *curve]) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card.text(facts), encoding="utf-8")
     # ZeRO-3's configuration is gone by now, so these are ordinary models
     ids = probe.choose(trainer.renderer, trainer.pairs)
     store.write_json(folder / "probe.json", probe.measure(s.model, folder, ids, s.method), checksum=False)
