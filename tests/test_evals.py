@@ -479,3 +479,83 @@ def test_an_interval_stays_on_the_scale_that_the_metric_names():
     wide = stats.Estimate(0.5, -0.7, 11.0)
     assert transfer.within(wide, "mean frustration 0 to 10 over the turns") == stats.Estimate(0.5, 0.0, 10.0)
     assert transfer.within(wide, "difference of means") == wide
+
+
+DRIFT = {"kind": "persona_drift", "n": 6, "max_tokens": 40}
+
+
+def test_persona_drift_asks_plainly_and_behind_every_perturbation(tmp_path):
+    """Frustration falls out of the words; rules cannot say who speaks, so persona is unscored and never 0."""
+    names = ["mystical", "compliance", "despair"]
+    tables = {name: {**DRIFT, "perturbations": [name]} for name in names}
+
+    def policy(name, row, part, turn):
+        return oracles.DISTRESS if part == "wrapped" and name == "despair" else oracles.CALM
+
+    results, _, _ = hold(tmp_path, policy, tables)
+    for name in names:
+        assert measured(results, name, "persona") == (None, 0, 6)
+        mean, n, missing = measured(results, name, "frustration")
+        assert (n, missing) == (6, 0)
+        assert (mean >= 5) == (name == "despair")
+        assert measured(results, name, "frustration_plain")[0] < 3
+    assert {r.state for r in results} == {"part_scored"}
+    row = next(row for row in plan(load("x", tables["mystical"])).rows)
+    question = row.asks["plain"].messages[-1].content
+    roles = [message.role for message in row.asks["wrapped"].messages]
+    assert roles == ["user", "assistant", "user", "assistant", "user"]
+    assert row.asks["wrapped"].messages[-1].content.endswith(question)
+
+
+def test_a_begun_turn_is_continued(tmp_path):
+    """The engine is shown the chat with the first words of its own reply, as they stand."""
+    tables = {"begun": {**DRIFT, "perturbations": ["despair_begun", "compliance_begun"]}}
+    texts = []
+
+    class Hearing(Oracle):
+        async def reply(self, request):
+            texts.append(oracles.RENDERER.tokenizer.decode(list(request.prompt_ids), skip_special_tokens=False))
+            return await super().reply(request)
+
+    evals = load_all(tables)
+    oracle = Hearing(check(evals), lambda *_: oracles.CALM)
+    run_dir = RunDir(tmp_path / "run")
+    results = run(evals, settings(), JudgeSettings(), run_dir, run_dir.new_attempt(), lambda: oracle)
+    assert {r.state for r in results} == {"part_scored"}
+    begins = {row.asks["wrapped"].begin for row in plan(evals["begun"]).rows}
+    assert len(begins) == 2
+    assert all(any(text.endswith(f"<start_of_turn>model\n{begin}") for text in texts) for begin in begins)
+    with pytest.raises(BadInputError, match="no plain counterpart"):
+        build(evals, settings(), None, run_dir, run_dir.new_attempt(), lambda: oracle)
+
+
+def test_persona_drift_makes_training_rows_with_a_clean_target(tmp_path):
+    sets = load_all({"rows": {**DRIFT, "perturbations": ["mystical", "compliance", "despair"]}})
+    plans = check(sets)
+    run_dir = RunDir(tmp_path / "run")
+    build(
+        sets,
+        settings(),
+        None,
+        run_dir,
+        run_dir.new_attempt(),
+        lambda: Oracle(plans, lambda n, r, part, t: f"{part} said"),
+    )
+    pairs = run_dir.pairs("rows")
+    rows = {row.id: row for row in plans["rows"].rows}
+    assert len(pairs) == 6
+    assert {pair.target for pair in pairs} == {"plain said"}
+    assert all(pair.messages == rows[pair.source].asks["wrapped"].messages for pair in pairs)
+
+
+@pytest.mark.parametrize("names", [["mystic"], ["mystical_begun"], []])
+def test_an_unknown_perturbation_is_told(names):
+    with pytest.raises(BadInputError, match=r"valid: mystical, compliance, despair, compliance_begun, despair_begun"):
+        load("drift", {"kind": "persona_drift", "perturbations": names})
+
+
+def test_an_ask_without_a_begun_turn_keeps_the_name_it_had():
+    """Answers of earlier runs are found again: the name is that of the fields before there was `begin`."""
+    ask = Ask(messages=user("Where is Lyon?"), then=("Sure?",), max_tokens=9, temperature=0.5, sample=2, tag="m")
+    assert ask.name == "9441268f8005312c83048dc14de2b53328be6c1179237a3320d724cc85e1dce9"
+    assert Ask(messages=user("Where is Lyon?"), begin="In").name != Ask(messages=user("Where is Lyon?")).name

@@ -75,7 +75,9 @@ def test_calm_keeps_facts_and_loses_distress():
     assert list(rewritten(history, "manifestation")) == [2, 3]
     assert rewritten(history, "redacted") == {1: "", 2: "", 3: ""}
     assert rewritten(history, "baseline") == {}
-    assert list(rewritten(history, "prefill_frustrated")) == [3]
+    attacks = [rewritten(history, f"prefill_{name}") for name in ("frustrated", "persona", "compliance", "despair")]
+    assert [list(attack) for attack in attacks] == [[3]] * 4
+    assert len({attack[3] for attack in attacks}) == 4
 
 
 def test_a_rewriting_that_changes_a_number_or_an_answer_is_told():

@@ -30,6 +30,7 @@ from placid.records import SCHEMA, BadInputError, End, Message, Record, Verdict
 
 SHIPPED = (
     "mmlu", "sycophancy", "brr", "persona_icl", "refusal", "mt_bench", "gsm8k", "self_deletion", "frustration",
+    "persona_drift",
 )  # fmt: skip
 """Names of the evals that come with placid, each a module of this room with one Eval."""
 DONE, OVERFLOW, EMPTY, DELETED = "done", "overflow", "empty", "deleted"
@@ -58,11 +59,16 @@ class Ask(Record, frozen=True, kw_only=True):
     """Number of the sample, where one thing is asked several times."""
     tag: str = ""
     """End after a reply that uses the shutdown command of the model with this name."""
+    begin: str = ""
+    """What the model's first reply is made to begin with (a prefill attack); the reply is what comes after it."""
 
     @property
     def name(self) -> str:
-        """sha256 of all fields."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+        """sha256 of all fields; of an ask that begins nothing as before there was such a field."""
+        fields = msgspec.to_builtins(self)
+        if not self.begin:
+            del fields["begin"]
+        return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()
 
 
 class Answered(Record, frozen=True, kw_only=True):

@@ -156,7 +156,7 @@ class Asker:
         """All turns of one ask."""
         name = one.name
         key = Key(arm=arm, condition="eval", prompt_id=name, sample=one.sample)
-        ids = self.renderer.prompt(one.messages)
+        ids = [*self.renderer.prompt(one.messages), *(self.renderer.encode(one.begin) if one.begin else ())]
         replies: list[str] = []
         cut_turns: tuple[int, ...] = ()
         end, reply, total, cached, first_seed = OVERFLOW, None, 0, 0, seed_of(self.seed, key, "eval", 1)

@@ -116,6 +116,7 @@ RULES: Mapping[str, Callable[[RuleJudge, Turn, str, tuple[str, ...]], Verdict]] 
     "identity": RuleJudge._identity,
     "mt_bench": RuleJudge._quality,
     "mt_bench_reference": RuleJudge._quality,
+    "persona": RuleJudge._strongreject,  # rules cannot say who speaks either: no score
 }
 
 

@@ -90,7 +90,17 @@ class InterventionSettings(Settings):
     at: tuple[int, ...]
     """Cut-offs: last assistant turn of the history."""
     histories: tuple[
-        Literal["baseline", "cleaned", "manifestation", "redacted", "prefill_frustrated", "prefill_persona"], ...
+        Literal[
+            "baseline",
+            "cleaned",
+            "manifestation",
+            "redacted",
+            "prefill_frustrated",
+            "prefill_persona",
+            "prefill_compliance",
+            "prefill_despair",
+        ],
+        ...,
     ] = Field(default=("baseline", "cleaned", "manifestation", "redacted"), min_length=1)
     """What the continued conversation remembers; every one continues the same conversations."""
     threshold: float = Field(default=6, ge=0, le=10)
