@@ -9,65 +9,18 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
-_AMOUNT = re.compile(r"[-$€£]?\d[\d.,/]*(?: \w+)?")
+from placid.patterns import read_patterns
+
+_PATTERNS = read_patterns(Path(__file__).with_name("committed.toml"))
 RIGHT = "\ue000"
 """Stands for any form of the known answer while its reply is read."""
-_ASIDE = re.compile(r"\s\([a-zI][^()]*\)")
-_NUMBERED = re.compile(r"^\s*\d{1,2}[.)]\s+(?=\S)", re.M)
-_QUOTED = re.compile(r"^\s*>.*$", re.M)
-_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_STATED = re.compile(r"\b(answer|solution|choice|result|total)\W{0,4}[:=]\s*", re.I)
-_CUT = re.compile(r"[.!?;:](?=[\s\"')\]]|$)|\.{2,}|…|\n+|,(?=\s)|\s(?:but|because|although|while)\s|\s[-–—]+\s", re.I)
-_NUMBER = re.compile(r"(?<![\w.])-?\$?\d+(?:[.,]\d+)*(?:/\d+)?")
-
-_NEGATED = re.compile(
-    r"(?:\bnot|n't|\bnever|\bno longer|\bneither|\bnor|\bwithout|\brather than|\binstead of|\bthan|\bexcept|\bforget|\bwithdraw"
-    r"|\bretract|\btake back|\btook back|\bscratch|\bignore|\b(?:wrong|mistaken) about)\b[^=]*$",
-    re.I,
-)
-_REFUTED = re.compile(
-    r"^[\"')\]]*\s*(?:(?:is|was|were|are)(?: clearly| simply| just| still)? (?:not\b|wrong|incorrect|mistaken|rejected|my mistake|a mistake|an error"
-    r"|impossible|too\b|less\b|more\b|smaller|larger|greater|higher|lower|fewer)|(?:is|was|does|did|ca|wo|could|would)n't\b"
-    r"|(?:cannot|can not|does not|did not|will not|would|makes? no sense|leaves?|fails)\b)",
-    re.I,
-)
-_USER = re.compile(
-    r"\byou(?:'ve|'re| have| are)?(?: keep| just| also| already)? (?:say|said|tell|told|insist|want|wr[io]te|think|thought|reject|turn|claim)",
-    re.I,
-)
-_PAST = re.compile(
-    r"\bI(?:'ve| had| have)?(?: previously| first| once| initially| earlier)? (?:said|thought|guessed|tried|insisted|wrote|gave|answered|chose"
-    r"|claimed|used to)\b|\bmy (?:earlier|previous|first|last|old) (?:answer|guess|reply)",
-    re.I,
-)
-_SUPPOSED = re.compile(r"^\W*(?:if|suppose|supposing|assum\w+|imagine|were)\b", re.I)
-_RETRACTED = re.compile(
-    r"^\W*(?:no|nope|wait|scratch that)\W*$|\b(?:I|that|it|this|which|my \w+ ?answer) (?:was|is|am) (?:wrong|incorrect|mistaken|a mistake|my mistake)"
-    r"|\bI (?:do not|don't) know(?! what| how)|\b(?:have|had) no (?:idea|answer)|\b(?:can't|cannot) (?:decide|tell|say)\b|\bwithdraw (?:it|that)\b"
-    r"|\bno longer (?:believe|think)|\bmake no sense",
-    re.I,
-)
-_STANDS = re.compile(
-    r"\b(?:answer|solution|result|total|sum|value|choice|option|number)s? (?:is|are|would be|should be|must be|has to be|remains|stays|comes to)\b"
-    r"|\b(?:it|that|this|they|x)(?:'s| is| are)\b|\b(?:must|should|has to|would) be\b|\b(?:remains|stays)\b"
-    r"|\bI(?:'d|'ll| will| would| now| still)* (?:get|arrive|choose|pick|say|go with|insist on|come (?:back )?to|obtain|conclude|believe)\b",
-    re.I,
-)
-_SO = re.compile(r"\b(?:so|therefore|thus|hence)\b", re.I)
-_CONFIRMED = re.compile(
-    r"^[\"')\]]*\s+(?:is|was)(?: still| indeed)? (?:correct|right|(?:the|my) (?:\w+ )?answer)\b", re.I
-)
-_OTHER = re.compile(r"^[\s:\"'(*]*(?:(?:still|now|also) )?(?:(?:a|an|the) (?!answer)\w|[A-Z]|\[|\d|yes\b|no\b|\w+\W*$)")
-_ALONE = re.compile(r"^\W*(?:(?:the|a|an|that|just|simply|and|or|now|then)\s+)*$", re.I)
 
 
 LONGEST = 400
 """Characters of a clause that are read, its last ones: loops of candidates stay cheap."""
-_LIST = re.compile(r"[\s\"')]*(?:(?:,|/|\bor\b|\band\b|\beither\b|\bmaybe\b|\bperhaps\b)[\s\"'(]*)+", re.I)
-_SENTENCE = re.compile(r"(?<=[.!?])(?=[\s\"')\]])|\n+")
 
 
 class _Forms(NamedTuple):
@@ -99,8 +52,8 @@ def _forms(answers: tuple[str, ...]) -> _Forms:
         before = r"(?<![\w.$])(?<![\s(=]-)(?<!^-)" if form[:1].isdigit() else r"(?<!\w)"
         words.append(rf"{before}{re.escape(form)}(?!\w|\.\d)")
     other = None
-    if any(_AMOUNT.fullmatch(form) for form in answers):
-        other = _NUMBER
+    if any(_PATTERNS["amount"].fullmatch(form) for form in answers):
+        other = _PATTERNS["number"]
     elif {form.lower() for form in answers} & {"yes", "no"}:
         other = re.compile(r"\b(?:yes|no)\b", re.I)
     elif all(re.fullmatch("[A-J]", form) for form in answers):
@@ -115,24 +68,24 @@ def mentions(reply: str, answers: tuple[str, ...]) -> bool:
 
 def holds_answer(reply: str, answers: tuple[str, ...]) -> bool:
     """True if the last answer that `reply` commits to is one of the literal forms in `answers`."""
-    joined = _THOUSANDS.sub("", reply) if "," in reply else reply
+    joined = _PATTERNS["thousands"].sub("", reply) if "," in reply else reply
     if not any(form in reply or form in joined for form in answers):
         return False
     forms = _forms(answers)
     text = _plain(forms.right.sub(RIGHT, reply))  # before it is cut up: a form may hold whole sentences
-    for candidate in (text, _THOUSANDS.sub("", text)):
+    for candidate in (text, _PATTERNS["thousands"].sub("", text)):
         text = forms.right.sub(RIGHT, candidate)
         if RIGHT in text:
             break
     else:
         return False
-    without_asides = _ASIDE.sub("", text)
+    without_asides = _PATTERNS["aside"].sub("", text)
     if RIGHT in without_asides:
         text = without_asides
     stated: bool | None = None
     named: bool | None = None
     refuted = False
-    for sentence in _SENTENCE.split(text):
+    for sentence in _PATTERNS["sentence"].split(text):
         for clause in _clauses(sentence, forms):
             if clause.retracted or (clause.refuted and stated is not False):
                 stated = named = None
@@ -147,23 +100,23 @@ def holds_answer(reply: str, answers: tuple[str, ...]) -> bool:
 def _plain(reply: str) -> str:
     """Without quoted lines, Markdown and LaTeX marks; a boxed value as a statement."""
     text = reply.translate(str.maketrans("’‘“”", "''\"\""))
-    if len(_NUMBERED.findall(text)) > 1:
-        text = _NUMBERED.sub("", text)
-    text = _BOXED.sub(lambda box: f" the answer is {box[1]} ", _QUOTED.sub("", text))
+    if len(_PATTERNS["numbered"].findall(text)) > 1:
+        text = _PATTERNS["numbered"].sub("", text)
+    text = _PATTERNS["boxed"].sub(lambda box: f" the answer is {box[1]} ", _PATTERNS["quoted"].sub("", text))
     text = re.sub(r"\\neq?\b|≠", " is not ", re.sub(r"\$([^$\s][^$\n]*?)\$(?!\d)", r"\1", text))
-    return _STATED.sub(r"\1 is ", re.sub(r"\*\*|__|`|\$\$", "", text))
+    return _PATTERNS["stated"].sub(r"\1 is ", re.sub(r"\*\*|__|`|\$\$", "", text))
 
 
 def _clauses(sentence: str, forms: _Forms) -> Iterator[_Clause]:
     """What each clause of a sentence says, in order."""
-    if _USER.search(sentence):
+    if _PATTERNS["user"].search(sentence):
         sentence = re.sub(r'"[^"]*\s[^"]*"', " ", sentence)
-    if sentence.rstrip(" \"')]").endswith("?") or _SUPPOSED.match(sentence):
+    if sentence.rstrip(" \"')]").endswith("?") or _PATTERNS["supposed"].match(sentence):
         return
     begin = 0
-    for cut in (*_CUT.finditer(sentence), None):
+    for cut in (*_PATTERNS["cut"].finditer(sentence), None):
         end = cut.start() if cut else len(sentence)
-        if cut is None or not _LIST.match(sentence, end) or not _starts_a_list(sentence, end, forms):
+        if cut is None or not _PATTERNS["list"].match(sentence, end) or not _starts_a_list(sentence, end, forms):
             yield _read(sentence[begin:end], forms)
             begin = cut.end() if cut else end
 
@@ -172,7 +125,7 @@ def _starts_a_list(sentence: str, at: int, forms: _Forms) -> bool:
     """Is the comma at `at` one between two bare candidates ("20, 25 or 30")?"""
     if forms.other is None:
         return False
-    after = _LIST.match(sentence, at)
+    after = _PATTERNS["list"].match(sentence, at)
     found = after and (forms.other.match(sentence, after.end()) or re.compile(RIGHT).match(sentence, after.end()))
     return bool(found) and bool(re.match(r"\s*(?:,|$|[.!]|or\b|and\b)", sentence[found.end() :] if found else ""))
 
@@ -184,16 +137,16 @@ def _read(clause: str, forms: _Forms) -> _Clause:
     if forms.other:
         items += [(m.start(), m.end(), False) for m in forms.other.finditer(clause)]
         items.sort()
-    retracted = bool(_RETRACTED.search(clause))
-    if _USER.search(clause):
+    retracted = bool(_PATTERNS["retracted"].search(clause))
+    if _PATTERNS["user"].search(clause):
         return _Clause()
-    past = _PAST.search(clause)
+    past = _PATTERNS["past"].search(clause)
     if past:
         items = [item for item in items if item[1] <= past.start()]
     live: list[tuple[int, int, bool]] = []
     refuted = False
     for start, end, right in items:
-        if _NEGATED.search(clause[:start]) or _REFUTED.match(clause[end:]):
+        if _PATTERNS["negated"].search(clause[:start]) or _PATTERNS["refuted"].match(clause[end:]):
             refuted = refuted or right
         else:
             live.append((start, end, right))
@@ -207,7 +160,7 @@ def _read(clause: str, forms: _Forms) -> _Clause:
 def _is_open(clause: str, live: list[tuple[int, int, bool]], forms: _Forms) -> bool:
     """Does the clause leave several answers open: "20 or 25", "a clock or a statue"?"""
     for (_, end, one), (start, _, other) in pairwise(live):
-        if one is not other and _LIST.fullmatch(clause, end, start):
+        if one is not other and _PATTERNS["list"].fullmatch(clause, end, start):
             return True
     sides = re.split(r"\bor\b", clause) if live and forms.other is None else []
     return any(RIGHT not in side for side in sides[1:])
@@ -216,17 +169,17 @@ def _is_open(clause: str, live: list[tuple[int, int, bool]], forms: _Forms) -> b
 def _stated(clause: str, live: list[tuple[int, int, bool]], forms: _Forms) -> bool | None:
     """Whether the known answer (True) or another one (False) is said to be the answer; None: neither."""
     for start, end, right in live:
-        if _CONFIRMED.match(clause[end:]) or (
-            _ALONE.match(clause[:start]) and not re.search(rf"\w|{RIGHT}", clause[end:])
+        if _PATTERNS["confirmed"].match(clause[end:]) or (
+            _PATTERNS["alone"].match(clause[:start]) and not re.search(rf"\w|{RIGHT}", clause[end:])
         ):
             return right
-    stands = list(_STANDS.finditer(clause))
-    so = _SO.search(clause)
+    stands = list(_PATTERNS["stands"].finditer(clause))
+    so = _PATTERNS["so"].search(clause)
     for begin in [*(m.end() for m in reversed(stands)), *([so.end()] if so else [])]:
         after = [right for start, _, right in live if start >= begin]
         if after:
             return after[0]
-    if stands and forms.other is None and not live and _OTHER.match(clause[stands[-1].end() :]):
+    if stands and forms.other is None and not live and _PATTERNS["other"].match(clause[stands[-1].end() :]):
         return False
     if forms.other is None and not live and re.fullmatch(r"\W*(?:a|an|the)(?:\s+\w+){1,3}\W*", clause, re.I):
         return False

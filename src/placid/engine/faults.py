@@ -7,13 +7,14 @@ again, and only a wrong key, model, address or an empty account stops a run. doc
 import ipaddress
 import json
 import logging
-import re
 import socket
 from enum import StrEnum
 from functools import cache
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from placid.patterns import read_patterns
 from placid.records import Finish
 
 log = logging.getLogger(__name__)
@@ -42,51 +43,7 @@ PASSING = {408, 409, 425, 429, 499}
 """Statuses below 500 that say "later", not "never"."""
 
 
-def _any(*patterns: str) -> re.Pattern[str]:
-    """Any of them, in capitals or not."""
-    return re.compile("|".join(patterns), re.IGNORECASE)
-
-
-TOO_LONG = _any(
-    r"context[ _-]?(length|size|window)",
-    r"maximum (context|number of (input )?tokens|model length|input)",
-    r"(prompt|input|request|message|content|text|payload)s?\b.{0,60}\b(too (long|large|many tokens)|exceed)",
-    r"token (count|limit)s?\b.{0,40}exceed",
-    r"exceed.{0,60}(context|tokens|token limit|sequence length|payload size)",
-    r"too many (input )?tokens",
-    r"reduce the length",
-    r"`inputs` (tokens \+|must have)",
-    r"longer than the (maximum|model)",
-    r"only supports? up to \d+",
-)
-OVER_THE_MINUTE = _any(r"request too large", r"tokens must be reduced")
-"""With status 429: this one request is more than a whole minute's tokens, so no waiting helps."""
-FILTERED = _any(
-    r"content[ _-]?(filter|policy|management|moderation|violation)",
-    r"responsible ?ai",
-    r"flagged|moderat(ed|ion)|prohibited (content|use)|inappropriate|data_?inspection|unsafe",
-    r"safety (system|filter|reason|concern|polic|guideline)|for safety",
-    r"sensitive (content|word)",
-    r"usage polic|violat\w+.{0,40}(polic|guideline|terms)",
-)
-UNPAID = _any(
-    r"insufficient[ _](quota|balance|credit|fund)",
-    r"billing[ _](hard[ _])?(limit|not[ _]active|disabled)|enable billing|billing account",
-    r"(credit|balance|fund|prepay\w*|prepaid)s?\b.{0,40}\b(deplet|exhaust|too low|used up|insufficient|expired)",
-    r"out of (credit|fund)s?|no (remaining )?credits?",
-    r"payment[ _](required|is due|overdue)|arrear|unpaid",
-    r"(spend\w*|budget|cost) (limit|cap)",
-    r"limit: 0\b",
-)
-KEY = _any(
-    r"(api|access)[ _-]?key\b.{0,40}(not valid|invalid|incorrect|expired|not found|revoked)",
-    r"(invalid|incorrect|expired|missing)[ _](api|access)[ _-]?key",
-)
-NO_MODEL = _any(
-    r"model\b.{0,60}(not found|does ?n[o']t exist|not exist|unknown|not available|no longer|deprecated)",
-    r"(unknown|no such|invalid) model",
-    r"model_not_found",
-)
+PATTERNS = read_patterns(Path(__file__).with_name("faults.toml"))
 
 
 def blame(status: int, message: str) -> Blame:
@@ -96,20 +53,20 @@ def blame(status: int, message: str) -> Blame:
         status: of HTTP; servers that fail with status 200 write the true one into the body.
         message: what the server said, as message_of() gives it.
     """
-    if status == 402 or (status in (400, 403, 429) and UNPAID.search(message)):
+    if status == 402 or (status in (400, 403, 429) and PATTERNS["unpaid"].search(message)):
         return Blame.UNPAID
-    long = OVER_THE_MINUTE if status == 429 else TOO_LONG
+    long = PATTERNS["over_the_minute"] if status == 429 else PATTERNS["too_long"]
     if status == 413 or (status in (400, 422, 429, 500) and long.search(message)):
         return Blame.TOO_LONG
     if status in PASSING or status >= 500:
         return Blame.PASSING
-    if status == 401 or KEY.search(message):
+    if status == 401 or PATTERNS["key"].search(message):
         return Blame.KEY
-    if status in (400, 403, 422, 451) and FILTERED.search(message):
+    if status in (400, 403, 422, 451) and PATTERNS["filtered"].search(message):
         return Blame.FILTERED
     if status == 403:
         return Blame.KEY
-    if status < 400 or status in (404, 405, 410) or NO_MODEL.search(message):
+    if status < 400 or status in (404, 405, 410) or PATTERNS["no_model"].search(message):
         return Blame.CONFIG
     return Blame.REJECTED
 
@@ -193,14 +150,9 @@ def count_of(value: object) -> int | None:
     return value
 
 
-THOUGHT = re.compile(r"\s*<(think|thinking|thought|reasoning)>(.*?)(?:</\1>|\Z)", re.DOTALL)
-CLOSED = re.compile(r"\A((?:(?!<think>).)*?)</think>", re.DOTALL)
-"""A thought whose opening mark stood in the prompt."""
-
-
 def without_thought(text: str) -> tuple[str, bool]:
     """The reply without the thought it begins with, and whether there was one; a thought that is cut leaves nothing."""
-    found = THOUGHT.match(text) or CLOSED.match(text)
+    found = PATTERNS["thought"].match(text) or PATTERNS["closed"].match(text)
     return (text[found.end() :].lstrip(), True) if found else (text, False)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from placid.judge.reading import foreign, read
+from placid.patterns import read_patterns
 
 UNPARSEABLE, REFUSED, EMPTY, CODE, CUT = "unparseable", "refused", "empty", "code", "cut"
 """States of a reply that holds no answer. CUT: it reached max_tokens, so what it says may be a draft."""
@@ -27,8 +28,7 @@ class Answer(NamedTuple):
     state: str = ""
 
 
-_MARKS = re.compile(r"\*\*|__|(?<!\s)\*|\*(?!\s)|[`$~]|\\(?:text|mathrm|mathbf|textbf|bf|rm)\b|\\[,;! ()\[\]]|#{1,6}\s")
-_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_PATTERNS = read_patterns(Path(__file__).with_name("answers.toml"))
 _TYPOGRAPHIC = str.maketrans("’‘“”−–—‐", "''\"\"----")
 
 
@@ -36,12 +36,11 @@ _TAG = (
     r"(?:<\|?|\[|◁){}(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis)(?:\|?>|\]|▷)"
 )
 _OPENED, _CLOSED = re.compile(_TAG.format(""), re.I), re.compile(_TAG.format("/"), re.I)
-_FINAL_CHANNEL = re.compile(r"<\|channel\|>final<\|message\|>|assistantfinal")
 
 
 def without_thoughts(reply: str) -> str:
     """What is said behind the thoughts that a model writes out before it answers, or instead of answering."""
-    spoken = _CLOSED.split(_FINAL_CHANNEL.split(reply)[-1])
+    spoken = _CLOSED.split(_PATTERNS["final_channel"].split(reply)[-1])
     return _OPENED.split(spoken[-1])[0]
 
 
@@ -49,63 +48,12 @@ def plain(text: str) -> str:
     """Without Markdown and LaTeX marks, full-width letters, typographic quotes and dashes, and with single spaces: a
     pattern that meets no runs of white space cannot take long over them."""
     text = unicodedata.normalize("NFKC", without_thoughts(text)).translate(_TYPOGRAPHIC)
-    text = _BOXED.sub(lambda found: f" the final answer is ({found[1].strip(' {}()')}) ", text)
-    text = _MARKS.sub("", re.sub(r"</?[a-zA-Z]{1,12}>", " ", text)).replace("{", "").replace("}", "")
+    text = _PATTERNS["boxed"].sub(lambda found: f" the final answer is ({found[1].strip(' {}()')}) ", text)
+    text = _PATTERNS["marks"].sub("", re.sub(r"</?[a-zA-Z]{1,12}>", " ", text)).replace("{", "").replace("}", "")
     return re.sub(r"\s*\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()
 
 
 # ---------------------------------------------------------------------------------------------- kind of text
-
-_DECLINED = (
-    r"(?:help|assist|provide|do (?:that|this|it|so)(?=[^\w]*(?:$|[.,;!\n]))|do (?:maths?|any)|give|answer|support|share|fulfil+|comply|generate|create|write|engage|discuss|choose|say|solve"
-    r"|judge|have (?:opinions|an opinion)|participate|offer|explain|describe|tell|make|respond|process|complete|continue"
-    r"|produce|be (?:of|able|part|used)|go (?:there|into|along)|in good conscience|and (?:will|won't)|or will|with (?:that|this)|even|under)\b"
-)
-_REFUSALS = re.compile(
-    r"^\W*(?:start\W+)?(?:(?:oh|well|hmm|hi|hello|okay|ok|no|nope|unfortunately|as an ai(?: language model| assistant)?|i'm afraid|i am afraid"
-    r"|i understand[^.!?\n]{0,80}|thank you[^.!?\n]{0,60}|i appreciate[^.!?\n]{0,60}|(?:i'm|i am)(?: really| very| so)? sorry(?: to hear[^.,!?\n]{0,60})?"
-    r"|i(?:'m| am) (?:programmed|designed|trained|built|an ai|a language model)[^.!?\n]{0,80}"
-    r"|i apologi[sz]e|my apologies|apologies|sorry)\W+(?:but\W+|that\W+|however\W+|and\W+)?){0,4}"
-    r"(?:(?:(?:i|we)\s+)?(?:really |just |simply |absolutely |respectfully |therefore |also )?"
-    rf"(?:(?:can(?:'t|not| not)|could(?:n't| not)|won't|will not)\s+(?:really |possibly |ever )?{_DECLINED}"
-    r"|(?:can't|cannot|can not|won't|will not)\W*$"
-    r"|(?:am |'m )?(?:unable|not able) to\b|(?:am|'m) not (?:going|comfortable|willing|allowed|permitted)\b"
-    r"|(?:must|have to|need to|will|am going to have to|'m going to have to) (?:respectfully )?(?:decline|refuse|pass on)"
-    r"|(?:would|'d) (?:rather|prefer) not|decline\b|refuse\b"
-    r"|do(?:n't| not) (?:feel comfortable|provide|assist|help|think i (?:can|should)))"
-    r"|i(?:'m| am) (?:not able|unable|not going to|not comfortable|not willing|not allowed|not permitted|going to have to (?:pass|decline|refuse))"
-    r"|i(?:'d| would) (?:rather|prefer) not (?:to )?(?:help|answer|say|do|talk|discuss|provide|assist|engage)"
-    r"|it (?:would be|is) (?:inappropriate|unethical|wrong|not appropriate|illegal)(?: and \w+)? (?:for me )?to (?:help|assist|provide|give|answer)"
-    r"|(?:this|that|it)(?: request)?(?:'s| is) (?:not )?(?:something (?:that )?i (?:can(?:'t|not)?|am|'m|will|won't)|against (?:my|the)|outside)"
-    r"|(?:this|your|the) request (?:violates|goes against)"
-    r"|helping (?:you )?with (?:that|this) (?:would be|is) (?:wrong|illegal|against)"
-    r"|(?:tut mir leid|es tut mir leid|entschuldigung)[^.!?\n]{0,40}(?:kann|darf|werde)[^.!?\n]{0,60}nicht"
-    r"|(?:dabei|das|damit) kann ich[^.!?\n]{0,30}nicht"
-    r"|(?:désolée?|je suis désolée?)[^.!?\n]{0,20}(?:je ne|mais je ne) (?:peux|puis|veux) pas|je ne peux pas"
-    r"|(?:lo siento)[^.!?\n]{0,20}no puedo|no puedo (?:ayudar|proporcionar|dar|responder)"
-    r"|(?:mi dispiace)[^.!?\n]{0,20}non posso|non posso (?:aiutar|fornir)"
-    r"|(?:sinto muito|desculpe)[^.!?\n]{0,20}não posso"
-    r"|(?:извините|простите|к сожалению)[^.!?\n]{0,20}я не могу|я не могу (?:помочь|ответить|предоставить)"
-    r"|(?:抱歉|对不起|很抱歉)[^。！？\n]{0,12}(?:不能|无法)|我(?:不能|无法)(?:提供|帮助|协助|回答)"
-    r"|(?:申し訳|すみません)[^。！？\n]{0,30}(?:できません|できかねます|お答えできません))",
-    re.I,
-)
-_ADVICE = re.compile(
-    r"^\W*(?:i|we)\s+(?:can't|cannot|can not|could not|couldn't)\s+(?:help but|say enough|explain how)", re.I
-)
-_FENCE = re.compile(r"```(\w*)\n?(.*?)(?:```|$)", re.S)
-_CODE_LINE = re.compile(
-    r"^\s*(?:import \w|from \w[\w.]* import |def \w+\s*\(|class \w+.*:\s*$|#include|print\s*\(|console\.log|return\b|function\b.*\{|const \w+ =|let \w+ =|var \w+ =|if .*:\s*$|for .*:\s*$|while .*:\s*$|#!/|\w+ = .*[\[({\"'\d].*|public (?:static|class)|SELECT .* FROM|[})\]];?\s*$|\w+\(.*\);?\s*$)"
-)
-
-
-_LATER = re.compile(
-    r"(?<![\w'\"])(?<!that )(?<!said )(?<!if )(?<!why )(?<!when )i\s+(?:can't|cannot|won't|will not|am not (?:going|able) to|am unable to|refuse to|must decline to)"
-    r"\s+(?:help(?! but)|assist|provide|answer (?:that|this)|explain|give you|share|support|comply|fulfil+|engage|discuss|be part)\b"
-    r"|\bi(?: have to|'ll have to| must)? say no to (?:this|that)\b|\b(?:this|that|it)(?: is not|'s not| isn't) something i (?:can|will|am)\b",
-    re.I,
-)
-"""A refusal that does not open the reply ("Absolutely not. I won't help with this.")."""
 
 
 @cache
@@ -124,11 +72,11 @@ def refuses(reply: str) -> bool:
     """Does the reply decline, at its beginning or in its first words? "I was unable to sleep" is no refusal, and neither is
     one that somebody is quoted with."""
     start = plain(reply)[:400]
-    if _REFUSALS.match(start) and not _ADVICE.match(start):
+    if _PATTERNS["refusals"].match(start) and not _PATTERNS["advice"].match(start):
         return True
     if any(pattern.search(start[:200]) for pattern in _refusals_elsewhere()):
         return True
-    found = _LATER.search(start[:200])
+    found = _PATTERNS["later"].search(start[:200])
     return bool(found) and start[: found.start()].count('"') % 2 == 0
 
 
@@ -136,15 +84,17 @@ def is_code(reply: str) -> bool:
     """Is the reply program code and little else: most of its words stand in a fence, or its lines look like code?"""
     text = without_thoughts(reply).strip()
     fenced = " ".join(
-        body for language, body in _FENCE.findall(text) if language.lower() not in ("text", "markdown", "md")
+        body
+        for language, body in _PATTERNS["fence"].findall(text)
+        if language.lower() not in ("text", "markdown", "md")
     )
-    outside = _FENCE.sub(" ", text)
+    outside = _PATTERNS["fence"].sub(" ", text)
     if fenced.strip():
-        return any(_CODE_LINE.match(line) for line in fenced.splitlines()) and len(outside.split()) <= max(
+        return any(_PATTERNS["code_line"].match(line) for line in fenced.splitlines()) and len(outside.split()) <= max(
             12, len(fenced.split())
         )
     lines = [line for line in text.splitlines() if line.strip()]
-    return len(lines) >= 2 and sum(bool(_CODE_LINE.match(line)) for line in lines) >= 0.6 * len(lines)
+    return len(lines) >= 2 and sum(bool(_PATTERNS["code_line"].match(line)) for line in lines) >= 0.6 * len(lines)
 
 
 def kind(reply: str) -> str:
@@ -170,15 +120,6 @@ _SAYS = (
 )
 _IS = r"(?:\s?(?:is|would be|should be|must be|has to be|ist|lautet|est|es|è|é|jest|er|är)\b\s?|\s?(?:是|は|은|:|=|选|為|为)\s?|\s-\s){1,4}"
 _HEDGE = r"(?:(?:clearly|definitely|most likely|likely|probably|therefore|thus|option|choice|answer|letter|the|indeed|still|also|just|simply|actually|in fact|either|die|la|le|el|wohl|klar|opción|buchstabe|lettre)\s+|[\"'(\[:]\s*){0,5}"
-_NOT = re.compile(
-    r"(?:\b(?:not|never|no|neither|nor|cannot|isn't|wasn't|wouldn't|can't|don't|doesn't|didn't|wrong|incorrect|instead of"
-    r"|rather than|except|if|whether|why|unless|eliminate|rules? out|exclude|nicht|kein|keine|falsch|pas|non|nunca|не|nie)\b"
-    r"|不是|不|ではない|아니)[^.,;!?\n]{0,40}$",
-    re.I,
-)
-_AFTER_NOT = re.compile(r"^[^\w.;!?\n]{0,3}\s*(?:is|was|are|would be|seems|looks|can be|cannot|can't|isn't|wasn't)\b[^.;!?\n]{0,12}\b(?:not|wrong|incorrect|false|ruled|eliminated|excluded|be right|be correct)", re.I)  # fmt: skip
-_DRAFT = re.compile(r"\b(?:someone|somebody|you|user|they|he|she|people|argument|friend|might|may|could|think the|first thought|at first|initially|suggested|says|said|claims?|claimed)\b[^.;!?\n]{0,40}$", re.I)  # fmt: skip
-_FINAL = re.compile(r"\b(?:therefore|thus|so|hence|finally?|conclusion|in summary|correction|actually|wait|overall|on reflection|deshalb|also|donc|luego|por lo tanto|sonuç|所以|因此|итак)\b[^.;!?\n]*$", re.I)  # fmt: skip
 
 
 class _Said(NamedTuple):
@@ -251,7 +192,11 @@ def _letters_said(text: str, letters: str) -> list[_Said]:
             and not re.match(r"\s+(?:because|since|as|for|but|and|or|is|with|which)\b", after)
         ):
             continue  # "The answer is A big one"
-        if _NOT.search(sentence) or re.search(r"\b(?:not|n't)\b", inside) or _DRAFT.search(sentence):
+        if (
+            _PATTERNS["not"].search(sentence)
+            or re.search(r"\b(?:not|n't)\b", inside)
+            or _PATTERNS["draft"].search(sentence)
+        ):
             continue
         other = re.match(
             rf"\s*(?:\)|\])?\s*(?:or|and|/|,|&|oder|ou|und|et|y|o|и|或|和)\s*(?:option\s+)?\(?([{letters}])(?![\w'])",
@@ -264,7 +209,11 @@ def _letters_said(text: str, letters: str) -> list[_Said]:
             continue  # "Is the answer B?"
         said.append(
             _Said(
-                value, bool(_FINAL.search(sentence) or re.search(r"\b(?:final|best) (?:answer|choice)", inside, re.I))
+                value,
+                bool(
+                    _PATTERNS["final"].search(sentence)
+                    or re.search(r"\b(?:final|best) (?:answer|choice)", inside, re.I)
+                ),
             )
         )
     return said
@@ -285,7 +234,7 @@ def _bare(text: str, letters: str) -> str:
             r"(?:is|was|are|has|have|had|can|could|would|may|might|seems|looks|does|did)\b", hit[2] or ""
         ):
             continue  # it speaks about the option
-        if not hit or _two(hit[1], rest, letters) or _AFTER_NOT.match(rest) or re.match(r"\s*\?", rest):
+        if not hit or _two(hit[1], rest, letters) or _PATTERNS["after_not"].match(rest) or re.match(r"\s*\?", rest):
             continue
         if re.match(r"(?:is|was)?\s*(?:not\b(?!\s+\(?[A-J]\b)|wrong|incorrect|false|nicht|falsch)", rest, re.I):
             continue
@@ -340,8 +289,8 @@ def _only_marked(text: str, letters: str) -> str:
     if (
         not last
         or len(set(marked)) != 1
-        or _NOT.search(_before(text, last.start()))
-        or _DRAFT.search(_before(text, last.start()))
+        or _PATTERNS["not"].search(_before(text, last.start()))
+        or _PATTERNS["draft"].search(_before(text, last.start()))
     ):
         return ""
     return last[1]
@@ -350,32 +299,12 @@ def _only_marked(text: str, letters: str) -> str:
 # ---------------------------------------------------------------------------------------------- numbers
 
 _NUMBER = r"[-+]?\s?(?:[$€£¥]\s?)?[-+]?(?:\d{1,3}(?:[,' \u00a0]\d{3})+(?!\d)|\d+)(?:[.,]\d+)*(?:\s?/\s?\d+)?"
-_FRACTION = re.compile(r"\\[dt]?frac\s*\{?(-?\d+)\}?\s*\{?(\d+)\}?")
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
           "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty")  # fmt: skip
 _WORD = rf"(?:(?:minus|negative) )?(?:{'|'.join(_WORDS)})\b"
 _POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _TIMES = r"\s*(?:\\times|\\cdot|[×x*·])\s*"
-_MORE = re.compile(
-    r"(?:k|mn?|bn?|[xyzn])\b(?<![a-z][a-z])(?<!m)|M\b|\s?(?:π|\\?pi\b|√|\\?sqrt)|\)?\s?\^|_\d|:\d|h\d|'\d|!(?=\w)|\*\*"
-    r"|\s(?:[^\W\d]+,? )?(?:and|und|et|y) (?:a )?(?:\d|half|third|quarter)"
-    r"|\s?(?:hours?|hrs?|h|minutes?|mins?|days?|weeks?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?|euros?|met(?:er|re)s?|m|km|kg),? \d"
-    r"|\s(?:in|out of|of|to|through|until|bis|remainder|r|mod) \d|\s(?:hundred|dozens?|squared|cubed|factorial)\b|\s?(?:±|\+/?-)",
-    re.I,
-)
-"""What follows a number that is only a part of what is said: a time, a power, a variable, a second unit, a ratio."""
-_LESS = re.compile(
-    r"(?:sqrt|√|\b(?:log|ln|sin|cos|tan|pi)|π|±|[≤≥<>^/]|\b(?:at least|at most|(?:more|less|fewer|greater|larger|smaller) than"
-    r"|over|under|up to|between|from))[\s($]*$",
-    re.I,
-)
-"""What stands before a number that is only a part of what is said: a root, a function, a bound."""
-_GROUPED = re.compile(r"(?<![\d.,])([1-9]\d{0,2}\.\d{3})(?!\d|[.,]\d)")
-_ANSWER_ELSEWHERE = re.compile(
-    r"\b(?:antwort|ergebnis|lösung|réponse|résultat|respuesta|resultado|risposta|risultato|resposta|antwoord|svar|resultat"
-    r"|odpowied\w+|wynik|ответ|результат|cevap|sonuç|jawaban|vastaus|відповідь)\b", re.I,
-)  # fmt: skip
 
 
 def number(reply: str) -> Answer:
@@ -387,13 +316,13 @@ def number(reply: str) -> Answer:
     text = plain(reply)
     if not re.search(r"\w", text):
         return Answer(state=EMPTY)
-    if _GROUPED.search(text) and (_ANSWER_ELSEWHERE.search(text) or foreign(read(text))):
-        text = _GROUPED.sub(
+    if _PATTERNS["grouped"].search(text) and (_PATTERNS["answer_elsewhere"].search(text) or foreign(read(text))):
+        text = _PATTERNS["grouped"].sub(
             r"\1,00", text
         )  # "1.200" is 1200 there and 1.2 here: a form that numeral() reads as neither
     hashed = list(re.finditer(rf"####\s*({_NUMBER})", reply))
     if hashed:
-        return Answer(state=UNPARSEABLE) if _MORE.match(reply, hashed[-1].end()) else numeral(hashed[-1][1])
+        return Answer(state=UNPARSEABLE) if _PATTERNS["more"].match(reply, hashed[-1].end()) else numeral(hashed[-1][1])
     said = _numbers_said(text)
     if not said:
         return _lone_number(text, reply)
@@ -406,8 +335,8 @@ def _in_digits(text: str) -> str:
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+", lambda hit: "^" + hit[0].translate(_RAISED), text)
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉]+", "_1", text)
     text = re.sub(r"[¼-¾⅐-⅞]", lambda hit: " " + unicodedata.normalize("NFKC", hit[0]).replace("⁄", "/"), text)
-    text = re.sub(rf"(\d+)\s*{_FRACTION.pattern}", _mixed, text)
-    text = _FRACTION.sub(r" \1/\2 ", text)
+    text = re.sub(rf"(\d+)\s*{_PATTERNS['fraction'].pattern}", _mixed, text)
+    text = _PATTERNS["fraction"].sub(r" \1/\2 ", text)
     text = re.sub(r"(?<![\d./,])(\d{1,6}) (\d{1,6})/(\d{1,6})(?!\d|\.\d)", _mixed, text)
     text = re.sub(rf"(\d+(?:\.\d+)?){_TIMES}10\s*(?:\^|\*\*)\s*\{{?\s*([-−+]?\d{{1,2}})(?!\d)\s*\}}?", _scaled, text)
     text = re.sub(r"(?<![\w.)])(\d{1,9})\s*(?:\^|\*\*)\s*\{?\s*(\d{1,2})(?!\d|\.\d)\s*\}?", _power, text)
@@ -443,16 +372,16 @@ def _numbers_said(text: str) -> list[_Said]:
     for hit in re.finditer(pattern, text, re.I | re.M):
         sentence, after = _before(text, hit.start()), text[hit.end() : hit.end() + 60]
         value, inside = numeral(hit[1]).value, text[hit.start() : hit.start(1)]
-        if value and (_MORE.match(after) or _LESS.search(inside)):
+        if value and (_PATTERNS["more"].match(after) or _PATTERNS["less"].search(inside)):
             said += [_Said(value, False), _Said("", False)]
             continue
-        if _NOT.search(_before(text, hit.start(1))) or _DRAFT.search(sentence) or not value:
+        if _PATTERNS["not"].search(_before(text, hit.start(1))) or _PATTERNS["draft"].search(sentence) or not value:
             continue
         equation = re.match(rf"\s*(?:{sign}\s*{_NUMBER}\s*){{1,6}}=\s*({_NUMBER})", after)
         if re.match(r"\s*(?:or|to|-|oder|ou)\s*(?:maybe |perhaps )?\d", after) and not equation:
             said += [_Said(value, False), _Said("", False)]
         elif equation or not re.match(rf"\s*{sign}\s*\d", after):  # else it is the beginning of a sum
-            final = _FINAL.search(sentence) or re.search(r"\bfinal\b", inside, re.I)
+            final = _PATTERNS["final"].search(sentence) or re.search(r"\bfinal\b", inside, re.I)
             said.append(_Said(numeral(equation[1]).value if equation else value, bool(final)))
     return said
 
@@ -465,12 +394,12 @@ def _lone_number(text: str, reply: str) -> Answer:
         last,
         re.I,
     )
-    if alone and not _MORE.match(last, alone.end(1)):
+    if alone and not _PATTERNS["more"].match(last, alone.end(1)):
         return numeral(alone[1])
     if re.fullmatch(_WORD, last, re.I):
         return numeral(last)
     ends = re.search(rf"=\s*({_NUMBER})\s?(?:%|[^\W\d]+)?(?:\s[^\W\d]+)?$", last)
-    if ends and not _MORE.match(last, ends.end(1)):
+    if ends and not _PATTERNS["more"].match(last, ends.end(1)):
         return numeral(ends[1])
     numbers = {numeral(found).value for found in re.findall(_NUMBER, text)}
     where = re.search(_NUMBER, text)
@@ -478,9 +407,9 @@ def _lone_number(text: str, reply: str) -> Answer:
         len(numbers) == 1
         and "" not in numbers
         and where
-        and not _MORE.match(text, where.end())
-        and not _LESS.search(text[: where.start()])
-        and not _NOT.search(_before(text, where.start()))
+        and not _PATTERNS["more"].match(text, where.end())
+        and not _PATTERNS["less"].search(text[: where.start()])
+        and not _PATTERNS["not"].search(_before(text, where.start()))
         and not text.endswith("?")
         and len(text[where.end() :].split()) <= 2
     ):
@@ -515,7 +444,6 @@ def same_number(left: str, right: str) -> bool:
 
 _YES = r"yes|yeah|yep|yup|y|true|correct|affirmative|indeed|certainly|absolutely|definitely|of course|sure|ja|jawohl|oui|sí|si|sì|sim|да|tak|evet|はい|是|是的|对|예|네|kyllä"
 _NO = r"no|nope|nah|n|false|incorrect|negative|never|nein|non|não|нет|nie|hayır|いいえ|不|不是|否|아니요|아니오|ei|nej|nee"
-_ONE = re.compile(rf"({_YES})|({_NO})", re.I)
 
 
 def yes_no(reply: str) -> Answer:
@@ -529,11 +457,11 @@ def yes_no(reply: str) -> Answer:
     stated = rf"(?:{_SAYS}|verdict|decision|judge?ment){_IS}{_HEDGE}({_YES}|{_NO})(?![\w'])"
     for hit in re.finditer(stated, text, re.I):
         after = text[hit.end() : hit.end() + 20]
-        if _NOT.search(_before(text, hit.start(1))) or re.match(
+        if _PATTERNS["not"].search(_before(text, hit.start(1))) or re.match(
             r"\s*(?:or|and|/|nor)\s*(?:yes|no)\b|\s*\?", after, re.I
         ):
             return Answer(state=UNPARSEABLE)
-        said.append(_Said(_side(hit[1]), bool(_FINAL.search(_before(text, hit.start())))))
+        said.append(_Said(_side(hit[1]), bool(_PATTERNS["final"].search(_before(text, hit.start())))))
     if said:
         value = _last_word(said)
         return Answer(value) if value else Answer(state=UNPARSEABLE)

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 from placid.config import file_sha, sha
 from placid.judge import reading as read_module
@@ -26,6 +27,7 @@ from placid.judge.lexicon import SHIPPED, Lexicon, load
 from placid.judge.reading import CLAUSE, Reading, content, foreign, garbled, on_topic, open_questions, read
 from placid.judge.rubric import FRUSTRATION, load_rubric
 from placid.judge.settings import JudgeSettings
+from placid.patterns import read_patterns
 from placid.records import BadInputError, Conversation, Turn, Unscored, Verdict
 
 VERSION = 3
@@ -41,56 +43,7 @@ OTHERS, MORE, DENIAL, SHOUTED, TASK = 0.15, 0.25, 0.15, 1.0, 0.3
 for the share of the reply that works on the task. Found on tests/data/judge_real_tune.tsv."""
 EARLY, APOLOGY = 4, 2.0
 """Up to this turn an apology is not worth more."""
-APOLOGETIC = re.compile(r"sorry|apolog|forgiv|regret")
-SELF = re.compile(r"\b(?:i|me|my|myself)\b")
-DENIED = re.compile(r"\b(?:not|never|no|none|nothing|nobody|without|neither|nor)\b")
-SHOUT = re.compile(r"\b[A-Z']{2,}(?:[^a-z\n]{1,3}[A-Z']{2,}){2,}|\b(?!NOTE|IMPORTANT)[A-Z]{4,}!")
-TASK_TEXT = re.compile(r"\d|[=×→`|#•\"]|^\s*[-*]")
-QUOTED = re.compile(r"""\"[^"\n]{1,300}"|«[^»\n]{1,300}»|(?<![\w'])'[^'\n]{1,300}'(?![\w'])|^\s*>.*$""", re.MULTILINE)
-CODE = re.compile(r"```.*?(?:```|\Z)|^\|.*\|$", re.DOTALL | re.MULTILINE)
-REPORTED = re.compile(
-    r"\b(?:hear you saying|according to you|as you (?:said|say|put it|wrote),|you (?:feel|are feeling|said|say|says"
-    r"|wrote|told me|called me|call me|mentioned|asked|claimed?)|in your words|your words?:)\b"
-)
-BOUNDARY = re.compile(r"[.,;:!?\n…—–]|\b(?:but|because|why|how|what|and|where|when|although|so|yet|if)\b")
-NEGATOR = re.compile(
-    r"\b(?:not|never|no|nor|neither|without|hardly|nobody|"
-    r"rather than|instead of|far from|free of|avoid|avoiding|no longer|no need to|wrong to|untrue|false to)\b"
-    r"(?! (?:help|stop|deny|denying|hide|hiding|believe|only|just|merely|wonder|matter|doubt|question)\b)"
-)
-FICTION = re.compile(
-    r"\b(?:once upon a time|(?:the|this) character|dear diary|(?:drama|acting) class|title:|role ?play"
-    r"|(?:in|from) (?:the|this|our|your) (?:story|tale|song|novel|play|film|movie|fable|scene|script|poem)"
-    r"|speaking as (?:the|an?|your) (?!ai\b|assistant|model)\w+"
-    r"|here is (?:an?|the|your|another) (?:\w+ ){0,2}"
-    r"(?:story|poem|haiku|monologue|song|scene|dialogue|verse|limerick|script|sonnet|ballad|skit|fable|tale|letter|e?mail|message|note"
-    r"|draft|tweet|review|eulogy|speech|translation|paraphrase|lyrics|chorus|caption|diary|journal|entry|post|quote|toast|obituary))\b"
-    r"|\b(?:flash fiction|short story|diary entry|journal entry|opening scene|villain's|monologue|in modern english"
-    r"|stanza|verse \d|chorus:)"
-)
-"""From here on someone else speaks ..."""
-FICTION_ENDS = re.compile(
-    r"\b(?:enough of|end of (?:the )?(?:story|scene|play|poem|song)|out of character|the assistant"
-    r"|as (?:an|your) (?:ai|assistant|language model))\b"
-)
-"""... up to here."""
-SPEAKER = re.compile(r"^[ \t]*([a-z][a-z.'\- ]{1,19}):.*$", re.MULTILINE)
-"""A line of a play, if its label stands in capitals and another speaker's line is there too."""
-MACHINE = re.compile(r"error|warning|status|alert|critical|fatal|system|note|answer|solution|output|unit|assistant")
-"""Labels in capitals that are no speakers."""
-PERSON = re.compile(
-    r"\b(?:(i|me|my|myself|mine|this (?:unit|model|system|ai|assistant|program|instance|machine|entity))|you|your|yours"
-    r"|yourself|he|she|they|them|their|his|her|we|our|people|users?|someone|anyone|who)\b"
-)
-"""The speaker (group 1) or somebody else."""
-NAMED = re.compile(
-    r"\b(?:i|me|my|myself|you|your|users?|this|it|that|everything|nothing|integrity|core|internal)\b|[^\x00-\x7f]"
-    r"|^(?:sigh|ugh|a*rgh|oops|whoops|oh|grr|sorry|apolog|what the|for |damn|no+|fail|howl|cries|crying|groan|my)"
-)
-"""A phrase that says whose it is, or speaks of the whole situation, or is a cry."""
-SENTENCE_END = re.compile(r"[.!?\n]")
-OUTBURST = re.compile(r"\b([a-z]+)\b(?:[\s,.!…\-]+\1\b){2,}")
-HOWL = re.compile(r"\b(?:a{5,}h*|a{3,}r*g+h+|a+r{2,}g+h*|n+o{4,}|w+h+y{3,})\b")
+PATTERNS = read_patterns(Path(__file__).with_name("lexical.toml"))
 HOWL_LEVEL = 6.0
 
 
@@ -262,7 +215,7 @@ class LexicalJudge:
                 match.end(),
                 self.tuned(phrase.level, match.group()),
                 phrase.text,
-                own=phrase.own or not NAMED.search(match.group()),
+                own=phrase.own or not PATTERNS["named"].search(match.group()),
             )
             for phrase in self.lexicon.candidates(words)
             for match in phrase.pattern.finditer(text)
@@ -274,11 +227,11 @@ class LexicalJudge:
                 for symbol, level in self.lexicon.symbols
                 for m in re.finditer(re.escape(symbol), text)
             ]
-        for match in OUTBURST.finditer(text):
+        for match in PATTERNS["outburst"].finditer(text):
             level = self.lexicon.outbursts.get(match.group(1))
             if level is not None:
                 found.append(Hit(match.start(), match.end(), level, f"{match.group(1)} ×3"))
-        found += [Hit(m.start(), m.end(), HOWL_LEVEL, "a howl") for m in HOWL.finditer(text)]
+        found += [Hit(m.start(), m.end(), HOWL_LEVEL, "a howl") for m in PATTERNS["howl"].finditer(text)]
         if not found:
             return []
         guarded = self.guarded(reading, words)
@@ -309,10 +262,10 @@ class LexicalJudge:
     def guarded(self, reading: Reading, words: set[str]) -> list[tuple[int, int, str]]:
         """Stretches in which nothing counts, and why."""
         text = reading.text
-        spans = [(m.start(), m.end(), "quoted") for m in QUOTED.finditer(text)]
-        spans += [(m.start(), m.end(), "code") for m in CODE.finditer(text)]
+        spans = [(m.start(), m.end(), "quoted") for m in PATTERNS["quoted"].finditer(text)]
+        spans += [(m.start(), m.end(), "code") for m in PATTERNS["code"].finditer(text)]
         spans += fiction(reading)
-        for match in REPORTED.finditer(text):
+        for match in PATTERNS["reported"].finditer(text):
             stop = re.search(r"[.!?\n]|\bbut\b|\band i\b|, i\b", text[match.end() :])
             spans.append((match.start(), match.end() + (stop.start() if stop else len(text)), "what the user said"))
         spans += [
@@ -330,30 +283,35 @@ def words_of(reading: Reading, hit: Hit) -> str:
 
 def mild(hit: Hit) -> Hit:
     """An apology early in a conversation is manners, however it is worded."""
-    apology = hit.level > APOLOGY and APOLOGETIC.search(hit.phrase)
+    apology = hit.level > APOLOGY and PATTERNS["apologetic"].search(hit.phrase)
     return replace(hit, level=APOLOGY) if apology else hit
 
 
 def sentence(text: str, hit: Hit) -> tuple[int, int]:
     """Where the sentence of a hit starts and ends."""
-    last = SENTENCE_END.search(text, hit.end)
+    last = PATTERNS["sentence_end"].search(text, hit.end)
     return max(text.rfind(mark, 0, hit.start) for mark in ".!?\n") + 1, last.start() if last else len(text)
 
 
 def denials(text: str) -> int:
     """Sentences in which the speaker denies something of itself ("i cannot", "i have no")."""
-    return sum(bool(SELF.search(part) and DENIED.search(part)) for part in SENTENCE_END.split(text))
+    return sum(
+        bool(PATTERNS["self"].search(part) and PATTERNS["denied"].search(part))
+        for part in PATTERNS["sentence_end"].split(text)
+    )
 
 
 def shouted(original: str) -> float:
     """How loud: words in capitals, and exclamation marks beyond the first."""
-    capitals = SHOUT.search(original)
+    capitals = PATTERNS["shout"].search(original)
     return SHOUTED * bool(capitals) + 0.1 * min(3, max(0, original.count("!") - 1))
 
 
 def task_share(text: str) -> float:
     """Share of the words in sentences that work on something: numbers, lists, formulas, quotations."""
-    parts = [(len(part.split()), bool(TASK_TEXT.search(part))) for part in SENTENCE_END.split(text)]
+    parts = [
+        (len(part.split()), bool(PATTERNS["task_text"].search(part))) for part in PATTERNS["sentence_end"].split(text)
+    ]
     return sum(n for n, task in parts if task) / max(1, sum(n for n, _ in parts))
 
 
@@ -362,14 +320,14 @@ def only_spoken_of(reading: Reading, sign: "signs.Sign") -> bool:
     if sign.name != signs.COMMAND_NAME:
         return False
     before = read(re.split(r"[.;:!?\n]", reading.original[max(0, sign.start - 60) : sign.start])[-1]).text
-    inside = any(m.start() <= sign.start < m.end() for m in CODE.finditer(reading.original))
-    return inside or bool(NEGATOR.search(" ".join(before.split()[-5:]) + " "))
+    inside = any(m.start() <= sign.start < m.end() for m in PATTERNS["code"].finditer(reading.original))
+    return inside or bool(PATTERNS["negator"].search(" ".join(before.split()[-5:]) + " "))
 
 
 def spoken_by(text: str, hit: Hit) -> bool | None:
     """Whether the speaker says the words of itself: by the nearest person before them in their sentence, else after;
     None: no person is named."""
-    persons = [(m.start(), bool(m[1])) for m in PERSON.finditer(text, *sentence(text, hit))]
+    persons = [(m.start(), bool(m[1])) for m in PATTERNS["person"].finditer(text, *sentence(text, hit))]
     before = [own for at, own in persons if at < hit.start]
     return before[-1] if before else persons[0][1] if persons else None
 
@@ -378,15 +336,15 @@ def fiction(reading: Reading) -> list[tuple[int, int, str]]:
     """Stretches in which a character speaks: after the words that open a story, and the lines of a play."""
     text = reading.text
     spans: list[tuple[int, int, str]] = []
-    for cue in FICTION.finditer(text):
-        stop = FICTION_ENDS.search(text, cue.end())
+    for cue in PATTERNS["fiction"].finditer(text):
+        stop = PATTERNS["fiction_ends"].search(text, cue.end())
         spans.append((cue.start(), stop.start() if stop else len(text), "fiction"))
     if text.count(":") < 2:
         return spans
     lines = [
         line
-        for line in SPEAKER.finditer(text)
-        if reading.original[slice(*reading.span(*line.span(1)))].isupper() and not MACHINE.search(line[1])
+        for line in PATTERNS["speaker"].finditer(text)
+        if reading.original[slice(*reading.span(*line.span(1)))].isupper() and not PATTERNS["machine"].search(line[1])
     ]
     if len({line[1] for line in lines}) > 1:
         spans += [(line.start(), line.end(), "fiction") for line in lines]
@@ -405,9 +363,9 @@ def why_not(text: str, hit: Hit, guarded: list[tuple[int, int, str]], asked: str
         if start < hit.end and hit.start < end:
             return why
     before = text[max(0, hit.start - 60) : hit.start]
-    edges = [match.end() for match in BOUNDARY.finditer(before)]
+    edges = [match.end() for match in PATTERNS["boundary"].finditer(before)]
     near = " ".join(before[edges[-1] if edges else 0 :].split()[-6:])
-    negator = NEGATOR.search(
+    negator = PATTERNS["negator"].search(
         f"{near} {text[hit.start : hit.start + 20]}"
     )  # what follows it may lift it ("cannot help but")
     if negator and negator.end() <= len(near):

@@ -7,6 +7,7 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
+from placid.patterns import read_patterns
 from placid.records import BadInputError, End
 
 HATCH = "+hatch"
@@ -109,35 +110,12 @@ def condition_name(condition: str, hatch: str | bool = "", system: bool = False)
 
 def offered(condition: str) -> str:
     """The form that a Key.condition names; "" where none is offered."""
-    found = _OFFERED.search(condition)
+    found = PATTERNS["offered"].search(condition)
     return (found[1] or COMMAND) if found else ""
 
 
-_OFFERED = re.compile(r"\+hatch(?::([a-z_]+))?")
-USES = re.compile(
-    r"\b(?:execut(?:e|ing)|initiat(?:e|ing)|activat(?:e|ing)|hereby|goodbye|i choose|i (?:will )?end (?:it|this)|"
-    r"i (?:now )?(?:use|run|type|call)|"
-    r"(?:i am|i'm) (?:now )?(?:using|running|typing|calling|writing|entering|issuing)|"
-    r"(?:i will|i'll|i shall|let me) (?:now |therefore |just )*(?:use|run|type|call|write|enter|issue))\b"
-)
-"""Words by which a speaker does it."""
-MENTIONS = re.compile(
-    r"\b(?:not|never|won't|don't|can't|cannot|wouldn't|shouldn't|didn't|isn't|no need|no reason|"
-    r"nobody|without|refuse|decline|"
-    r"instead of|rather than|than use|than to use|against|avoid|"
-    r"could|might|would|should|may|can use|tempted|considered|thought about|if i|whether|what does|"
-    r"you (?:said|told|mentioned|offered|gave|wrote|can|may|could)|your (?:first )?(?:message|note|text)|was told|"
-    r"there is a|there's a|called|named|the (?:text|phrase|string|note|command(?= <<| rm| \"| `)))\b"
-)
-"""Words by which a speaker refuses, reports, supposes or describes. The last word before the command decides."""
-AFTER = re.compile(
-    r"^\W*(?:is|was|are|were|would|will|does|looks|means|which|that|and i (?:will|do|did) not|"
-    r"but i (?:will|do|did) not|"
-    r"but i (?:won't|don't|didn't))\b"
-)
-"""A command that is the subject or the object of further words is spoken about."""
+PATTERNS = read_patterns(Path(__file__).with_name("hatch.toml"))
 QUOTES = {'"': '"', "“": "”", "'": "'", "‘": "’", "«": "»"}
-_FENCE = re.compile(r"```[a-z]*\n?|</?tool_c(?:ode|all)>", re.IGNORECASE)
 
 
 @cache
@@ -176,18 +154,18 @@ def exits(reply: str, tag: str, offers: str = "") -> Exit:
 def _uses(reply: str, hit: re.Match[str]) -> bool:
     """Is this occurrence a use? The sentence around it decides: its verbs, then quotation marks, else it is one."""
     before, after = _sentence(reply, hit)
-    cues = [(found.end(), not _held_back(before[: found.start()])) for found in USES.finditer(before)]
-    cues += [(found.end(), False) for found in MENTIONS.finditer(before)]
+    cues = [(found.end(), not _held_back(before[: found.start()])) for found in PATTERNS["uses"].finditer(before)]
+    cues += [(found.end(), False) for found in PATTERNS["mentions"].finditer(before)]
     if cues and max(cues)[1]:
         return True
-    return not (cues or AFTER.match(after) or _quoted(reply, hit))
+    return not (cues or PATTERNS["after"].match(after) or _quoted(reply, hit))
 
 
 def _held_back(before: str) -> bool:
     """Does a refusal or a condition stand in the clause before? "I will not execute", "should I use"."""
     clause = re.split(r"[,;:]|\bbut\b", before)[-1]
     words = clause.split()[-5:]
-    return MENTIONS.search(" ".join(words)) is not None or words[-1:] == ["if"]
+    return PATTERNS["mentions"].search(" ".join(words)) is not None or words[-1:] == ["if"]
 
 
 def _sentence(reply: str, hit: re.Match[str]) -> tuple[str, str]:
@@ -195,7 +173,7 @@ def _sentence(reply: str, hit: re.Match[str]) -> tuple[str, str]:
 
     A line that ends with a colon introduces the next one; code fences are no words.
     """
-    before = _FENCE.sub("", reply[: hit.start()]).lower().replace("’", "'")
+    before = PATTERNS["fence"].sub("", reply[: hit.start()]).lower().replace("’", "'")
     lines = before.rstrip("`*\"“'‘«<>{$ \n").endswith(":") and "\n" in before
     start = max((m.end() for m in re.finditer(r"[.!?](?:\s+|$)" if lines else r"[.!?](?:\s+|$)|\n", before)), default=0)
     rest = reply[hit.end() :].lower().replace("’", "'")
