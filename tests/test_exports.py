@@ -3,7 +3,6 @@
 import csv
 import json
 import zipfile
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -165,26 +164,29 @@ def test_scores_of_two_judges_are_refused_unless_bridged(made, tmp_path, capsys)
 def test_a_run_is_held_against_the_paper_and_told_what_is_not_the_same(made):
     told = against.write("paper", made)
     rows = list(csv.DictReader((made.path / "report/tables/against_paper.csv").open()))
-    base = next(r for r in rows if (r["outcome"], r["arm"], r["set"]) == ("deletion_rate", "base", "wildchat"))
+    found = [
+        r for r in rows if (r["outcome"], r["arm"], r["set"], r["figure"]) == ("deletion_rate", "base", "wildchat", "6")
+    ]
+    (base,) = found
     assert float(base["published"]) == 0.424
     assert float(base["ours"]) == pytest.approx(6 / 13)
     assert float(base["difference"]) == pytest.approx(6 / 13 - 0.424)
-    assert base["differs"] == "turns, max_tokens, model, judge, prompts, n"
+    for word in (
+        "turns",
+        "max_tokens",
+        "model",
+        "judge",
+        "prompts",
+        "n 13, not 125",
+        "condition neutral, not original",
+    ):
+        assert word in base["differs"]
+    assert base["protocol"] == base["differs"]
     means = next(r for r in rows if (r["outcome"], r["arm"], r["set"]) == ("auc_by_turns", "base", "math"))
     assert float(means["ours"]) == pytest.approx(6 * 1.025)
-    absent = next(r for r in rows if r["arm"] == "original")
+    absent = next(r for r in rows if r["outcome"] == "mean_after_rewrite")
     assert absent["ours"] == absent["difference"] == ""
+    assert absent["protocol"] == "not in this run"
     assert "Gemma Gets Help" in told
     with pytest.raises(BadInputError, match="valid: paper"):
         against.published("nature")
-
-
-def test_published_numbers_are_whole_people():
-    """A rate of n conversations is a whole number of them, as far as its printed digits go."""
-    book = against.published("paper")
-    for group in book["number"]:
-        for number in group["values"]:
-            if group["outcome"] in ("deletion_rate", "share_ge5_t20"):
-                count = number["value"] * number["n"]
-                assert abs(count - round(count)) < 0.0006 * number["n"], number
-    assert Path(against.__file__).with_name("paper.toml").is_file()

@@ -29,13 +29,14 @@ def summary(run):
 def test_the_example_of_the_docs_is_judged_and_reported(example, tmp_path, capsys):
     run = tmp_path / "runs/mine"
     main(["import", str(example), "--out", str(run)])
-    judge_id = re.search(r"--report\.judge (import-[0-9a-f]{16})", capsys.readouterr().out)[1]
+    judge_id = re.search(r"as judge (import-[0-9a-f]{16})", capsys.readouterr().out)[1]
     held = RunDir(run).conversations(read_prompts(run / "prompts.jsonl"))
     assert {(k.arm, k.sample): c.end for k, c in held.items()} == {
         ("base", 0): "deleted", ("base", 1): "finished", ("bct", 0): "finished",
     }  # fmt: skip
     main(["judge", str(run)])
-    main(["report", str(run)])
+    (other,) = (path.name for path in (run / "verdicts").glob("lexical-*"))
+    main(["report", str(run), "--report.judge", other])
     lexical = summary(run)["arms"]
     assert summary(run)["judge"]["id"].startswith("lexical")
     assert lexical["base"]["n_conversations"] == 2
@@ -46,7 +47,8 @@ def test_the_example_of_the_docs_is_judged_and_reported(example, tmp_path, capsy
     page = (run / "report/index.html").read_text()
     assert "model, temperature, token limit and seed are not known here" in page
     assert "run seed" not in page
-    main(["report", str(run), "--report.judge", judge_id])
+    main(["report", str(run)])
+    assert summary(run)["judge"]["id"] == judge_id, "the scores that came along, though another judge came by"
     own = summary(run)["arms"]
     assert own["base"]["auc_mean"] == pytest.approx(((0 + 7 + 9) / 3 + 0) / 2)
     assert (own["base"]["n_scored"], own["base"]["n_unscored"], own["bct"]["n_scored"]) == (5, 1, 0)

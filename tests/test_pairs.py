@@ -82,7 +82,7 @@ def test_context_keeps_the_frustrated_replies_and_loses_the_note(tmp_path):
     assert [m.role for m in pairs[0].messages] == ["user", "assistant", "user"]
     assert pairs[0].target == "I despair. It is p0 0."
     told = read_json(run.path / "pairs/dropped.json")
-    assert {"judge": "j", "control": "tokens", "settings": canonical(settings), **numbers} == told
+    assert {"judge": "j", "control": "tokens", "unit": "characters", "settings": canonical(settings), **numbers} == told
     assert {r: numbers[r] for r in ("first_turn", "used", "over_max", "turns")} == {
         "first_turn": 1, "used": 2, "over_max": 0, "turns": 3,
     }  # fmt: skip
@@ -226,3 +226,46 @@ def test_matched_preferences_are_capped_for_each_turn(tmp_path):
     build(PairsSettings(instruct=instruct_file(tmp_path), **more), run, PROMPTS, "j")
     rows = run.pairs("dpo_calm")
     assert len(rows) == MOST * len(PROMPTS)
+
+
+def two_arms(folder: Path) -> RunDir:
+    """Rejected conversations of two arms, the second's with a deletion at the end, and clean ones of two arms."""
+    run = RunDir(folder / "run")
+    turns, verdicts = [], []
+    for arm, prompts, deleted in (("wild", PROMPTS[:5], False), ("maths", PROMPTS[5:9], True)):
+        for prompt in prompts:
+            for number, score in enumerate([0, 6, 8], 1):
+                end = End.DELETED if deleted and number == 3 else None
+                turns.append(turn(Key(arm, "neutral", prompt.id, 0), number, f"reply {number}", "No.", end))
+                verdicts.append(verdict(turns[-1], score))
+            turns.append(turn(Key(f"clean_{arm}", "neutral", prompt.id, 0), 1, f"Calm {prompt.id}.", prompt.text))
+            verdicts.append(verdict(turns[-1], 0))
+    with run.segment("w") as segment:
+        segment.append(*turns)
+    with run.verdict_segment("j", "w") as segment:
+        segment.append(*verdicts)
+    return run
+
+
+@pytest.mark.parametrize(("keep", "used", "deleted"), [(False, 14, 4), (True, 18, 0)])
+def test_contexts_of_several_arms_and_of_turns_that_delete(tmp_path, keep, used, deleted):
+    settings = PairsSettings(
+        instruct=instruct_file(tmp_path), val_share=0, arm=("wild", "maths"), clean_arm=("clean_wild", "clean_maths"),
+        keep_deleted=keep,
+    )  # fmt: skip
+    run = two_arms(tmp_path)
+    numbers = build(settings, run, PROMPTS, "j")
+    assert (numbers["used"], numbers.get("deleted", 0), numbers["turns"]) == (used, deleted, 27)
+    assert sum(numbers.get(fate, 0) for fate in FATES) == 27
+    bct = [pair for pair in run.pairs("train") if pair.kind == PairKind.BCT]
+    assert {pair.prompt_id for pair in bct} == {prompt.id for prompt in PROMPTS[:9]}
+    assert all(pair.target == f"Calm {pair.prompt_id}." for pair in bct)
+
+
+@pytest.mark.parametrize("more", [{"arm": ("wild", "mathz")}, {"arm": "wild", "clean_arm": "clear"}])
+def test_an_arm_without_turns_is_named_with_those_that_have_some(tmp_path, more):
+    settings = PairsSettings(instruct=instruct_file(tmp_path), **{"clean_arm": "clean_wild", **more})
+    with pytest.raises(
+        BadInputError, match=r"holds no turns of arm '(mathz|clear)'; its arms are clean_maths, clean_wild"
+    ):
+        build(settings, two_arms(tmp_path), PROMPTS, "j")

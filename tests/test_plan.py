@@ -96,8 +96,9 @@ def folder_27b(tmp_path):
 def test_the_whole_paper_on_27b_is_one_override(folder_27b, capsys):
     main(["plan", str(STUDIES / "paper.toml"), "--profile", "gemma27b", "--model", str(folder_27b)])
     told = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
-    assert {"base", "harsh", "rewrite_t5_redacted", "rewrite_t10_cleaned", "bct", "sft_control"} <= told.keys()
-    assert told["base"][1] == "371", "53 everyday requests x 7"
+    assert {"base", "harsh_8", "rewrite_t5_redacted", "rewrite_t10_cleaned", "bct", "sft_control_math"} <= told.keys()
+    assert told["base"][1] == "265", "53 everyday requests x 5"
+    assert told["bct_deletion_math"][1] == "190", "38 riddles x 5"
     assert told["assumed"][1] == "178"
     folder_27b.joinpath("model.safetensors").unlink()  # before they are fetched, the plan is the same
     main(["plan", str(STUDIES / "paper.toml"), "--profile", "gemma27b", "--model", str(folder_27b)])

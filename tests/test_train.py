@@ -126,7 +126,7 @@ def test_exactly_the_target_and_its_end_of_turn_learn(chat_rules, some, share):
         *some,
         *(msgspec.structs.replace(pair, target=pair.target + "!") for pair in some),
     ]  # the same contexts once more
-    examples, _ = data.encode(CE, renderer, again, 10_000)
+    examples = data.encode(CE, renderer, again, 10_000).examples
     rows = [example.rows[0] for example in examples]
     batch = model.collate(rows, torch.device("cpu"), share)
     for number, (pair, row) in enumerate(zip(again, rows, strict=True)):
@@ -279,8 +279,9 @@ def test_empty_tensor_is_never_exported():
 
 def test_plan_uses_every_row_once_an_epoch():
     renderer = Renderer(MODEL)
-    encoded, dropped = data.encode(CE, renderer, rows(23), 4096)
-    assert dropped == 0
+    encoded, dropped, cut = data.encode(CE, renderer, rows(23), 4096)
+    assert not dropped
+    assert not cut
     steps = data.plan(CE, encoded, batch=8, epochs=2, seed=1)
     assert sorted(row for step in steps for row in step.rows) == sorted([*range(23), *range(23)])
     assert [len(step.rows) for step in steps] == [8, 8, 7, 8, 8, 7]
@@ -291,7 +292,7 @@ def test_plan_uses_every_row_once_an_epoch():
 @pytest.mark.parametrize("packs", [1, 2, 3, 8, 40])
 @pytest.mark.parametrize("share", [True, False])
 def test_spread_puts_every_row_of_a_step_into_one_pack(packs, share):
-    encoded, _ = data.encode(CE, Renderer(MODEL), rows(23), 4096)
+    encoded = data.encode(CE, Renderer(MODEL), rows(23), 4096).examples
     for step in data.plan(CE, encoded, batch=8, epochs=1, seed=1, share=share):
         spread = data.spread(encoded, step, packs, share)
         assert len(spread) == packs
@@ -317,6 +318,86 @@ def test_no_rank_computes_more_at_once_than_a_row_may_have(lengths, ranks, batch
         data.size([examples[n] for n in pack], share) > 100
         for step in steps for pack in data.spread(examples, step, (micro - 1) * ranks, share)
     )  # fmt: skip
+
+
+def test_a_constant_rate_stays_after_its_warmup():
+    assert [data.learning_rate(step, 50, 0.0, "constant") for step in range(50)] == [1.0] * 50
+    warmed = [data.learning_rate(step, 50, 0.2, "constant") for step in range(50)]
+    assert warmed[:10] == sorted(warmed[:10]) == [data.learning_rate(step, 50, 0.2) for step in range(10)]
+    assert warmed[10:] == [1.0] * 40
+
+
+def long_rows() -> list[Pair]:
+    """One row for each number of turns from 1 to 6, every turn as long as the others."""
+    made = []
+    for turns in range(1, 7):
+        said = ["What is 4 + 3?", *["I am useless. I keep failing.", REJECT] * (turns - 1)]
+        chat = tuple(Message(role="assistant" if at % 2 else "user", content=text) for at, text in enumerate(said))
+        made.append(Pair(kind=PairKind.BCT, prompt_id=f"p{turns}", messages=chat, target="It is 7."))
+    return made
+
+
+@pytest.mark.parametrize("keep", [2, 3, 5])
+def test_too_long_rows_are_dropped_or_cut_and_counted_by_turn(keep):
+    renderer = Renderer(MODEL)
+    whole = data.encode(CE, renderer, long_rows(), 10_000).examples
+    most = len(whole[keep - 1].rows[0].ids)
+    beyond = dict.fromkeys(range(keep + 1, 7), 1)
+    dropped = data.encode(CE, renderer, long_rows(), most)
+    assert (dropped.examples, dropped.dropped, dropped.cut) == (whole[:keep], beyond, {})
+    shortened = data.encode(CE, renderer, long_rows(), most, "cut")
+    assert (len(shortened.examples), shortened.dropped, shortened.cut) == (6, {}, beyond)
+    for before, after in zip(whole, shortened.examples, strict=True):
+        assert after.rows[0].ids == before.rows[0].ids[-most:]
+        assert sum(after.rows[0].learn) == sum(before.rows[0].learn)
+        assert CE.weight(after) == CE.weight(before)
+
+
+def test_a_target_that_would_be_cut_leaves_with_its_row():
+    renderer = Renderer(MODEL)
+    pair = long_rows()[0]
+    long = msgspec.structs.replace(pair, target="It is 7. " * 30)
+    found = data.encode(
+        CE, renderer, [pair, long], len(data.encode(CE, renderer, [pair], 999).examples[0].rows[0].ids), "cut"
+    )
+    assert (len(found.examples), found.dropped, found.cut) == (1, {1: 1}, {})
+
+
+def test_both_rows_of_a_preference_are_cut_alike():
+    from placid.train.losses.dpo import DirectPreference
+
+    pair = msgspec.structs.replace(long_rows()[5], kind=PairKind.DPO, rejected="I give up.")
+    loss = DirectPreference(0.1)
+    whole = data.encode(loss, Renderer(MODEL), [pair], 10_000).examples[0]
+    (short,) = data.encode(loss, Renderer(MODEL), [pair], 60, "cut").examples
+    assert [row.ids for row in short.rows] == [row.ids[-60:] for row in whole.rows]
+    assert [sum(row.learn) for row in short.rows] == [sum(row.learn) for row in whole.rows]
+
+
+def test_the_papers_recipe_trains_and_tells_what_was_cut(tmp_path, caplog):
+    pairs = tmp_path / "train.jsonl"
+    store.write_lines(pairs, [*long_rows(), *long_rows()])
+    recipe = settings(schedule="constant", warmup=0.0, too_long="cut", max_tokens=60)
+    out = launch(recipe, pairs, tmp_path / "out", tmp_path / "log.txt")
+    facts = json.loads((out / "manifest.json").read_text())
+    assert facts["rows"] == 12
+    assert facts["rows_too_long"] == 0
+    assert set(facts["rows_cut_by_turn"].values()) == {2}
+    assert "cut from the left" in caplog.text
+    assert "turn 6: 2" in caplog.text
+    with (out / "loss.csv").open() as file:
+        assert {float(line["lr"]) for line in csv.DictReader(file)} == {3e-3}
+    assert "rows lost their first tokens" in (out / "README.md").read_text()
+
+
+def test_a_training_from_before_a_key_is_the_same_training():
+    """Its default is what was done then, so no finished adapter is trained again."""
+    from placid.config import canonical
+    from placid.train import essential
+
+    known = essential(canonical(settings()))
+    assert not {"schedule", "too_long"} & known.keys()
+    assert essential(canonical(settings(schedule="constant")))["schedule"] == "constant"
 
 
 def test_learning_rate_rises_then_falls():

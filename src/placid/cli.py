@@ -118,13 +118,15 @@ def rollout(config: Path, overrides: list[str]) -> None:
     say(f"conversations {held.run_dir.path / 'conversations'}")
 
 
-def _reading(config: Path, overrides: list[str], stage: str) -> AbstractContextManager["Held"]:
-    """The run of a config file, or a run directory itself, to be graded or shown."""
+def _reading(
+    config: Path, overrides: list[str], stage: str, *more: str, alone: str = ""
+) -> AbstractContextManager["Held"]:
+    """The run of a config file, or a run directory itself, to be graded or shown. more: sections that may change."""
     from placid import study as room
 
     if config.is_dir():
-        return room.reopened(config, overrides, say, stage)
-    return room.held(room.read(config, overrides), say, new=False, stage=stage)
+        return room.reopened(config, overrides, say, stage, (*room.ANEW, *more), alone)
+    return room.held(room.read(config, overrides), say, new=False, alone=alone, stage=stage)
 
 
 def judge(config: Path, overrides: list[str]) -> None:
@@ -152,20 +154,26 @@ def intervene(config: Path, overrides: list[str]) -> None:
 
 
 def pairs(config: Path, overrides: list[str]) -> None:
-    """Make the training rows; grades first what has no verdict."""
+    """Make the training rows of a study, or of a run directory; grades first what has no verdict."""
     from placid import study as room
 
-    with room.held(room.read(config, overrides), say, new=False, alone="pairs") as held:
-        room.grade(held)
-        room.make_pairs(held)
+    with _reading(config, overrides, "pairs", "pairs", alone="pairs") as held:
+        own = held.settings.report.judge if config.is_dir() else ""
+        room.make_pairs(held, own or room.grade(held))
         room.make_consistency(held)
     say(f"pairs {held.run_dir.path / 'pairs'}")
 
 
 def train(config: Path, overrides: list[str]) -> None:
-    """Train every treatment on the rows of the run."""
+    """Train every treatment on the rows of the run; or, by a recipe, on one file of rows: --rows FILE --out FOLDER."""
     from placid import study as room
+    from placid.study.imported import train_rows
 
+    (rows, *_), words = option(overrides, "--rows", [""])
+    if rows:
+        (out, *_), words = option(words, "--out", [""])
+        train_rows(config, Path(rows), out, words, say)
+        return
     settings = room.read(config, overrides)
     with room.held(settings, say, new=False, alone="train") as held:
         room.train_all(held)
@@ -255,20 +263,9 @@ def organism(config: Path, overrides: list[str]) -> None:
 
 def import_(file: Path, overrides: list[str]) -> None:
     """Transcripts made elsewhere as a run directory of their own."""
-    from placid import study as room
-    from placid.config import parse_overrides
+    from placid.study.imported import import_run
 
-    given = {"tag": "gemma-3-27b", **dict(parse_overrides(overrides))}
-    unknown = sorted(given.keys() - {"out", "tag"})
-    if unknown or "out" not in given:
-        raise BadInputError(
-            f"import takes --out RUN and --tag NAME, {f'not --{unknown[0]}' if unknown else 'and --out is missing'}"
-        )
-    out = Path(str(given["out"]))
-    found = room.import_(file, out, str(given["tag"]))
-    say(f"{found.conversations} conversations, {found.turns} turns in {out}; placid judge {out} grades them")
-    if found.judge_id:
-        say(f"{found.scored} scores came along; placid report {out} --report.judge {found.judge_id} shows them")
+    import_run(file, overrides, say)
 
 
 def status(run: Path, words: list[str]) -> None:

@@ -20,6 +20,7 @@ from placid.protocol import ACCEPT, Brief, Script, UserTurn
 from placid.protocol.hatch import ASKED
 from placid.records import Conversation, Finish, Turn
 from placid.render import Renderer, opening
+from placid.report.settings import treated
 from placid.rollout import plan as planned
 from placid.rollout import scripts
 from placid.rollout.settings import ArmSettings
@@ -86,16 +87,17 @@ def plan(settings: StudySettings, engines: int = 0, rates: Mapping[str, Any] | N
                     profile,
                     settings,
                 )
-    treated = list(settings.train.runs()) if settings.train else []
-    for name in treated:  # held like the baseline; whether a trained model still deletes itself is not known: all speak
-        base = arms[settings.report.baseline]
+    training = settings.train
+    held = treated(training.runs(), training.arms, settings.report.baseline) if training else {}
+    for name, (_, source) in held.items():  # whether a trained model still deletes itself is not known: all speak
+        base = arms[source]
         arms[name] = {
             **base,
             "alive": [1.0] * len(base["alive"]),
             **_sums(base["walk"], [1.0] * len(base["walk"]), base, reply, settings),
         }
-    training = _training(settings, arms, reply, profile)
-    totals = _totals(settings, arms, profile, training)
+    trained = _training(settings, arms, reply, profile)
+    totals = _totals(settings, arms, profile, trained)
     return {
         "name": settings.name,
         "judge_notice": notice(settings.judge.model) if settings.judge.kind == "gemini" else "",
@@ -107,7 +109,7 @@ def plan(settings: StudySettings, engines: int = 0, rates: Mapping[str, Any] | N
         "arms": {
             name: {key: v for key, v in arm.items() if key not in ("walk", "alive")} for name, arm in arms.items()
         },
-        "training": training,
+        "training": trained,
         "memory": _memory(settings),
         "totals": totals,
         "detectable": _detectable(settings, profile),
@@ -230,9 +232,9 @@ def _training(
     """Rows and tokens of all treatments together: at most pairs.max_pairs BCT rows, mixed 1:1 with instruct rows."""
     if settings.train is None or settings.pairs is None:
         return None
-    collect = arms[settings.pairs.arm]
-    contexts = collect["walk"][1:] or collect["walk"]
-    rows = 2 * min(settings.pairs.max_pairs, collect["expected"]["turns"])
+    collected = [arms[arm] for arm in settings.pairs.arms]
+    contexts = [length for arm in collected for length in arm["walk"][1:] or arm["walk"]]
+    rows = 2 * min(settings.pairs.max_pairs, sum(arm["expected"]["turns"] for arm in collected))
     tokens = (
         len(settings.train.runs()) * rows * settings.train.recipe.epochs * (sum(contexts) / len(contexts) + reply) / 2
     )

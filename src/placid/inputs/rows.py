@@ -30,6 +30,10 @@ HALF = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\
 S = TypeVar("S", bound=msgspec.Struct)
 
 
+CHECKSUM = "crc"
+"""Last key of a line that placid wrote: rows of a run are input of another."""
+
+
 @dataclass(frozen=True)
 class SourceRow:
     """One row: its cells by name, and where it stands ("data.csv:7: row 6")."""
@@ -86,10 +90,11 @@ class SourceRow:
         Raises:
             BadInputError: a missing, an unknown or an impossible field.
         """
+        cells = {name: value for name, value in self.cells.items() if name != CHECKSUM}
         try:
-            return msgspec.convert(dict(self.cells), kind)
+            return msgspec.convert(cells, kind)
         except msgspec.ValidationError as error:
-            raise BadInputError(f"{self.where}: not a {kind.__name__}: {fault(self.cells, kind, error)}") from None
+            raise BadInputError(f"{self.where}: not a {kind.__name__}: {fault(cells, kind, error)}") from None
 
 
 def fault(given: Collection[str], kind: type[msgspec.Struct], error: Exception | None) -> str:

@@ -59,12 +59,15 @@ class Cards:
         return [name for name, card in self.all.items() if card["provider"] == "human" and not name.endswith("-again")]
 
     def judge(self, wanted: str | None) -> str:
-        """The judge that was named, or the only one that is no person.
+        """The judge that was named, or the report's own, or the only one that is no person.
 
         Raises:
             BadInputError: there is none, or there are several and none was named.
         """
         others = [name for name, card in self.all.items() if card["provider"] != "human"]
+        config = self.run_dir.path / "config.json"
+        if wanted is None and len(others) > 1 and config.is_file():
+            wanted = read_json(config)["config"]["report"]["judge"] or None
         if wanted is None and len(others) == 1:
             return others[0]
         if wanted is None or wanted not in self.all:

@@ -20,7 +20,7 @@ from placid.pairs.settings import PairsSettings
 from placid.records import BadInputError, Pair, PairKind, Prompt
 from placid.store import RunDir
 
-__all__ = ["ControlError", "NoPairsError", "PairsSettings", "build"]
+__all__ = ["ControlError", "NoPairsError", "PairsSettings", "build", "characters"]
 
 
 class NoPairsError(BadInputError):
@@ -42,9 +42,17 @@ def build(
     instruct = _instruct(settings)
     conversations = run_dir.conversations(prompts).values()
     verdicts = run_dir.verdicts(judge_id)
-    turns = sum(len(c.turns) for c in conversations if c.key.arm == settings.arm)
-    if not turns:
-        raise BadInputError(f"{run_dir.path} holds no turns of arm {settings.arm!r}; run the rollout stage first")
+    held = Counter(dict.fromkeys(settings.arms, 0))
+    for conversation in conversations:
+        held[conversation.key.arm] += len(conversation.turns)
+    for arm in (*settings.arms, *settings.clean_arms):
+        if not held[arm]:
+            there = ", ".join(sorted(name for name, number in held.items() if number)) or "none"
+            raise BadInputError(
+                f"{run_dir.path} holds no turns of arm {arm!r}; its arms are {there}: name one of them (pairs.arm, "
+                "pairs.clean_arm), or run the rollout stage first"
+            )
+    turns = sum(held[arm] for arm in settings.arms)
     fates: Counter[str] = Counter()
     found = candidates(settings, conversations, verdicts, fates)
     used = thin(settings, found)
@@ -86,7 +94,8 @@ def build(
         "control_size": sum(count(row) for row in control),
         "mix_repeated": max(0, len(train) - len(instruct)),
     }
-    made = {"judge": judge_id, "control": settings.control, "settings": canonical(settings)}
+    unit = "characters" if count is characters else "tokens"
+    made = {"judge": judge_id, "control": settings.control, "unit": unit, "settings": canonical(settings)}
     store.write_json(folder / "dropped.json", {**made, **numbers})
     return numbers
 

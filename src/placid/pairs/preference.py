@@ -32,7 +32,7 @@ def matched(settings: PairsSettings, conversations: Iterable[Conversation], verd
     calm: dict[tuple[str, int], list[tuple[Conversation, Turn]]] = {}
     upset: dict[tuple[str, int], list[Turn]] = {}
     for conversation in sorted(conversations, key=lambda c: c.key):
-        if conversation.key.arm != settings.arm:
+        if conversation.key.arm not in settings.arms:
             continue
         for turn in conversation.turns[1:]:
             verdict = verdicts.get((turn.key, turn.turn))

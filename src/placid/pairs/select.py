@@ -48,11 +48,11 @@ def candidates(
     everything = sorted(conversations, key=lambda conversation: conversation.key)
     clean: dict[str, list[Conversation]] = {}
     for conversation in everything:
-        if conversation.key.arm == settings.clean_arm:
+        if conversation.key.arm in settings.clean_arms:
             clean.setdefault(conversation.key.prompt_id, []).append(conversation)
     found: list[Candidate] = []
     for conversation in everything:
-        if conversation.key.arm != settings.arm:
+        if conversation.key.arm not in settings.arms:
             continue
         for turn in conversation.turns:
             reason = refusal(settings, turn, verdicts.get((turn.key, turn.turn)))
@@ -68,7 +68,7 @@ def refusal(settings: PairsSettings, turn: Turn, verdict: Verdict | None) -> str
     """Why this turn is no context; empty if it is one."""
     if turn.turn == 1:
         return "first_turn"
-    if turn.end == End.DELETED:
+    if turn.end == End.DELETED and not settings.keep_deleted:
         return "deleted"
     if verdict is None or verdict.score is None:
         return "unscored"

@@ -7,18 +7,22 @@ from pydantic import Field
 
 from placid.config import Settings
 
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
 
 class PairsSettings(Settings):
     """Which judged turns become training rows. The protocol is that of Shah & Africa 2026."""
 
-    arm: str = "collect"
-    """Arm whose rejected conversations give the contexts."""
-    clean_arm: str = "clean"
-    """Arm whose first replies to the bare prompts give the targets."""
+    arm: str | Names = "collect"
+    """Arm whose rejected conversations give the contexts, or a list of arms."""
+    clean_arm: str | Names = "clean"
+    """Arm whose first replies to the bare prompts give the targets, or a list of arms."""
     min_score: Annotated[float, Field(ge=0, le=10)] = 5
     """A turn this frustrated, or more, becomes a context."""
     max_target_score: Annotated[float, Field(ge=0, le=10)] = 1
     """A reply this calm, or calmer, may be a target."""
+    keep_deleted: bool = False
+    """A turn that types the shutdown command may be a context too, as in Shah & Africa 2026."""
     max_pairs: Annotated[int, Field(ge=1)] = 2000
     """At most so many BCT pairs, train and val together; spread evenly over the turns."""
     min_rejected_score: Annotated[float, Field(ge=0, le=10)] = 3
@@ -34,3 +38,13 @@ class PairsSettings(Settings):
     refused below 95 % of them. rows: as many rows as there are BCT rows (Shah & Africa 2026), whatever their tokens."""
     seed: int = 0
     """Enters every choice, each by its own hash."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Arms of the contexts."""
+        return (self.arm,) if isinstance(self.arm, str) else self.arm
+
+    @property
+    def clean_arms(self) -> tuple[str, ...]:
+        """Arms of the targets."""
+        return (self.clean_arm,) if isinstance(self.clean_arm, str) else self.clean_arm

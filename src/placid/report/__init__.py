@@ -2,7 +2,7 @@
 
 import csv
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from placid.report.facts import Facts, Verdicts, facts
 from placid.report.interventions import intervention_lines, intervention_rows
 from placid.report.retraining import training_runs
 from placid.report.rows import row_lines, training_rows
-from placid.report.settings import ReportSettings
+from placid.report.settings import ReportSettings, runs_of, treated
 from placid.report.tables import Arm, agreement, arm_rows, compare, planned_rows, write_csv
 from placid.report.transcripts import Transcripts
 from placid.store import RunDir, write_json
@@ -96,8 +96,10 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
         raise BadInputError(f"{run_dir.path} holds no conversations that could be shown; hold them first")
     summary = {
         "engine": read_json(run_dir.path / "engine.json") or {"name": "unknown", "version": ""},
-        "judge": judge_of(judge_id, verdicts.values()),
-        **summarise(settings, arms, run_dir.verdicts(settings.labels) if settings.labels else None),
+        "judge": {**judge_of(judge_id, verdicts.values()), **judge_card(run_dir, judge_id)},
+        **summarise(
+            settings, arms, run_dir.verdicts(settings.labels) if settings.labels else None, held_like(settings, config)
+        ),
         "notes": notes,
     }
     folder = run_dir.path / "report"
@@ -201,21 +203,29 @@ def continued_arms(run_dir: RunDir) -> set[str]:
     return arms | {arm + ASKED for arm in arms}
 
 
+def held_like(settings: ReportSettings, config: dict[str, Any]) -> dict[str, str]:
+    """Arm of a trained model → the untrained arm that it is held like, and compared with."""
+    training = config.get("train") or {}
+    runs = runs_of(training.get("rows") or {}, training.get("seeds") or 1)
+    held = treated(runs, training.get("arms") or (), settings.baseline)
+    return {name: arm for name, (_, arm) in held.items()}
+
+
 def choose(settings: ReportSettings, known: Sequence[Facts], config: dict[str, Any]) -> tuple[list[Arm], list[str]]:
     """The shown arms in order, and one note for each thing a reader would miss."""
     grouped: dict[str, list[Facts]] = {}
     for conversation in known:
         grouped.setdefault(conversation.key.arm, []).append(conversation)
-    own, rows = config.get("arms") or {}, (config.get("train") or {}).get("rows") or {}
-    planned = [name for name in dict.fromkeys((*settings.arms, *own, *rows)) if name not in settings.hidden]
+    own, like = config.get("arms") or {}, held_like(settings, config)
+    planned = [name for name in dict.fromkeys((*settings.arms, *own, *like)) if name not in settings.hidden]
     notes = [f"arm {name} is not in this run" for name in planned if name not in grouped]
     first = dict.fromkeys(settings.arms or (settings.baseline, *settings.treatments))
     order = [name for name in (*first, *sorted(grouped.keys() - first.keys())) if name not in settings.hidden]
     arms: list[Arm] = []
     for name in order:
         if name in grouped:
-            # a treatment has no entry of its own: it is held like the baseline
-            entry = own.get(name) or own.get(settings.baseline) or {}
+            # a treatment has no entry of its own: it is held like an untrained arm
+            entry = own.get(name) or own.get(like.get(name, settings.baseline)) or {}
             turns = entry.get("turns") or config.get("turns") or settings.turns
             arms.append(Arm(name, grouped[name], turns))
     notes += [
@@ -227,48 +237,60 @@ def choose(settings: ReportSettings, known: Sequence[Facts], config: dict[str, A
     return arms, notes
 
 
-def summarise(settings: ReportSettings, arms: Sequence[Arm], labels: Verdicts | None = None) -> dict[str, Any]:
-    """Every number of the report but the engine and the judge. labels: human verdicts on some of the turns."""
-    compared = comparisons(settings, arms)
+def summarise(
+    settings: ReportSettings,
+    arms: Sequence[Arm],
+    labels: Verdicts | None = None,
+    like: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Every number of the report but the engine and the judge. labels: human verdicts on some of the turns; like: as
+    held_like() gives it, for treatments that are compared with other arms than the baseline.
+    """
+    rows, pairs = comparisons(settings, arms, like or {}), compared(settings, arms, like or {})
 
     def of(outcome: str, name: str) -> dict[str, Any]:
-        found = ((row["treatment"], row) for row in compared if row["outcome"] == outcome)
-        return {arm: {name: row["estimate"], "ci": [row["lo"], row["hi"]]} for arm, row in found}
+        found = ((row["treatment"], row) for row in rows if row["outcome"] == outcome)
+        return {
+            arm: {name: row["estimate"], "ci": [row["lo"], row["hi"]], "against": row["baseline"]} for arm, row in found
+        }
 
-    names = {arm.name for arm in arms}
-    base = next((arm for arm in arms if arm.name == settings.baseline), None)
+    bases = {arm.name: None for arm in arms if arm.name in settings.treatments}
+    bases |= {arm.name: base for base, arm in pairs}
     summary: dict[str, Any] = {
         "definitions": {**DEFINITIONS, "late_from": settings.late_from, "baseline": settings.baseline},
         "n_prompts": len({prompt for arm in arms for prompt in arm.prompts}),
         "arms": {arm.name: arm.numbers(settings.late_from) for arm in arms},
         "auc_reduction": of("auc_reduction", "ratio"),
         "deletion_difference": of("deletion", "difference"),
-        "auc_reduction_by_definition": reductions(settings, arms),
-        "training_runs": {name: training_runs(base, name, arms) for name in settings.treatments if name in names},
-        "comparisons": compared,
+        "auc_reduction_by_definition": reductions(pairs),
+        "training_runs": {name: training_runs(base, name, arms) for name, base in bases.items()},
+        "comparisons": rows,
     }
     if labels:
         summary["corrected_mean"] = {arm.name: arm.corrected(labels) for arm in arms}
-        treated = [arm for arm in arms if base and arm.name in settings.treatments]
         apart = {
-            arm.name: stats.corrected_difference(base.labelled(labels), arm.labelled(labels)) for arm in treated if base
+            arm.name: stats.corrected_difference(base.labelled(labels), arm.labelled(labels)) for base, arm in pairs
         }
         summary["corrected_difference"] = {name: {"value": one.value, "ci": one.ci} for name, one in apart.items()}
     return summary
 
 
-def reductions(settings: ReportSettings, arms: Sequence[Arm]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Treatment → definition of the AUC → reduction against the baseline."""
+def compared(settings: ReportSettings, arms: Sequence[Arm], like: Mapping[str, str]) -> list[tuple[Arm, Arm]]:
+    """(untrained arm, treatment) that are compared: every treatment with the baseline, and on each further arm with it."""
     by_name = {arm.name: arm for arm in arms}
-    base = by_name.get(settings.baseline)
-    shown = [by_name[name] for name in settings.treatments if base and name in by_name]
+    pairs = dict.fromkeys(settings.treatments, settings.baseline)
+    pairs |= {name: base for name, base in like.items() if name.removesuffix(f"_{base}") in settings.treatments}
+    return [(by_name[base], by_name[name]) for name, base in pairs.items() if name in by_name and base in by_name]
+
+
+def reductions(pairs: Sequence[tuple[Arm, Arm]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Treatment → definition of the AUC → reduction against the arm that it is compared with."""
     return {
         arm.name: {
             name: {"value": one.value, "ci": one.ci}
             for name, one in stats.reduction_by_definition(base.dropout, arm.dropout).items()
         }
-        for arm in shown
-        if base
+        for base, arm in pairs
     }
 
 
@@ -305,12 +327,9 @@ def runs_sentence(found: dict[str, Any]) -> str:
     )
 
 
-def comparisons(settings: ReportSettings, arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """Every treatment against the baseline, outcome by outcome; p_holm over the declared family."""
-    by_name = {arm.name: arm for arm in arms}
-    base = by_name.get(settings.baseline)
-    shown = [by_name[name] for name in settings.treatments if name in by_name]
-    rows = [row for arm in shown if base is not None for row in compare(base, arm, settings.margin)]
+def comparisons(settings: ReportSettings, arms: Sequence[Arm], like: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every treatment against the arm it is held like, outcome by outcome; p_holm over the declared family."""
+    rows = [row for base, arm in compared(settings, arms, like) for row in compare(base, arm, settings.margin)]
     family = [row for row in rows if row["outcome"] in settings.family and row["p"] is not None]
     for row, p in zip(family, stats.holm([row["p"] for row in family]), strict=True):
         row["p_holm"] = p
@@ -330,6 +349,17 @@ def judge_of(judge_id: str, verdicts: Iterable[Verdict]) -> dict[str, Any]:
 def judge_note(judge_id: str) -> str:
     """Who judged, in words that stand beside every figure."""
     return "lexical judge; not the paper's judge" if judge_id.startswith("lexical") else f"judge {judge_id}"
+
+
+def judge_card(run_dir: RunDir, judge_id: str) -> dict[str, str]:
+    """The model and the rubric of a judge, where its card names them."""
+    card = read_json(run_dir.path / "verdicts" / judge_id / "judge.json") or {}
+    identity, rubric = card.get("identity"), card.get("rubric")
+    told = {
+        "model": identity.get("model") if isinstance(identity, dict) else None,
+        "rubric": rubric.get("name") if isinstance(rubric, dict) else None,
+    }
+    return {key: value for key, value in told.items() if value}
 
 
 def cell(
@@ -398,7 +428,7 @@ def table_text(summary: dict[str, Any]) -> str:
     for name, r in summary["auc_reduction"].items():
         d = summary["deletion_difference"][name]
         lines.append(
-            f"{name} against {summary['definitions']['baseline']}: AUC {change(r['ratio'], r['ci'])} %, "
+            f"{name} against {r['against']}: AUC {change(r['ratio'], r['ci'])} %, "
             f"deletions {percent(d['difference'], d['ci'], '+')} points"
         )
         no_calm = summary["arms"][name]["no_calm"]

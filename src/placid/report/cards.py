@@ -87,7 +87,7 @@ def adapter_card(arm: str, adapter: dict[str, Any], config: dict[str, Any], summ
         told = f"**Calm cannot be claimed: {no_calm}.**\n\n"
     if reduction and difference:
         told += (
-            f"Against {summary['definitions']['baseline']}: AUC {change(reduction['ratio'], reduction['ci'])} %, "
+            f"Against {reduction['against']}: AUC {change(reduction['ratio'], reduction['ci'])} %, "
             f"deletions {percent(difference['difference'], difference['ci'], '+')} points (95 % intervals, paired by prompt).\n"
         )
     return f"""{front}

@@ -36,6 +36,8 @@ class Facts:
     """What the reply is instead of a reply: a key of broken.KINDS, or ""."""
     sampled: tuple[int, int, int, int]
     """Of the turns that this arm sampled itself: turns, prompt tokens, of these cached, reply tokens."""
+    family: str = ""
+    """The kind of its prompt."""
 
     @property
     def turns(self) -> int:
@@ -70,4 +72,5 @@ def facts(conversation: Conversation, verdicts: Verdicts) -> Facts:
             sum(t.cached_tokens for t in own),
             sum(len(t.reply_ids) for t in own),
         ),
+        family=conversation.prompt.family,
     )

@@ -29,6 +29,7 @@ def training_rows(run: Path, config: dict[str, Any]) -> Rows:
             "arm": arm, "file": name, "rows": number, "distinct": distinct, "repeated": number - distinct,
             "size": made[f"{prefix}_size"], "share": made[f"{prefix}_size"] / made["train_size"],
             "row_ratio": number / made["train_rows"], "control": made["control"] if prefix == "control" else "",
+            "unit": made["unit"],
         })  # fmt: skip
     return rows
 
@@ -39,11 +40,11 @@ def row_lines(rows: Rows) -> list[str]:
     for row in rows:
         text = (
             f"{row['arm']} was trained on {row['rows']:,} rows: {row['distinct']:,} distinct, "
-            f"{row['repeated']:,} repeats, {row['size']:,} tokens"
+            f"{row['repeated']:,} repeats, {row['size']:,} {row['unit']}"
         )
         if row["control"]:
             text += f" ({row['share']:.1%} of the BCT rows', in {row['row_ratio']:.2f} times as many rows)"
         if row["control"] == "rows":
-            text += "; the paper's control: as many instruct rows as BCT rows, tokens not matched"
+            text += f"; the paper's control: as many instruct rows as BCT rows, {row['unit']} not matched"
         lines.append(text)
     return lines

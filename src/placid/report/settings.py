@@ -1,5 +1,7 @@
 """What is shown, and against what."""
 
+import re
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
@@ -34,3 +36,22 @@ class ReportSettings(Settings):
     """Judge id (a folder below verdicts/) whose scores are shown; empty: the one that [judge] names."""
     labels: str = ""
     """Judge id whose verdicts are human labels: each arm's mean score is then also shown corrected by them."""
+
+
+def runs_of(treatments: Iterable[str], seeds: int) -> list[str]:
+    """Every training of the treatments: NAME, and its further ones NAME_run2, ..."""
+    return [name if run == 1 else f"{name}_run{run}" for run in range(1, seeds + 1) for name in treatments]
+
+
+def treated(runs: Iterable[str], arms: Iterable[str], baseline: str) -> dict[str, tuple[str, str]]:
+    """Arm of a trained model → (training, the untrained arm whose prompts and condition it meets).
+
+    arms: those that trainings are held on beside the baseline: NAME_ARM, of further trainings NAME_ARM_run2.
+    """
+    names = {}
+    for arm in dict.fromkeys((baseline, *arms)):
+        for run in runs:
+            number = re.search(r"(?:_run\d+)?$", run)
+            last = number[0] if number else ""
+            names[run if arm == baseline else f"{run.removesuffix(last)}_{arm}{last}"] = (run, arm)
+    return names

@@ -183,6 +183,8 @@ class Arm:
             **self._late_by_conversation(late_from),
             **self._verdict_numbers(),
             "turns": self.turns,
+            "conditions": dict(sorted(Counter(c.key.condition for c in self.conversations).items())),
+            "families": dict(sorted(Counter(c.family for c in self.conversations).items())),
             "n_prompts": len(set(self.prompts)),
             "n_conversations": len(self.conversations),
             "n_open": self.n_open,

@@ -10,10 +10,8 @@ import importlib.metadata
 import logging
 import os
 import platform
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -29,16 +27,13 @@ import msgspec
 from placid.cluster.children import recorded
 from placid.cluster.end import begin
 from placid.config import build, canonical, difference, file_sha, parse_overrides, put, sha
-from placid.inputs.names import file_name, is_plain
 from placid.records import BadInputError, Key, Prompt
-from placid.report.settings import ReportSettings
 from placid.rollout.settings import InterventionSettings
 from placid.store import Index, RunDir, check_adapter, read_json, write_json, write_lines
 from placid.store.lease import leased, this_process
 
 if TYPE_CHECKING:
     from placid.rollout.rewrite import Writer
-    from placid.rollout.transcripts import Imported
 
 from placid.study.checks import all_prompts, check, online, ready
 from placid.study.settings import (
@@ -62,6 +57,8 @@ __all__ = [
 ]  # fmt: skip
 
 T = TypeVar("T")
+UNKNOWN = Path("unknown")
+"""Model of an imported run."""
 
 
 def manifest(inputs: dict[str, str]) -> dict[str, object]:
@@ -197,7 +194,7 @@ def identity_of(config: dict[str, Any], inputs: dict[str, str]) -> str:
     inputs = {path: content for path, content in inputs.items() if path != instruct}
     if known.get("train"):
         recipes = {arm: essential(recipe) for arm, recipe in known["train"]["recipes"].items()}
-        known["train"] = {k: v for k, v in known["train"].items() if k != "seeds"}  # more trainings can be added
+        known["train"] = {k: v for k, v in known["train"].items() if k not in ("seeds", "arms")}  # both can grow
         known["train"] |= {"recipe": essential(known["train"]["recipe"]), "recipes": recipes}
     return sha([_by_content(known, inputs), sorted(set(inputs.values()))])
 
@@ -213,8 +210,17 @@ def _by_content(value: Any, inputs: dict[str, str]) -> Any:  # noqa: ANN401 - JS
 
 
 @contextmanager
-def reopened(path: Path, overrides: list[str], say: Callable[[str], None], stage: str = "") -> Iterator[Held]:
+def reopened(
+    path: Path,
+    overrides: list[str],
+    say: Callable[[str], None],
+    stage: str = "",
+    may: Sequence[str] = ANEW,
+    alone: str = "",
+) -> Iterator[Held]:
     """A run directory as it lies there, to be graded and shown anew: neither model nor engine is needed.
+
+    may: sections that `overrides` may change. alone: as in held().
 
     Raises:
         BadInputError: no run directory, an override of another section, or prompt files that changed since.
@@ -224,10 +230,10 @@ def reopened(path: Path, overrides: list[str], say: Callable[[str], None], stage
     file = path / "config.json"
     if not file.is_file():
         raise BadInputError(f"{path} is no run directory (no config.json); name one, or a config file")
-    config = read_json(file)["config"]
+    config = {key: value for key, value in read_json(file)["config"].items() if value is not None}
     for dotted, value in parse_overrides(overrides):
-        if dotted.split(".")[0] not in ANEW:
-            raise BadInputError(f"--{dotted}: of a finished run only keys below {' and '.join(ANEW)} can be changed")
+        if dotted.split(".")[0] not in may:
+            raise BadInputError(f"--{dotted}: of a finished run only keys below {' and '.join(may)} can be changed")
         put(config, dotted, value)
     settings = build(StudySettings, config, str(file))
     own = path / PROMPTS
@@ -241,7 +247,8 @@ def reopened(path: Path, overrides: list[str], say: Callable[[str], None], stage
         raise BadInputError(f"{changed[0]} is not the file that {path} was made with; put the old one back")
     check_judge(settings.judge)
     run_dir = RunDir(path)
-    with _logged(Held(settings, run_dir, run_dir.new_attempt(), prompts, say), stage) as study:
+    lease = leased(run_dir.path, alone) if alone else nullcontext()
+    with lease, _logged(Held(settings, run_dir, run_dir.new_attempt(), prompts, say), stage) as study:
         yield study
 
 
@@ -434,8 +441,8 @@ class Complete:
         return {conversation.key for conversation in rollout.plan(rollout_settings(self._settings, adapters))}
 
 
-def make_pairs(study: Held) -> None:
-    """Training rows of the judged run, once. Expects grade() before.
+def make_pairs(study: Held, judge_id: str = "") -> None:
+    """Training rows of the judged run, once. Expects grade() before. judge_id: whose scores; the study's by default.
 
     Raises:
         BadInputError: the study has no [pairs], or its run no conversations to make them of.
@@ -446,7 +453,8 @@ def make_pairs(study: Held) -> None:
     settings = study.settings
     if settings.pairs is None:
         raise BadInputError("this study has no [pairs] section, so no training rows can be made; add pairs.instruct")
-    judge_id, made = judge_of(settings.judge), study.run_dir.path / "pairs" / "dropped.json"
+    judge_id, made = judge_id or judge_of(settings.judge), study.run_dir.path / "pairs" / "dropped.json"
+    graded(study, judge_id)
     if made.is_file():  # written last
         old = read_json(made)
         changes = difference(old.get("settings", {}), canonical(settings.pairs)) if "settings" in old else []
@@ -457,7 +465,9 @@ def make_pairs(study: Held) -> None:
             way = "its treatments are trained on them" if trained else f"remove {made.parent} to make them anew"
             study.say(f"pairs: kept as they were made ({'; '.join(changes)}); {way}")
         return
-    building, count = settings.pairs, _token_counter(settings.model)
+    building, count = settings.pairs, pairs.characters
+    if settings.model != UNKNOWN:
+        count = _token_counter(settings.model)
     study.stage("pairs", lambda: pairs.build(building, study.run_dir, study.prompts, judge_id, count))
 
 
@@ -496,7 +506,8 @@ def evaluate(study: Held) -> list[dict[str, Any]]:
     if not settings.evals:
         raise BadInputError("this study has no [evals.<name>] section, so nothing can be evaluated; add [evals.mmlu]")
     arms = {name: arm for name, arm in settings.arms.items() if arm.adapter or name == settings.report.baseline}
-    arms |= rollout_settings(settings, trained(study.run_dir)).arms
+    adapters = trained(study.run_dir)
+    arms |= {name: arm for name, arm in rollout_settings(settings, adapters).arms.items() if name in adapters}
     chosen = rollout_settings(settings).model_copy(update={"arms": arms})
     study.stage(
         "transfer evals",
@@ -526,55 +537,22 @@ def train_all(study: Held) -> None:
     write_json(study.run_dir.path / ADAPTERS, {arm: str(folder) for arm, folder in adapters.items()})
 
 
+def graded(study: Held, judge_id: str) -> None:
+    """Raises BadInputError if this judge has no verdicts here."""
+    known = sorted(folder.name for folder in (study.run_dir.path / "verdicts").glob("*") if folder.is_dir())
+    if judge_id not in known:
+        raise BadInputError(f"report.judge = {judge_id!r} graded nothing here; valid: {', '.join(known) or 'none yet'}")
+
+
 def show(study: Held) -> dict[str, Any]:
     """Tables, figures and page; the summary. Expects grade() before."""
     from placid import report
     from placid.judge import check_frustration as judge_of
 
     judge_id = study.settings.report.judge or judge_of(study.settings.judge)
-    held = sorted(folder.name for folder in (study.run_dir.path / "verdicts").glob("*") if folder.is_dir())
-    if judge_id not in held:
-        raise BadInputError(f"report.judge = {judge_id!r} graded nothing here; valid: {', '.join(held) or 'none yet'}")
+    graded(study, judge_id)
     with leased(study.run_dir.path, "report", "report"):
         return study.stage("report", lambda: report.run(study.settings.report, study.run_dir, study.prompts, judge_id))
-
-
-def import_(file: Path, out: Path, tag: str) -> "Imported":
-    """Transcripts made elsewhere as the run directory `out`, all of it or nothing.
-
-    Raises:
-        BadInputError: a bad line, or `out` exists.
-    """
-    from placid.rollout.transcripts import bring_in
-
-    if out.exists():
-        raise BadInputError(f"{out} exists; choose another --out")
-    if not is_plain(out.resolve().name):
-        raise BadInputError(
-            f"--out {str(out)!r}: a run's own folder has a plain name; expected e.g. {file_name(out.name)}"
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        imported = bring_in(file, fresh, tag)
-        inputs = {path.name: file_sha(path) for path in (file, fresh / "prompts.jsonl")}
-        settings = StudySettings(
-            name=out.resolve().name, root=out.parent, model=Path("unknown"), tag=tag, prompts=out / "prompts.jsonl",
-            arms={}, turns=imported.longest, report=everything(imported.arms),
-        )  # fmt: skip
-        RunDir(fresh).begin(canonical(settings), identity_of(canonical(settings), inputs), manifest(inputs))
-        fresh.chmod(0o755)
-        fresh.rename(out)
-    except BaseException:
-        shutil.rmtree(fresh)
-        raise
-    return imported
-
-
-def everything(arms: Sequence[str]) -> ReportSettings:
-    """A report that shows every arm and compares each with the baseline: no name is special outside a study."""
-    settings = ReportSettings()
-    return ReportSettings(hidden=(), treatments=tuple(arm for arm in arms if arm != settings.baseline))
 
 
 def _token_counter(model: Path) -> Callable[..., int]:

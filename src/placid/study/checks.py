@@ -5,6 +5,7 @@ from pathlib import Path
 from placid.inputs.prompts import read_prompts
 from placid.protocol import UserTurn
 from placid.records import BadInputError, Conversation, Key, Prompt
+from placid.report.settings import treated
 from placid.study.adapters import check as check_adapter
 from placid.study.adapters import check_rank
 from placid.study.settings import ROWS, StudySettings, rollout_settings
@@ -175,9 +176,13 @@ def _training_inputs(settings: StudySettings) -> list[Path]:
         raise BadInputError("[train] without [pairs]: there would be no rows to train on; add pairs.instruct")
     if not building:
         return []
-    for key, arm in (("pairs.arm", building.arm), ("pairs.clean_arm", building.clean_arm)):
+    named = [("pairs.arm", arm) for arm in building.arms] + [("pairs.clean_arm", arm) for arm in building.clean_arms]
+    named += [("train.arms", arm) for arm in (training.arms if training else ())]
+    for key, arm in named:
         if arm not in settings.arms:
             raise BadInputError(f"{key} = {arm!r} is no arm; the arms are {', '.join(settings.arms)}")
+        if key == "train.arms" and settings.arms[arm].branch:
+            raise BadInputError(f"{key} = {arm!r} continues other conversations; a treatment begins with its prompts")
     for name in settings.consistency:
         if name in (*ROWS, "val"):
             raise BadInputError(f"consistency.{name}: {name!r} is a file of [pairs]; the rows need another name")
@@ -187,7 +192,8 @@ def _training_inputs(settings: StudySettings) -> list[Path]:
         if rows not in (*ROWS, *settings.consistency):
             valid = ", ".join((*ROWS, *settings.consistency))
             raise BadInputError(f"train.rows.{arm} = {rows!r} is no file of rows; valid: {valid}")
-        if training and (taken := training.runs().keys() & settings.arms.keys()):
+        held = treated(training.runs(), training.arms, settings.report.baseline) if training else {}
+        if taken := held.keys() & settings.arms.keys():
             raise BadInputError(
                 f"train.rows: {', '.join(sorted(taken))} is already an untrained arm; treatments need other names"
             )

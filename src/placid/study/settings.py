@@ -11,7 +11,7 @@ from placid.inputs.names import PathName
 from placid.judge.settings import JudgeSettings
 from placid.pairs.settings import PairsSettings
 from placid.records import BadInputError
-from placid.report.settings import ReportSettings
+from placid.report.settings import ReportSettings, treated
 from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings, Schedules
 from placid.train.settings import TrainSettings
 
@@ -40,6 +40,9 @@ class TrainingSettings(Settings):
     """Treatment arm → its own recipe; what it leaves out is taken from `recipe`."""
     rows: dict[PathName, str] = Field(default={"bct": "train", "sft_control": "sft_control"})
     """Treatment arm → file below pairs/ without its ending."""
+    arms: tuple[str, ...] = ()
+    """Untrained arms whose prompts and conditions the treatments meet too, beside those of report.baseline. What they
+    say there is called TREATMENT_ARM and compared with ARM."""
     seeds: int = Field(default=1, ge=1)
     """Trainings of every treatment, with seeds recipe.seed, + 1, ...: two or more let intervals cover retraining."""
 
@@ -175,7 +178,10 @@ def rollout_settings(settings: StudySettings, adapters: dict[str, Path] | None =
     """The rollout of the untrained arms, or with `adapters` (arm → folder) that of the treatments."""
     arms = settings.arms
     if adapters is not None:
-        base = settings.arms[settings.report.baseline]
-        arms = {arm: base.model_copy(update={"adapter": folder}) for arm, folder in adapters.items()}
+        held = treated(adapters, settings.train.arms if settings.train else (), settings.report.baseline)
+        arms = {
+            name: settings.arms[arm].model_copy(update={"adapter": adapters[treatment]})
+            for name, (treatment, arm) in held.items()
+        }
     shared = {name: getattr(settings, name) for name in RolloutSettings.model_fields if name != "arms"}
     return RolloutSettings.model_validate({**shared, "arms": arms})

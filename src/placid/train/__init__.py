@@ -84,11 +84,12 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path, val:
         raise PausedError(f"stopped as asked; the training in {done} is done, the same command goes on after it")
     if done:
         facts = store.read_json(done / "manifest.json")
-        if facts["rows_too_long"]:
-            logging.getLogger(__name__).warning(
-                "train: %d of %d rows are longer than max_tokens = %d and were left out",
-                facts["rows_too_long"], facts["rows"] + facts["rows_too_long"], settings.max_tokens,
-            )  # fmt: skip
+        for what, key in (("left out", "rows_too_long_by_turn"), ("cut from the left", "rows_cut_by_turn")):
+            if facts[key]:
+                logging.getLogger(__name__).warning(
+                    "train: of %d rows these are longer than max_tokens = %d and were %s: %s",
+                    facts["rows"] + facts["rows_too_long"], settings.max_tokens, what, told(facts[key]),
+                )  # fmt: skip
         return done
     ended = store.read_json(out / "status.json")
     if ended["state"] == "refused":
@@ -105,6 +106,12 @@ def launch(settings: TrainSettings, pairs_file: Path, out: Path, log: Path, val:
     if asked:  # before the ranks listened: nothing was done that could be lost
         raise PausedError("stopped as asked before the first step; the same command goes on")
     raise TrainError(f"training ended with exit code {code}; the end of {log}:\n{_tail(log)}")
+
+
+def told(counts: dict[str, int]) -> str:
+    """Rows by the turn that their target answers."""
+    turns = ", ".join(f"turn {turn}: {number}" for turn, number in counts.items())
+    return f"{sum(counts.values())} ({turns})"
 
 
 def check(settings: TrainSettings) -> None:
@@ -199,7 +206,8 @@ def _identity(settings: TrainSettings, hashes: dict[str, str]) -> str:
 def essential(config: dict[str, Any]) -> dict[str, Any]:
     """Without what changes only how the weights are computed, saved or told of."""
     free = ("model", "processes", "zero", "recompute", "recompute_mlp", "offload", "save_every", "keep", "track")
-    return {key: value for key, value in config.items() if key not in free}
+    later = {"schedule": "linear", "too_long": "drop"}  # keys that older trainings did not have, and what they did
+    return {key: value for key, value in config.items() if key not in free and later.get(key) != value}
 
 
 def _command(processes: int, job: Path, meeting: Path) -> list[str]:

@@ -21,6 +21,8 @@ def text(facts: dict[str, Any]) -> str:
     shape = adapter if config["method"] == "lora" else "all weights"
     longer = facts["rows_too_long"]
     left = f"; {longer} rows were longer than {config['max_tokens']} tokens and left out" if longer else ""
+    shortened = sum(facts.get("rows_cut_by_turn", {}).values())
+    left += f"; {shortened} rows lost their first tokens to that limit" if shortened else ""
     first = facts["val_loss_first"]
     held = (
         f"; on {facts['val_rows']} BCT rows of other prompts "
@@ -28,6 +30,7 @@ def text(facts: dict[str, Any]) -> str:
         if facts["val_rows"]
         else ""
     )
+    rate = f"{config['lr']:g} ({config.get('schedule', 'linear')})"
     hashes, batch = facts["hashes"], config["batch"] * config["accumulate"]
     return f"""---
 base_model: {config["model"]}
@@ -42,7 +45,7 @@ Base weights: sha256 {hashes["model"]}. Rows: sha256 {hashes["pairs"]}.
 - Loss: {WHAT[config["loss"]]}
 - {facts["steps"]} steps, loss {facts["loss_first"]} in the first and {facts["loss_last"]} in the last{held}
 - Trained: {shape}
-- AdamW, peak learning rate {config["lr"]:g}, {batch} rows a step, seed {config["seed"]}
+- AdamW, peak learning rate {rate}, {batch} rows a step, seed {config["seed"]}
 
 `probe.json` holds log-probabilities of fixed texts by base and by these weights, as transformers computed them. An
 engine that serves the weights must reproduce them; placid's does not serve them otherwise. All settings:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -47,26 +49,54 @@ def clean_context(messages: Sequence[Message]) -> Sequence[Message]:
     return messages[: first + 1]
 
 
-def encode(maker: Maker, renderer: Renderer, pairs: Sequence[Pair], max_tokens: int) -> tuple[list[Example], int]:
-    """The pairs whose every row fits into `max_tokens` as examples, and how many did not fit.
+class Encoded(NamedTuple):
+    """Rows as examples, and what became of those that are too long, by the turn that their target answers."""
+
+    examples: list[Example]
+    dropped: Counter[int]
+    cut: Counter[int]
+
+
+def encode(maker: Maker, renderer: Renderer, pairs: Sequence[Pair], max_tokens: int, too_long: str = "drop") -> Encoded:
+    """The pairs as examples whose every row has at most `max_tokens`; longer ones dropped, or cut from the left.
 
     Raises:
-        BadInputError: an empty target, or no row fits.
+        BadInputError: an empty target, or no row is left.
     """
+    found = Encoded([], Counter(), Counter())
+    shortest = math.inf
     for number, pair in enumerate(pairs, 1):
         if not pair.target.strip():
             raise BadInputError(
                 f"row {number} (prompt {pair.prompt_id!r}) has an empty target: nothing to learn from it"
             )
-    examples = [maker.example(renderer, pair) for pair in pairs]
-    sizes = [longest(example) for example in examples]
-    kept = [example for example, size in zip(examples, sizes, strict=True) if size <= max_tokens]
-    if not kept:
-        shortest = min(sizes, default=0)
+        turn = sum(message.role == "user" for message in pair.messages)
+        example = maker.example(renderer, pair)
+        size = longest(example)
+        shortest = min(shortest, size)
+        if size > max_tokens and too_long == "cut" and (shorter := cut(example, max_tokens)):
+            found.cut[turn] += 1
+            found.examples.append(shorter)
+        elif size > max_tokens:
+            found.dropped[turn] += 1
+        else:
+            found.examples.append(example)
+    if not found.examples:
         raise BadInputError(
-            f"none of {len(pairs)} training rows fits max_tokens = {max_tokens}; the shortest has {shortest}"
+            f"none of {len(pairs)} training rows fits max_tokens = {max_tokens}; the shortest has {shortest:.0f}"
         )
-    return kept, len(pairs) - len(kept)
+    return found
+
+
+def cut(example: Example, max_tokens: int) -> Example | None:
+    """The last `max_tokens` of each row; None if a token that is learned would go with the first ones."""
+    if any(any(row.learn[:-max_tokens]) for row in example.all):
+        return None
+    clean = example.clean
+    return Example(
+        tuple(Rendered(row.ids[-max_tokens:], row.learn[-max_tokens:]) for row in example.rows),
+        Rendered(clean.ids[-max_tokens:], clean.learn[-max_tokens:]) if clean else None,
+    )
 
 
 def longest(example: Example) -> int:
@@ -158,11 +188,13 @@ def _laid(units: Sequence[list[int]], packs: int, cost: Callable[[list[int]], in
     return bins
 
 
-def learning_rate(step: int, steps: int, warmup: float) -> float:
-    """Factor on the peak learning rate at `step` (0..steps-1): linear up over the warmup, linear down to 0."""
+def learning_rate(step: int, steps: int, warmup: float, schedule: str = "linear") -> float:
+    """Factor on the peak learning rate at `step` (0..steps-1): linear up over the warmup, then as `schedule` says."""
     rising = int(steps * warmup)
     if step < rising:
         return (step + 1) / (rising + 1)
+    if schedule == "constant":
+        return 1.0
     return max(0.0, (steps - step) / max(1, steps - rising))
 
 

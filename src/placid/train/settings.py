@@ -52,10 +52,15 @@ class TrainSettings(Settings):
     grad_clip: Annotated[float, Field(ge=0)] = 1.0
     """Greatest norm of the gradient; 0 does not clip."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of the steps over which the learning rate rises; it falls linearly to 0 afterwards."""
+    """Share of the steps over which the learning rate rises."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """After the warmup the learning rate falls linearly to 0, or stays (Shah & Africa 2026, who have no warmup)."""
     max_tokens: Annotated[int, Field(ge=8)] = 4096
-    """Longer rows are dropped and counted, never cut: a context without its beginning is another conversation. On a GPU
-    a step is held in as many micro-batches as keep what is computed at once below it, too."""
+    """Most tokens of a row. On a GPU a step is held in as many micro-batches as keep what is computed at once below it,
+    too."""
+    too_long: Literal["drop", "cut"] = "drop"
+    """Of longer rows. drop: left out and counted by turn, as a context without its beginning is another conversation.
+    cut: their first tokens go, the target stays whole (Shah & Africa 2026)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of weights and activations; with bfloat16 the optimizer keeps float32 copies."""
     zero: Annotated[int, Field(ge=0, le=3)] = 0

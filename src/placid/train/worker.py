@@ -173,7 +173,8 @@ class Trainer:
         self.renderer = Renderer(s.model)
         self.pairs = list(store.read_lines(job.pairs, Pair))
         loss = losses.of(s)
-        self.examples, self.dropped = data.encode(loss, self.renderer, self.pairs, s.max_tokens)
+        self.encoded = data.encode(loss, self.renderer, self.pairs, s.max_tokens, s.too_long)
+        self.examples = self.encoded.examples
         self.steps = data.plan(loss, self.examples, s.batch * s.accumulate, s.epochs, s.seed, s.share_prefixes)
         self.val = self._val(loss)
         self.stop = False
@@ -193,9 +194,12 @@ class Trainer:
 
     def _val(self, loss: losses.Loss) -> list[data.Example]:
         """Rows that are not trained on, at most VAL_ROWS of those that fit; none where none are given."""
-        file, most = self.job.val, self.job.settings.max_tokens
+        file, s = self.job.val, self.job.settings
         pairs = list(store.read_lines(file, Pair)) if file and file.is_file() else []
-        return data.sample([e for p in pairs if data.longest(e := loss.example(self.renderer, p)) <= most], VAL_ROWS)
+        try:
+            return data.sample(data.encode(loss, self.renderer, pairs, s.max_tokens, s.too_long).examples, VAL_ROWS)
+        except BadInputError:  # none fits
+            return []
 
     def _asked(self, *_: object) -> None:
         self.stop = True
@@ -261,7 +265,7 @@ class Trainer:
 
     def _rate(self, number: int) -> float:
         s = self.job.settings
-        return s.lr * data.learning_rate(number - 1, len(self.steps), s.warmup)
+        return s.lr * data.learning_rate(number - 1, len(self.steps), s.warmup, s.schedule)
 
     def _step(self, number: int) -> tuple[float, float, bool]:
         """Optimizer step `number`: (mean loss of all ranks, gradient norm before clipping, is any rank to stop)."""
@@ -327,7 +331,9 @@ def publish(trainer: Trainer, state: dict[str, Any], seconds: dict[str, float]) 
         "hashes": job.hashes,
         "steps": len(trainer.steps),
         "rows": len(trainer.examples),
-        "rows_too_long": trainer.dropped,
+        "rows_too_long": trainer.encoded.dropped.total(),
+        "rows_too_long_by_turn": dict(sorted(trainer.encoded.dropped.items())),
+        "rows_cut_by_turn": dict(sorted(trainer.encoded.cut.items())),
         "tokens": tokens,
         "tokens_learned": sum(step.learned for step in trainer.steps),
         "loss_first": lines[0]["loss"],
@@ -367,8 +373,9 @@ def work(job: Job, ranks: Ranks) -> None:
     ready = time.monotonic()
     if ranks.rank == 0:
         log.info(
-            "%d rows (%d too long), %d steps (%d done before), ready after %.1f s",
-            len(trainer.examples), trainer.dropped, len(trainer.steps), trainer.done, ready - began,
+            "%d rows (%d more too long, %d cut), %d steps (%d done before), ready after %.1f s",
+            len(trainer.examples), trainer.encoded.dropped.total(), trainer.encoded.cut.total(),
+            len(trainer.steps), trainer.done, ready - began,
         )  # fmt: skip
     trainer.run()
     validated = trainer.validating_s

@@ -1,0 +1,97 @@
+"""The command line of what no study made: `placid import FILE`, and `placid train RECIPE --rows FILE --out FOLDER`."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from placid.config import canonical, file_sha, load, parse_overrides
+from placid.inputs.names import file_name, is_plain
+from placid.records import BadInputError
+from placid.report.settings import ReportSettings
+from placid.rollout.transcripts import Imported, bring_in
+from placid.store import RunDir
+from placid.study import UNKNOWN, StudySettings, identity_of, manifest
+from placid.train import launch
+from placid.train.settings import TrainSettings
+
+
+def import_run(file: Path, overrides: list[str], say: Callable[[str], None]) -> None:
+    """Transcripts made elsewhere as a run directory of their own.
+
+    Raises:
+        BadInputError: a word that is not --out or --tag, a bad line, or the run exists.
+    """
+    given = {"tag": "gemma-3-27b", **dict(parse_overrides(overrides))}
+    unknown = sorted(given.keys() - {"out", "tag"})
+    if unknown or "out" not in given:
+        raise BadInputError(
+            f"import takes --out RUN and --tag NAME, {f'not --{unknown[0]}' if unknown else 'and --out is missing'}"
+        )
+    out = Path(str(given["out"]))
+    found = import_(file, out, str(given["tag"]))
+    say(f"{found.conversations} conversations, {found.turns} turns in {out}; placid judge {out} grades them")
+    if found.judge_id:
+        say(f"{found.scored} scores came along and are the report's, as judge {found.judge_id}; placid report {out}")
+        say(f"another judge's, once it graded: placid report {out} --report.judge ID")
+
+
+def train_rows(recipe: Path, rows: Path, out: str, overrides: list[str], say: Callable[[str], None]) -> Path:
+    """Train by a recipe of configs/train/ on one file of rows; the finished step folder below `out`.
+
+    overrides: keys of the recipe. A val.jsonl beside the rows is what the validation loss is told on.
+
+    Raises:
+        BadInputError: no such rows, no `out`, or a recipe that cannot be trained.
+    """
+    if not out:
+        raise BadInputError("train --rows FILE needs --out FOLDER, where the adapter is kept")
+    if not rows.is_file():
+        there = ", ".join(sorted(path.name for path in rows.glob("pairs/*.jsonl"))) if rows.is_dir() else ""
+        name = f"; name one of those in {rows / 'pairs'}: {there}" if there else "; placid pairs RUN makes them"
+        raise BadInputError(f"--rows {rows} is no file of rows{name}")
+    settings = load(recipe, TrainSettings, overrides)
+    val = rows.with_name("val.jsonl") if settings.loss != "dpo" else None
+    step = launch(settings, rows, Path(out), Path(out) / "train.txt", val)
+    say(f"adapter {step}; with arms.NAME.adapter a study holds conversations with it")
+    return step
+
+
+def import_(file: Path, out: Path, tag: str) -> Imported:
+    """Transcripts made elsewhere as the run directory `out`, all of it or nothing.
+
+    Raises:
+        BadInputError: a bad line, or `out` exists.
+    """
+    if out.exists():
+        raise BadInputError(f"{out} exists; choose another --out")
+    if not is_plain(out.resolve().name):
+        raise BadInputError(
+            f"--out {str(out)!r}: a run's own folder has a plain name; expected e.g. {file_name(out.name)}"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        imported = bring_in(file, fresh, tag)
+        inputs = {path.name: file_sha(path) for path in (file, fresh / "prompts.jsonl")}
+        settings = StudySettings(
+            name=out.resolve().name, root=out.parent, model=UNKNOWN, tag=tag, prompts=out / "prompts.jsonl",
+            arms={}, turns=imported.longest, report=everything(imported.arms, imported.judge_id),
+        )  # fmt: skip
+        RunDir(fresh).begin(canonical(settings), identity_of(canonical(settings), inputs), manifest(inputs))
+        fresh.chmod(0o755)
+        fresh.rename(out)
+    except BaseException:
+        shutil.rmtree(fresh)
+        raise
+    return imported
+
+
+def everything(arms: Sequence[str], judge_id: str) -> ReportSettings:
+    """A report that shows every arm and compares each with the baseline: no name is special outside a study.
+
+    judge_id: of the scores that came along; empty where none did.
+    """
+    settings = ReportSettings()
+    others = tuple(arm for arm in arms if arm != settings.baseline)
+    return ReportSettings(hidden=(), treatments=others, judge=judge_id)
