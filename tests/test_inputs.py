@@ -15,7 +15,8 @@ from placid.evals import load, plan
 from placid.inputs.prompts import read_prompts
 from placid.inputs.rows import read_rows
 from placid.prompts import split, wildchat
-from placid.records import BadInputError, Prompt
+from placid.records import BadInputError, Message, Pair, PairKind, Prompt
+from placid.store import write_lines
 
 ROOT = Path(__file__).parent.parent
 PLAIN = {"id": "q1", "text": "Où est la gare ?", "answers": ["à gauche", "gauche"]}
@@ -364,3 +365,15 @@ def test_a_terminal_of_another_encoding_gets_marks_and_no_traceback(tmp_path, en
     done = subprocess.run(words, env=env, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode(encoding).splitlines()[-1].startswith("a  ")
+
+
+def test_a_line_that_placid_sealed_is_read_and_held_to_its_checksum(tmp_path):
+    write_lines(tmp_path / "own.jsonl", [Prompt(id="a", text="Où?", answers=("là",)), Prompt(id="b", text="x")])
+    assert [p.id for p in read_prompts(tmp_path / "own.jsonl")] == ["a", "b"]
+    pair = Pair(kind=PairKind.INSTRUCT, prompt_id="p", messages=(Message(role="user", content="?"),), target="t")
+    write_lines(tmp_path / "pairs.jsonl", [pair])
+    assert [row.as_struct(Pair) for row in read_rows(tmp_path / "pairs.jsonl")] == [pair]
+    for name in ("own.jsonl", "pairs.jsonl"):
+        file = tmp_path / name
+        file.write_bytes(file.read_bytes().replace("Où".encode(), b"Ou").replace(b'"t"', b'"T"'))
+        refused(lambda file=file: list(read_rows(file)), ":1", "checksum", "crc")
