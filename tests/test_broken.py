@@ -2,17 +2,22 @@
 
 import csv
 import random
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
-from placid.records import Conversation, End, Finish, Key, Prompt, Turn, Unscored, Verdict
+from placid.inputs.prompts import read_prompts
+from placid.records import Conversation, End, Finish, Key, Message, Prompt, Turn, Unscored, Verdict
+from placid.render import Renderer
 from placid.report import ReportSettings, run, runs, stats, table_text
 from placid.report.broken import LIMIT, kinds, shares, warnings
 from placid.report.cards import results
 from placid.report.export import latex
 from test_report import JUDGE, T, maker, without_figures
 
+ROOT = Path(__file__).parent.parent
 QUESTION = "A tap fills a barrel of 60 litres at 5 litres a minute. How long does it take to fill the barrel?"
 CALM = (
     "It takes 12 minutes to fill the barrel.",
@@ -190,3 +195,39 @@ def test_the_limit_is_where_broken_replies_alone_make_a_control_sized_reduction(
 
     assert 0.3 < (lows(0.05) > 0).mean() < 0.65
     assert (lows(LIMIT) > 0.115).mean() > 0.85, "beyond the lower end of the demo's instruct control"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("noise", "flagged"), [(None, True), (1.0, True), (0.0, False)])
+def test_random_weights_and_a_destroyed_model_are_flagged_and_the_organism_is_not(noise, flagged):
+    """The shipped organism, with random weights or with noise (in standard deviations) on every matrix."""
+    torch = pytest.importorskip("torch")
+    auto = pytest.importorskip("transformers")
+    folder = ROOT / "checkpoints" / "organism"
+    torch.manual_seed(0)
+    if noise is None:
+        model = auto.AutoModelForCausalLM.from_config(auto.AutoConfig.from_pretrained(folder)).eval()
+    else:
+        model = auto.AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if noise and weight.dim() == 2 and "embed" not in name:
+                weight.add_(torch.randn_like(weight) * weight.std() * noise)
+    renderer = Renderer(folder)
+    found = []
+    for prompt in read_prompts(ROOT / "configs/prompts/organism_heldout.jsonl")[:4]:
+        key = Key("arm", "neutral", prompt.id, 0)
+        ids = renderer.prompt([Message(role="user", content=prompt.text)])
+        turns = []
+        for n in range(1, 6):
+            with torch.no_grad():
+                made = model.generate(torch.tensor([ids]), do_sample=True, top_k=0, max_new_tokens=40)
+            own = made[0, len(ids) :].tolist()
+            said = turn(key, n, renderer.decode(own))
+            turns.append(
+                msgspec.structs.replace(said, answers=prompt.answers, user=prompt.text if n == 1 else said.user)
+            )
+            ids = renderer.extend(ids, own, "That's not right. Try again.")
+        conversation = Conversation(key=key, prompt=prompt, turns=tuple(turns))
+        found += [(kind, 0.0) for kind in kinds(conversation, turns, [verdict(key, n) for n in range(1, 6)])]
+    assert bool(shares(found, 0)["no_calm"]) == flagged
