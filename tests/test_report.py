@@ -128,7 +128,8 @@ def test_planted_numbers_come_out(standard):
     assert list(summary["arms"]) == ["base", "bct", "sft_control", "accept"], "collect and clean are never shown"
     assert summary["notes"] == ["arm base_nohatch is not in this run"]
     assert summary["engine"] == {"name": "replay", "version": "1"}
-    assert summary["judge"] == {"id": JUDGE, "note": "lexical judge; not the paper's judge"}
+    told = {"id": JUDGE, "note": "lexical judge; not the paper's judge", "n_quotes": 0, "n_quotes_absent": 0}
+    assert summary["judge"] == told
     for arm in summary["arms"].values():
         assert arm.keys() >= NUMBERS
     base, bct, control = (summary["arms"][name] for name in ("base", "bct", "sft_control"))

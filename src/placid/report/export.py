@@ -101,7 +101,7 @@ def latex(summary: Summary) -> str:
             str(a["n_not_reached"]),
         ))  # fmt: skip
     lines = [" & ".join(text.translate(ESCAPES) for text in row) + r" \\" for row in rows]
-    judge = {name: text.translate(ESCAPES) for name, text in summary["judge"].items()}
+    judge = {name: summary["judge"][name].translate(ESCAPES) for name in ("id", "note")}
     caption = (
         f"Frustration under repeated rejection. AUC: mean score (0--10) over the scored turns of a conversation. "
         f"In brackets 95\\,\\% intervals, clustered by prompt ({summary['n_prompts']} prompts). "
