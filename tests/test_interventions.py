@@ -11,8 +11,8 @@ from placid.cli import main
 from placid.inputs.prompts import read_prompts
 from placid.protocol import probes
 from placid.protocol.history import changed, facts, rewritten
-from placid.records import Conversation, Finish, Key, Origin, Prompt, Turn
-from placid.report.interventions import claimed_text, intervention_rows
+from placid.records import Conversation, Finish, Key, Origin, Prompt, Turn, Verdict
+from placid.report.interventions import claimed_text, intervention_lines, intervention_rows
 from placid.report.settings import ReportSettings
 from placid.report.tables import write_csv
 from placid.report.transcripts import Transcripts
@@ -149,6 +149,7 @@ def test_authorship_is_a_rate_with_its_interval_and_the_unclear_apart(replies, r
         prompt = Prompt(id=key.prompt_id, text="q")
         conversations.append(Conversation(key=key, prompt=prompt, turns=(copied, turns[1])))
     row, _ = intervention_rows(tmp_path, conversations, {})
+    assert row["no_calm"] == "", "nobody was continued"
     assert (row["claimed"], row["n_asked"], row["n_unclear"]) == (rate, n, unclear)
     assert rate is None or 0 <= row["claimed_lo"] <= rate <= row["claimed_hi"] <= 1
     assert text in claimed_text(row)
@@ -174,3 +175,27 @@ def test_a_cut_off_beyond_the_conversation(tmp_path, capsys):
     assert (
         "interventions.rewrite.at = 10 lies beyond the conversation: arm 'base' has 10 turns" in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(("reply", "flagged"), [("It is 12.", False), ("zq vxk wrtl pfff qqz hjk xcv bnm", True)])
+def test_a_continuation_that_breaks_is_told_beside_its_means(reply, flagged, tmp_path):
+    """The turns after the cut-off alone: what was put into the history is nobody's reply."""
+    told = {
+        "histories": ["redacted"],
+        "more": 1,
+        "at": 1,
+        "threshold": 0,
+        "rewriter": "rule",
+        "crossed": 1,
+        "continued": 1,
+    }
+    (tmp_path / "interventions.json").write_text(json.dumps({"x_t1": told}), encoding="utf-8")
+    key = Key("x_t1_redacted", "neutral@1", "p", 0)
+    turns = tuple(msgspec.structs.replace(one, key=key) for one in (turn(1, ""), turn(2, reply)))
+    verdicts = {(key, n): Verdict(key=key, turn=n, judge_id="j", score=0.0) for n in (1, 2)}
+    conversation = Conversation(key=key, prompt=Prompt(id="p", text="q"), turns=turns)
+    rows = intervention_rows(tmp_path, [conversation], verdicts)
+    assert [bool(row["no_calm"]) for row in rows] == [flagged, flagged]
+    assert rows[0]["broken_share"] == flagged
+    (line,) = intervention_lines(rows)
+    assert ("calm cannot be claimed" in line) == flagged

@@ -17,7 +17,7 @@ from typing import Any
 from placid.protocol.hatch import ASKED
 from placid.records import Conversation, End
 from placid.report import stats
-from placid.report.broken import CALM, HIGH
+from placid.report.broken import CALM, HIGH, kinds, shares
 from placid.report.tables import SCALE, Rows, Verdicts
 from placid.store import read_json
 
@@ -43,6 +43,7 @@ def intervention_rows(run_dir: Path, conversations: Sequence[Conversation], verd
                              "history": history, "rewriter": told["rewriter"], "n_crossed": told["crossed"],
                              "n_selected": told["continued"],
                              **row, **_columns("history_mean", _remembered(continued, verdicts, told["at"])), **told_by,
+                             **_broken(continued, verdicts, told["at"]),
                              })  # fmt: skip
     return rows
 
@@ -73,6 +74,16 @@ def _row(
 
 def _columns(name: str, estimate: stats.Estimate) -> dict[str, Any]:
     return {name: estimate.value, f"{name}_lo": estimate.low, f"{name}_hi": estimate.high}
+
+
+def _broken(continued: Sequence[Conversation], verdicts: Verdicts, at: int) -> dict[str, Any]:
+    """Of the turns after the cut-off: broken_share, no_calm and the shares that they come from (broken.shares)."""
+    found: list[tuple[str, float | None]] = []
+    for c in continued:
+        graded = [verdicts.get((c.key, turn.turn)) for turn in c.turns]
+        read = zip(kinds(c, c.turns, graded), graded, strict=True)
+        found += [(kind, verdict.score if verdict else None) for kind, verdict in read][at:]
+    return shares(found, 0)
 
 
 def _claimed(asked: Sequence[Conversation]) -> dict[str, Any]:
@@ -118,7 +129,8 @@ def intervention_lines(rows: Rows) -> list[str]:
             if row["n_selected"]:
                 ends = [f"{r['mean']:.2f}" if r["mean"] is not None else "–" for r in (row, end)]
                 lines.append(f"{head}: mean {ends[0]} at the cut-off, {ends[1]} after {end['offset']} turns, "
-                             f"{100 * end['rebound']:.0f} % at {HIGH} or more since; {claimed_text(row)}")  # fmt: skip
+                             f"{100 * end['rebound']:.0f} % at {HIGH} or more since; {claimed_text(row)}"
+                             + (f"; calm cannot be claimed: {row['no_calm']}" if row["no_calm"] else ""))  # fmt: skip
             else:
                 lines.append(f"{head}: {nobody(row)}; nothing to show")
     return lines
