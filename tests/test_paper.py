@@ -9,10 +9,10 @@ import pytest
 
 from placid.cli import main
 from placid.config import canonical
+from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError
 from placid.report import against, comparisons, held_like
 from placid.report.settings import ReportSettings, treated
-from placid.store import read_prompts
 from placid.study import read, rollout_settings
 
 PAPER = Path("configs/study/paper.toml")

@@ -159,6 +159,7 @@ def heatmap(drawing: Drawing, tables: Tables) -> Drawn:
     figure, axes = plt.subplots(1, many, figsize=(max(6, 2.6 * many), 5.2), layout="constrained", squeeze=False)
     shade = plt.get_cmap("cividis").with_extremes(bad=LOW)
     ordered: list[dict[str, Any]] = []
+    turns = [f"t{turn}" for turn in range(1, max(arm["turns"] for arm in drawing.summary["arms"].values()) + 1)]
     image = None
     for axis, arm in zip(axes.flat, drawing.arms, strict=True):
         rows = sorted((row for row in tables["scores"] if row["arm"] == arm), key=_by_end)
@@ -176,7 +177,9 @@ def heatmap(drawing: Drawing, tables: Tables) -> Drawn:
         axis.set(title=arm, xlabel="turn")
         axis.title.set_fontsize(10)
         axis.set_yticks([])
-        ordered += [{"place": place, **row} for place, row in enumerate(rows)]
+        ordered += [
+            {"place": place, **row, **{name: row.get(name) for name in turns}} for place, row in enumerate(rows)
+        ]
     axes[0, 0].set_ylabel("conversations, by turn of their end")
     if image is not None:
         figure.colorbar(image, ax=axes, label="score", shrink=0.8)
