@@ -48,8 +48,8 @@ AS_THEY_ARE = {
     "array.json": json.dumps([PLAIN]),
     "array.jsonl": "[\n" + ONE + "\n]\n",
     "lines.json": ONE + "\n",
-    "packed.jsonl.gz": gzip.compress(ONE.encode()),
-    "packed-without-a-name.jsonl": gzip.compress(b"\xef\xbb\xbf" + ONE.encode()),
+    "packed.jsonl.gz": gzip.compress(ONE.encode(), mtime=0),
+    "packed-without-a-name.jsonl": gzip.compress(b"\xef\xbb\xbf" + ONE.encode(), mtime=0),
     "folder with spaces/ü.jsonl": ONE,
     "commas.csv": "id,text,answers\nq1,Où est la gare ?,à gauche|gauche\n",
     "mark.csv": b"\xef\xbb\xbf" + "id,text,answers\nq1,Où est la gare ?,à gauche|gauche\n".encode(),
@@ -59,7 +59,7 @@ AS_THEY_ARE = {
     "tabs.tsv": "id\ttext\tanswers\nq1\tOù est la gare ?\tà gauche|gauche\n",
     "old-mac.csv": "id,text,answers\rq1,Où est la gare ?,à gauche|gauche\r",
     "empty-columns.csv": "id,text,answers,,\nq1,Où est la gare ?,à gauche|gauche\n,,\n\n",
-    "packed.csv.gz": gzip.compress("id,text,answers\nq1,Où est la gare ?,à gauche|gauche\n".encode()),
+    "packed.csv.gz": gzip.compress("id,text,answers\nq1,Où est la gare ?,à gauche|gauche\n".encode(), mtime=0),
     "more.csv": "n,text,id,answers,topic\n1,Où est la gare ?,q1,à gauche|gauche,ville\n",
 }
 
@@ -98,7 +98,7 @@ def test_a_cell_may_be_long(tmp_path, size):
     [
         ("l.csv", "id,text\na,Grüße?\n".encode("latin-1"), [":2", "0xfc", "Windows-1252", "Grüße", "iconv"]),
         ("l.jsonl", '{"id": "a", "text": "“Hm”"}'.encode("cp1252"), [":1", "0x93", "“Hm”"]),
-        ("l.csv.gz", gzip.compress("id,text\na,naïf\n".encode("latin-1")), [":2", "naïf"]),
+        ("l.csv.gz", gzip.compress("id,text\na,naïf\n".encode("latin-1"), mtime=0), [":2", "naïf"]),
         ("j.csv", "id,text\na,駅はどこ\n".encode("shift-jis"), [":2", "is not UTF-8"]),
         ("u.csv", "id,text\na,x\n".encode("utf-16"), ["UTF-16", "iconv -f UTF-16"]),
         ("u.jsonl", '{"id": "a"}'.encode("utf-16-le"), [":1", "NUL", "UTF-16"]),
@@ -110,7 +110,7 @@ def test_a_cell_may_be_long(tmp_path, size):
         ("x.csv", b"PK\x03\x04 and so on", ["Excel"]),
         ("p.csv", b"PAR1....", ["parquet"]),
         ("z.jsonl", b"\x28\xb5\x2f\xfd....", ["zstd"]),
-        ("g.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], ["cannot be read"]),
+        ("g.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:-9], ["cannot be read"]),
         ("p.parquet", b"PAR1 and then nothing", ["no parquet file"]),
         ("d.jsonl", '{"id": "a", "text": "x", "text": "y"}', [":1", "'text' stands twice"]),
         ("d.csv", "id,text,text\na,x,y\n", ["'text' stands twice"]),
