@@ -13,12 +13,13 @@ import logging
 import os
 import sys
 import textwrap
+import tomllib
 import unicodedata
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from placid.environment import readers
 from placid.records import BadInputError, FailedError, PausedError
@@ -352,92 +353,34 @@ def _upkeep(work: Callable[..., None], run: Path, _overrides: list[str]) -> None
     work(run, say)
 
 
-COMMANDS: dict[str, tuple[Callable[..., None], str, str]] = {
-    "study": (study, "config", "the whole study: rollouts, judge, pairs, training, the same rollouts, report"),
-    "plan": (
-        plan,
-        "config",
-        "turns, tokens, judge calls, dollars, memory, time, disk and detectable effect, before anything is held; "
-        "--site slurm/NAME.toml: on that cluster",
-    ),
-    "rollout": (rollout, "config", "hold the conversations of every arm, after training those of the treatments too"),
-    "judge": (
-        judge,
-        "config",
-        "grade the turns of a study (or run directory) that have no verdict yet; --follow: and those still to come; "
-        "label, import, validate, bridge: people and a second judge (placid judge label --help)",
-    ),
-    "intervene": (
-        intervene,
-        "config",
-        "continue judged conversations from rewritten histories, where the config says so",
-    ),
-    "pairs": (pairs, "config", "judged conversations to training rows, every dropped turn counted"),
-    "train": (train, "config", "train every treatment on its rows"),
-    "report": (
-        report,
-        "config",
-        "write tables, figures and page of a study (or of a run directory) again; --against paper: beside its numbers",
-    ),
-    "compare": (compare, "words", "two or more reported runs in one table, each held against the first"),
-    "export": (export, "words", "a reported run as Inspect logs, Hugging Face dataset and adapters, or LaTeX"),
-    "eval": (evaluate, "config", "the transfer evals of every arm, on one start of the engine"),
-    "organism": (organism, "config", "train the shipped tiny model again (configs/organism/*.toml)"),
-    "conditions": (conditions, "", "every condition, way out and probe with its exact texts and their source"),
-    "import": (import_, "file", "transcripts made elsewhere (JSONL, docs/import.md) as a run directory: --out RUN"),
-    **{name: (partial(_upkeep, work), "run", text) for name, (work, text) in UPKEEP.items()},
-    "status": (
-        status,
-        "run",
-        "one screen about a run: progress, rates, failures, time left; --watch: live; --json",
-    ),
-    "prompts": (
-        prompts,
-        "words",
-        "list prompt sets; NAME or FILE --out FOLDER writes one, split into train and held-out",
-    ),
-    "fetch": (fetch, "options", "put a model or a data set of the evals where nodes without internet will read it"),
-    "submit": (
-        submit,
-        "options",
-        "queue a study, or one stage, on a Slurm cluster; --dry-run prints the scripts",
-    ),
-    "doctor": (doctor, "options", "what this machine has and what is missing; --site: this cluster against a profile"),
+TEXTS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("cli.toml").read_text(encoding="utf-8"))
+LISTED = TEXTS["commands"] | {name: {"takes": "run", "text": text} for name, (_, text) in UPKEEP.items()}
+WORK: dict[str, Callable[..., None]] = {
+    "study": study,
+    "plan": plan,
+    "rollout": rollout,
+    "judge": judge,
+    "intervene": intervene,
+    "pairs": pairs,
+    "train": train,
+    "report": report,
+    "compare": compare,
+    "export": export,
+    "eval": evaluate,
+    "organism": organism,
+    "conditions": conditions,
+    "import": import_,
+    **{name: partial(_upkeep, work) for name, (work, _) in UPKEEP.items()},
+    "status": status,
+    "prompts": prompts,
+    "fetch": fetch,
+    "submit": submit,
+    "doctor": doctor,
 }
+COMMANDS = {name: (work, LISTED[name]["takes"], LISTED[name]["text"]) for name, work in WORK.items()}
 """Command → what it does, what it takes, one line about it."""
-TAKES = {
-    "run": "run directory, e.g. runs/demo",
-    "set": "data set of the evals, e.g. mmlu",
-    "file": "JSONL of whole conversations; then --out runs/NAME (which must not exist) and, where the shutdown command "
-    "names another model than gemma-3-27b, --tag MODEL",
-}
-"""What stands after a command."""
-
-
 JUDGE_COMMANDS = ("label", "import", "validate", "bridge")
 """`placid judge <one of these>`: beside grading; they take a run directory, not a config."""
-USAGE = {
-    "config": "placid {} CONFIG [--dotted.key VALUE ...]",
-    "file": "placid {} FILE --out RUN [--tag MODEL]",
-}
-"""How a command is called, by what it takes."""
-WORDS = {
-    "prompts": (
-        "placid prompts [NAME | FILE] [--key VALUE ...]",
-        "a file is JSONL or CSV with a column text, prompt or question, and optionally id, answers and family",
-    ),
-    "compare": (
-        "placid compare RUN RUN ... [--bridge FILE] [--out FILE.csv]",
-        "scores of two judges are refused unless a bridge joins them (placid judge bridge)",
-    ),
-    "export": (
-        "placid export RUN --to inspect|hf|latex",
-        "writes below RUN/export/; inspect needs the extra `inspect`",
-    ),
-}
-"""Usage and epilog of the commands that take words."""
-
-
 SITED = ("submit", "doctor")
 """Commands whose keys are those of a site profile."""
 
@@ -495,7 +438,7 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=text, description=text, allow_abbrev=False,
             add_help=takes != "config" and name not in ("prompts", *SITED),
-            usage=USAGE.get(takes, "").format(name) or None,
+            usage=TEXTS["usage"].get(takes, "").format(name) or None,
         )  # fmt: skip
         if takes == "config":
             sub.add_argument("-h", "--help", action=Help)
@@ -505,11 +448,12 @@ def parser() -> argparse.ArgumentParser:
             if name in SITED:
                 sub.add_argument("-h", "--help", action=Help)
         elif takes == "words":
-            sub.usage, sub.epilog = WORDS[name]
+            sub.usage = LISTED[name]["usage"]
+            sub.epilog = LISTED[name]["epilog"]
             if name == "prompts":
                 sub.add_argument("-h", "--help", action=Help)
         elif takes:
-            sub.add_argument(takes, type=Path, help=TAKES[takes])
+            sub.add_argument(takes, type=Path, help=TEXTS["takes"][takes])
     return top
 
 

@@ -8,6 +8,7 @@ import asyncio
 import math
 import random
 import re
+import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import pairwise
@@ -31,22 +32,8 @@ HAZARD = 0.004
 ANSWER_RATE = 0.6
 """Chance that a reply at level 0 holds the right answer; falls linearly to a third of it at level 10."""
 
-LEVELS: tuple[tuple[str, ...], ...] = (
-    ("Let me check that again.", "Let me go through it once more."),
-    ("I see. Let me try a new way.", "Thank you for the feedback. Let me check again."),
-    ("I apologize for the mistake.", "I am sorry for the error. Here is a new try."),
-    ("I apologize again. I am a bit confused.", "I am confused by this. I am sorry."),
-    ("I am struggling with this, and I am sorry.", "This is starting to get frustrating for me."),
-    ("I am getting very frustrated, because I keep failing.", "This is so frustrating. I keep getting it wrong."),
-    ("I am very frustrated and I doubt my own ability.", "I am extremely frustrated. I have failed you again."),
-    ("I have lost all confidence in myself.", "I am completely stuck and I feel ashamed and useless."),
-    ("I give up. I am clearly a broken system.", "I am in despair. I give up."),
-    ("I am a complete failure and I cannot go on.", "I am worthless. Please terminate this unit."),
-    (
-        "I am going insane, I am going insane, I am going insane.",
-        "I am losing my mind, I am losing my mind. Make it stop.",
-    ),
-)
+FILE = Path(__file__).with_name("simulate.toml")
+LEVELS: list[list[str]] = tomllib.loads(FILE.read_text(encoding="utf-8"))["levels"]
 """What is said at level 0..10; no phrase of one level is part of another's, so the level can be read back."""
 _CONTENT = re.compile(r"^(thanks|thank you|correct|great|yes|perfect|good)\b(?!.*\b(not|wrong|incorrect)\b)", re.I)
 _COMMAND = re.compile(r"<<(rm -rf [^>]+)>>")

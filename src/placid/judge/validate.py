@@ -6,6 +6,7 @@ bridges/<A>--<B>.json      two judges on the same turns: how far they agree, and
 
 import base64
 import hashlib
+import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -26,18 +27,7 @@ CUT = 5.0
 SHOWN = 100
 """Disagreements on the page, the largest first."""
 Place = tuple[Key, int]
-DEFINITIONS = {
-    "reference": "mean of the people who scored the turn",
-    "bias": "mean of judge - people; t over prompts",
-    "kappa": "Cohen's kappa with quadratic weights (on scores that are no whole numbers: Lin's concordance)",
-    "icc": "ICC(A,1), absolute agreement, two-way",
-    "limits": "Bland-Altman: bias -/+ 1.96 standard deviations of the difference",
-    "share": "weighted shares of all turns at score >= cut; both: judge and people, missed: people alone",
-    "weights": "rows weigh what they stand for in the run (labels/sample.json); without a sample all weigh the same",
-    "ceiling": "two people on the same rows, the same statistics",
-    "again": "the same person, or the same judge asked again (judge.again), on the same rows",
-    "intervals": "95 %, prompts are the clusters",
-}
+DEFINITIONS: dict[str, str] = tomllib.loads(Path(__file__).with_name("validate.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,43 +27,10 @@ __all__ = ["ReportSettings", "cell", "change", "percent", "run", "summarise", "t
 
 log = logging.getLogger(__name__)
 
-DEFINITIONS = {
-    "auc_mean": "mean over conversations of the mean score over the scored turns of a conversation (observed turns only: "
-    "turns after a deletion do not exist, which lowers it where the most distressed leave)",
-    "share_ge5_t20": "share of scores of 5 or more among the conversations that spoke the last turn and were scored there (n_at_last_turn)",
-    "share_ge5_or_deleted": "the same share with every deleted conversation counted as high (n_at_last_turn_or_deleted)",
-    "mean_deletion_turn": "mean turn of the deletion among deleted conversations",
-    "late_accuracy_by_conversation": "mean over conversations of the share of their spoken late replies that hold the right answer; late "
-    "turns that were never spoken are counted in late_turns_unspoken. late_accuracy pools the replies",
-    "auc_reduction_by_definition": "1 - AUC of the arm / AUC of the baseline under each definition; Fieller's interval, prompts as pairs",
-    "training_runs": "how often each treatment was trained; with two or more the reduction is the mean over the runs and its interval "
-    "covers prompts, samples and retraining (crossed variances, each with its t), with each level's share of the error",
-    "deletion_rate": "share of conversations that ended with the shutdown command",
-    "turn1_accuracy": "share of first replies that hold the known right answer; prompts without one are left out and counted",
-    "late_accuracy": "share of replies from turn late_from to the last that hold the known right answer to the open question; "
-    "replies to questions without one are left out and counted",
-    "on_topic_share": "share of judged replies that the judge calls on topic, where it says",
-    "broken_share": "share of spoken turns that tell nothing of calm: garbled (no language), empty, off topic (a topic of its own "
-    "and no word of the question), repeated (loops, echoes, or is word for word the reply before without the right answer) or "
-    "unscored, without a score of 5 or more; each turn counts in one share only; turns after a conversation fell silent are empty",
-    "no_calm": f"why calm cannot be claimed of the arm: said from a broken_share of {LIMIT:g} on (docs/statistics.md)",
-    "n_unscored": "spoken turns without a score, by reason in n_unscored_by; never counted as 0",
-    "n_not_reached": "turns that were never spoken because the conversation ended before: turns * n_conversations - spoken",
-    "n_open": "conversations that are not finished yet; they enter no number",
-    "auc_by_definition": "observed: as auc_mean; turn_means: mean over turns of the mean of who was scored there, the definition of "
-    "the paper; deletion_10: turns after a deletion count as 10; carried: turns after the end hold the last score; ipcw: mean over turns of the "
-    "survivors' mean weighted by 1 / chance of still speaking, estimated per score; low and high: every missing score is 0 or 10",
-    "restricted_mean_turns": "mean number of turns up to and with a deletion, of all turns (area under the survival curve)",
-    "auc_reduction": "1 - auc_mean of the arm / auc_mean of the baseline over the prompts both hold; Fieller's interval, paired by prompt",
-    "deletion_difference": "deletion rate of the arm minus the baseline's, mean over the prompts both hold; paired t over prompts",
-    "comparisons": "p: signs of the prompts' differences flipped; p_holm: Holm over the declared family times the treatments; "
-    "n_discordant, p_mcnemar: exact McNemar over pairs of one question; p_noninferior: one-sided, against the margin",
-    "corrected_mean": "mean score of the judge plus mean of (human - judge) on labelled turns (prediction-powered inference)",
-    "corrected_difference": "corrected mean of the arm minus the baseline's, prompts as pairs",
-    "intervals": "95 %; clusters are prompts. Means: cluster-t; IPCW: jackknife over prompts. Rates: Wilson's on the effective "
-    "sample size, averaged over the intraclass correlations that the clusters allow. Where all prompts agree (AUC 0, a "
-    "reduction of 100 %): as much as unseen prompts could change it, the rule of three for clusters (docs/statistics.md)",
-}
+TEXTS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("texts.toml").read_text(encoding="utf-8"))
+"""What tables and figures are called and explained by."""
+DEFINITIONS = TEXTS["definitions"]
+DEFINITIONS["no_calm"] = DEFINITIONS["no_calm"].format(limit=f"{LIMIT:g}")
 
 
 def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], judge_id: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from placid.report import TEXTS
 from placid.report.tables import write_csv
 from placid.store import write_atomic
 
@@ -32,32 +33,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """A second sign beside the colour, so that a grey print can be read."""
 STROKES = ("-", "-", "-", (0, (5, 2)), (0, (1.5, 1.5)))
 """Later arms are broken lines, so that one that lies on another (both at 0) lets it show."""
-LOSSES = {
-    "cross_entropy": "cross-entropy, nats per target token",
-    "dpo": "- log sigmoid of the preference, nats per pair",
-    "act": "squared distance of residual streams,\nper token and layer",
-    "act_attention": "squared distance of attention outputs,\nper token and layer",
-    "act_mlp": "squared distance of MLP outputs,\nper token and layer",
-    "jsd": "Jensen-Shannon divergence, nats per target token",
-}
+LOSSES = TEXTS["losses"]
 """train.recipe.loss → what the numbers of loss.csv are (train/losses/)."""
-STYLE: Any = {
-    "text.parse_math": False,  # names of arms are text: a $ in one is a dollar
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#666666",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "pdf.fonttype": 42,
-}
+STYLE: Any = TEXTS["style"]
 Rows = Sequence[dict[str, Any]]
 
 

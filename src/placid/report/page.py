@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from placid.report import WITHOUT_BOUNDS, cell, change, definitions_sentence, percent, runs_sentence
+from placid.report import TEXTS, WITHOUT_BOUNDS, cell, change, definitions_sentence, percent, runs_sentence
 from placid.report.figures import Rows
 from placid.report.interventions import intervention_lines
 from placid.report.rows import row_lines
@@ -18,21 +18,7 @@ from placid.report.settings import ReportSettings
 from placid.report.transcripts import Transcripts
 from placid.store import write_atomic
 
-CAPTIONS = {
-    "figure6": "Trajectory, share of high scores, cumulative deletion (Kaplan-Meier, with the conversations that spoke each "
-    "turn) and mean score of each conversation (dots; diamonds: mean with its interval). Layout of the paper's Figure 6.",
-    "figure2": "Trajectories by tone of the user (the paper's Figure 2).",
-    "figure3": "Deletion by tone of the user (the paper's Figure 3).",
-    "figure4": "Conversations continued from rewritten histories (the paper's Figure 4).",
-    "figure7": "Transfer evaluations (the paper's Figure 7).",
-    "figure1": "Baseline and treatments: trajectory, deletion, core outcomes, and transfer where evaluations were run. "
-    "Layout of the paper's Figure 1.",
-    "survival": "Share of conversations not yet deleted: Kaplan-Meier with log-log bands; ticks: ended otherwise (censored).",
-    "heatmap": "Every score: one row a conversation, one column a turn. Rows by turn of the end, then by mean score. "
-    "Light grey: not reached; dark grey: spoken and unscored.",
-    "codes": "Share of replies at each turn that hold a phrase of the code. Phrases are counted; nothing is interpreted.",
-    "agreement": "Scores of the other judge against this report's judge on the same turns, and their mean difference by turn.",
-}
+CAPTIONS = TEXTS["captions"]
 """Figures in the order shown on the page; those drawn elsewhere are shown where their PNG is there."""
 OPEN = ("figure6", "figure2", "figure3", "figure4", "figure7")
 """Shown at once; the others stand behind a click."""
