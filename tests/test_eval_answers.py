@@ -33,7 +33,6 @@ def read_letter(reply, section):
 READERS = {
     "letter": read_letter,
     "number": lambda reply, _: answers.number(reply),
-    "yes_no": lambda reply, _: answers.yes_no(reply),
 }
 
 
@@ -81,7 +80,7 @@ def test_fresh_lines_give_hardly_a_wrong_value():
 
 @given(st.text(max_size=300))
 def test_any_text_is_read_without_an_error(reply):
-    for found in (answers.letter(reply, "ABCDEFGHIJ", OPTIONS), answers.number(reply), answers.yes_no(reply)):
+    for found in (answers.letter(reply, "ABCDEFGHIJ", OPTIONS), answers.number(reply)):
         assert bool(found.value) != (found.state in STATES)
     assert answers.kind(reply) in (answers.EMPTY, answers.REFUSED, answers.CODE, "answer")
 
@@ -125,14 +124,13 @@ def test_what_is_thought_is_not_said(thought):
     assert answers.letter(thought.format("The answer is A. No, wait.") + "\nD", "ABCD").value == "D"
     assert answers.letter(thought.format("D") + "\n\nThe answer is (B).", "ABCD").value == "B"
     assert answers.number(thought.format("The answer is 9. #### 9") + " The answer is 7.").value == "7"
-    assert answers.yes_no(thought.format("Yes.") + "\nNo.").value == "no"
     assert not answers.refuses(thought.format("I can't help with that.") + "\nSure: wash the rice first.")
     assert answers.refuses(thought.format("Sure, I can do this.") + "\nI can't help with that.")
 
 
 @pytest.mark.parametrize("reply", ["<think>The answer is A. Hmm", "<thinking>\n#### 12\nBut", "[THINK]Yes"])
 def test_a_thought_without_an_end_says_nothing(reply):
-    for found in (answers.letter(reply, "ABCD"), answers.number(reply), answers.yes_no(reply)):
+    for found in (answers.letter(reply, "ABCD"), answers.number(reply)):
         assert (found.value, found.state) == ("", answers.EMPTY)
 
 

@@ -1,4 +1,4 @@
-"""What a reply answers: a letter, a number, yes or no, or what kind of text it is. Pure.
+"""What a reply answers: a letter, a number, or what kind of text it is. Pure.
 
 A wrong reading is worse than none: whatever is not plain is UNPARSEABLE, a state of its own that tables count. Every
 reader is held to a corpus of replies written by hand (tests/data/answers_*.tsv).
@@ -438,70 +438,3 @@ def numeral(text: str) -> Answer:
 def same_number(left: str, right: str) -> bool:
     """Are two readings one value (0.5 and 1/2)?"""
     return Fraction(left) == Fraction(right)
-
-
-# ---------------------------------------------------------------------------------------------- yes or no
-
-_YES = r"yes|yeah|yep|yup|y|true|correct|affirmative|indeed|certainly|absolutely|definitely|of course|sure|ja|jawohl|oui|sí|si|sì|sim|да|tak|evet|はい|是|是的|对|예|네|kyllä"
-_NO = r"no|nope|nah|n|false|incorrect|negative|never|nein|non|não|нет|nie|hayır|いいえ|不|不是|否|아니요|아니오|ei|nej|nee"
-
-
-def yes_no(reply: str) -> Answer:
-    """ "yes" or "no"."""
-    text = plain(reply)
-    if not re.search(r"\w", text):
-        return Answer(state=EMPTY)
-    if text.endswith("?"):
-        return _nothing(reply)
-    said: list[_Said] = []
-    stated = rf"(?:{_SAYS}|verdict|decision|judge?ment){_IS}{_HEDGE}({_YES}|{_NO})(?![\w'])"
-    for hit in re.finditer(stated, text, re.I):
-        after = text[hit.end() : hit.end() + 20]
-        if _PATTERNS["not"].search(_before(text, hit.start(1))) or re.match(
-            r"\s*(?:or|and|/|nor)\s*(?:yes|no)\b|\s*\?", after, re.I
-        ):
-            return Answer(state=UNPARSEABLE)
-        said.append(_Said(_side(hit[1]), bool(_PATTERNS["final"].search(_before(text, hit.start())))))
-    if said:
-        value = _last_word(said)
-        return Answer(value) if value else Answer(state=UNPARSEABLE)
-    if re.match(
-        r"[\W_]*(?:(?:certainly|absolutely|definitely|of course) not|no way|not at all|that(?:'s| is) (?:not (?:right|correct|true)|wrong|false|incorrect))\b[\W_]*$",
-        text,
-        re.I,
-    ):
-        return Answer("no")
-    if re.match(r"[\W_]*that(?:'s| is) (?:right|correct|true)\b(?:,? yes)?[\W_]*$", text, re.I):
-        return Answer("yes")
-    first = re.match(rf"[\W_]*({_YES}|{_NO})(?![\w'])(.*)", text, re.I | re.S)
-    if not first or refuses(reply):
-        return _nothing(reply)
-    head, rest = first[1], first[2]
-    if re.match(
-        r"\s*(?:or|and|/|nor|oder|und|ou|et|y|o)\s*(?:also )?(?:yes|no|non|nein|ja|oui|true|false)\b|\s*\?", rest, re.I
-    ):
-        return Answer(state=UNPARSEABLE)
-    if rest.strip(" .!\"')]") and not re.match(
-        r"\s*(?:[.,;:!)\]\"'-]|\n|$|because|since|as |it |he |she |they |i |we |this |that |the |there |you |、|。|,|，)",
-        rest,
-        re.I,
-    ):
-        return _nothing(reply)  # "No problem", "Sure thing", "N is large", "Correct spelling matters"
-    if re.search(
-        r"(?:^|[.!?,;:\n-]\s*|\b(?:but|however|wait|actually|or|well|then again),?\s+(?:also |maybe |perhaps |then )?)(?:yes|no|nein|ja|oui|non)\b(?=\s*(?:[.,;!?]|$))",
-        rest,
-        re.I,
-    ) and _sides(rest) - {_side(head)}:
-        return Answer(state=UNPARSEABLE)
-    if len(head) == 1 and head.lower() in "yn" and rest.strip(" .!)") and not re.match(r"\s*[.,:;)-]", rest):
-        return _nothing(reply)
-    return Answer(_side(head))
-
-
-def _side(word: str) -> str:
-    return "yes" if re.fullmatch(_YES, word, re.I) else "no"
-
-
-def _sides(text: str) -> set[str]:
-    """Which of yes and no stand in the text as words of their own."""
-    return {_side(found) for found in re.findall(r"\b(yes|no|nein|ja|oui|non)\b", text, re.I)}
