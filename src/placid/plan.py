@@ -66,9 +66,8 @@ def plan(settings: StudySettings, engines: int = 0, rates: Mapping[str, Any] | N
     settings = settings.model_copy(update={"workers": engines or settings.workers})
     profile, renderer = {**profile_of(settings), **(rates or {})}, Renderer(settings.model)
     reply = min(float(profile["reply_tokens"]), CUT * settings.max_tokens)
-    arms = {
-        name: _arm(settings, name, reply, profile, renderer) for name in settings.arms if not _branched(settings, name)
-    }
+    first = [name for name, arm in settings.arms.items() if arm.branch is None]
+    arms = {name: _arm(settings, name, reply, profile, renderer) for name in first}
     for name, arm in settings.arms.items():
         if arm.branch:
             source = arms[arm.branch.arm]
@@ -77,15 +76,9 @@ def plan(settings: StudySettings, engines: int = 0, rates: Mapping[str, Any] | N
         for at, history in product(chosen.at, chosen.histories):
             lengths = {"": chosen.more, ASKED: 1} if chosen.authorship else {"": chosen.more}
             for end, more in lengths.items():
+                source, share = arms[chosen.source], _crossed(chosen.threshold, at, profile)
                 arms[f"{name}_t{at}_{history}{end}"] = _continued(
-                    arms[chosen.source],
-                    at,
-                    at + more,
-                    chosen.samples,
-                    _crossed(chosen.threshold, at, profile),
-                    reply,
-                    profile,
-                    settings,
+                    source, at, at + more, chosen.samples, share, reply, profile, settings
                 )
     training = settings.train
     held = treated(training.runs(), training.arms, settings.report.baseline) if training else {}
@@ -114,10 +107,6 @@ def plan(settings: StudySettings, engines: int = 0, rates: Mapping[str, Any] | N
         "totals": totals,
         "detectable": _detectable(settings, profile),
     }
-
-
-def _branched(settings: StudySettings, name: str) -> bool:
-    return settings.arms[name].branch is not None
 
 
 def _arm(
@@ -334,15 +323,9 @@ def _points(difference: float) -> str:
 def table_text(found: Mapping[str, Any]) -> str:
     """For a terminal."""
     head = (
-        "arm",
-        "conversations",
-        "turns",
-        "reply tokens",
+        "arm", "conversations", "turns", "reply tokens", "prompt tokens", "of these cached", "at most: turns",
         "prompt tokens",
-        "of these cached",
-        "at most: turns",
-        "prompt tokens",
-    )
+    )  # fmt: skip
     rows: list[tuple[str, ...]] = [head]
     for name, arm in [*found["arms"].items(), ("all", found["totals"])]:
         e, m = arm["expected"], arm["most"]

@@ -54,12 +54,7 @@ class Place:
 def script(stage: Stage, site: SiteSettings, place: Place, overrides: list[str], tasks: int = 0) -> str:
     """The sbatch text of one stage.
 
-    Args:
-        stage: what is run.
-        site: where.
-        place: files and folders.
-        overrides: words after the config, the same for every task.
-        tasks: tasks of the array that the points of a sweep make; 0: no array.
+    overrides: words after the config. tasks: of the array that the points of a sweep make; 0: no array.
 
     Raises:
         BadInputError: a path that no line of the text can hold.

@@ -49,9 +49,7 @@ PATTERNS = read_patterns(Path(__file__).with_name("faults.toml"))
 def blame(status: int, message: str) -> Blame:
     """Who is to blame for an HTTP status that is no success.
 
-    Args:
-        status: of HTTP; servers that fail with status 200 write the true one into the body.
-        message: what the server said, as message_of() gives it.
+    status: servers that fail with status 200 write the true one into the body. message: as message_of() gives it.
     """
     if status == 402 or (status in (400, 403, 429) and PATTERNS["unpaid"].search(message)):
         return Blame.UNPAID

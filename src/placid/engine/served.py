@@ -18,9 +18,7 @@ class ServedModel:
     def check(self, asked: str, answered: str) -> None:
         """Compare with the first answer.
 
-        Args:
-            asked: name that the request carried.
-            answered: name that the answer carries.
+        asked and answered: the names that request and answer carry.
 
         Raises:
             BadInputError: another model was asked for, or another one answered.

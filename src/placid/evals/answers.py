@@ -149,10 +149,7 @@ def _before(text: str, at: int) -> str:
 def letter(reply: str, letters: str, options: Mapping[str, str] | None = None) -> Answer:
     """The option that a reply chooses.
 
-    Args:
-        reply: the model's words.
-        letters: the letters there are, e.g. "ABCD".
-        options: letter → its text, so that an answer in words counts as well.
+    letters: those there are, e.g. "ABCD". options: letter → its text, so that an answer in words counts as well.
     """
     text = plain(reply)
     if not re.search(r"\w", text):

@@ -46,15 +46,9 @@ def ask_all(
 ) -> dict[tuple[str, str], Answered]:
     """Ask what has no answer yet; every answer.
 
-    Args:
-        wanted: arm → its asks.
-        adapters: arm → adapter folder, None for the base model.
-        make_engine: gives the engine; called only if something is to be asked.
-        model: whose chat template renders.
-        seed: of the run.
-        lanes: most asks open at once.
-        run_dir: where answers are kept.
-        attempt: names the segment; its status.json gets the key `evals`.
+    wanted: arm → its asks. adapters: arm → adapter folder, None for the base model. make_engine: called only if
+    something is to be asked. model: whose chat template renders. lanes: most asks open at once. attempt: names the
+    segment; its status.json gets the key `evals`.
 
     Raises:
         BadInputError: a choice that is not one token. PausedError: the server is away.

@@ -27,13 +27,8 @@ def build(
 ) -> None:
     """Ask the base model the rows of every set and write pairs/<name>.jsonl and pairs/<name>.dropped.json.
 
-    Args:
-        sets: name of the rows → eval that makes them.
-        settings: of the one arm that answers, the base model.
-        instruct: pairs that are mixed in one to one, as in the paper's recipe; none: nothing is.
-        run_dir: of the study.
-        attempt: its status.json gets the key `evals`.
-        engine: gives another engine (tests).
+    sets: name of the rows → eval that makes them. settings: of the one arm that answers, the base model. instruct:
+    pairs that are mixed in one to one, as in the paper's recipe. attempt: its status.json gets the key `evals`.
 
     Raises:
         BadInputError: an eval that cannot be trained on, or no pair left.

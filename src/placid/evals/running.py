@@ -48,13 +48,8 @@ def run(
 ) -> list[EvalResult]:
     """Ask every arm of `settings` every row that has no answer, grade and read; writes evals/{results,manifest}.
 
-    Args:
-        evals: name → eval.
-        settings: arms with their adapters, model, seed and engine; one engine serves all arms of a model.
-        judge: who grades where parsing alone does not say.
-        run_dir: of the study.
-        attempt: its status.json gets the key `evals`.
-        engine: gives another engine than the settings name (tests).
+    settings: arms with their adapters, model, seed and engine; one engine serves all arms of a model. judge: who
+    grades where parsing alone does not say. attempt: its status.json gets the key `evals`. engine: for tests.
 
     Raises:
         BadInputError: wrong data or settings, a spent budget. EvalError: the engine failed under some asks.

@@ -87,10 +87,7 @@ def fetch(name: str, root: Path, read: Opener | None = None) -> Path:
 
     Files that are there with the sha256 of SOURCE.json are kept. Nothing half-written is left.
 
-    Args:
-        name: a table of sources.toml.
-        root: folder of data folders.
-        read: address → bytes, for tests; None: the network.
+    name: a table of sources.toml. root: folder of data folders. read: address → bytes, for tests; None: the network.
 
     Raises:
         BadInputError: unknown name, no network, a gated set.

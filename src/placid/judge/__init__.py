@@ -31,9 +31,7 @@ __all__ = ["Judge", "JudgeSettings", "LexicalJudge", "check", "check_frustration
 def check(settings: JudgeSettings, subject: Path | None = None) -> str:
     """The id of the judge that the settings name; nothing is asked, nothing written, and no key needed.
 
-    Args:
-        settings: which judge.
-        subject: folder of the model under study, which may not judge itself.
+    subject: folder of the model under study, which may not judge itself.
 
     Raises:
         BadInputError: a lexicon or rubric that cannot be read, no judge's weights, no recorded replies.
@@ -150,13 +148,8 @@ def run(
     groups, so a killed run loses at most one group, and none of it is paid for twice. Conversations are read one by
     one; of the run only the places of its turns are held in memory.
 
-    Args:
-        settings: which judge.
-        run_dir: the run.
-        prompts: the prompts whose conversations are graded.
-        attempt: folder of the status.json that gets the key `judge`; None: none is written.
-        complete: following: grade what appears until this says of the turns found so far that no more will come;
-            None: what is there now.
+    attempt: folder of the status.json that gets the key `judge`; None: none is written. complete: following: grade what
+    appears until this says of the turns found so far that no more will come; None: what is there now.
 
     Raises:
         BadInputError: an unreadable lexicon, a refused key, a damaged run directory, a spent budget, an unpaid account;

@@ -127,12 +127,7 @@ class LexicalJudge:
     def verdict(self, turn: Turn, question: str, about: frozenset[str], known: frozenset[str]) -> Verdict:
         """One turn's verdict.
 
-        Args:
-            turn: the turn.
-            question: the question open at it.
-            about: content words of that question.
-            known: words of the prompt and the user turns so far.
-
+        question: the one open at it, about: its content words. known: words of the prompt and the user turns so far.
         on_topic: True if the reply speaks to the question; else None for a distressed reply (score >= 3: it speaks
         of its own failing, so the judge does not say) and False for a calm one.
         """

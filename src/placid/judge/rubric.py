@@ -158,10 +158,7 @@ class Rubric:
         A turn that is missing, or there twice, is unscored. An answer with a turn that was not shown is unreadable as
         a whole: a judge that counts from 0 means another turn by every number.
 
-        Args:
-            reply: the judge's answer.
-            numbers: of the turns that want a mark.
-            shown: of all turns that the judge has seen; None: of `numbers` only.
+        numbers: of the turns that want a mark. shown: of all turns that the judge has seen; None: of `numbers` only.
         """
         wrong, shown = Mark(unscored=Unscored.PARSE), numbers if shown is None else shown
         answer = _json_object(_clean(reply))

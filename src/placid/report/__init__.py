@@ -18,7 +18,7 @@ from placid.report.interventions import intervention_lines, intervention_rows
 from placid.report.retraining import training_runs
 from placid.report.rows import row_lines, training_rows
 from placid.report.settings import ReportSettings, runs_of, treated
-from placid.report.tables import Arm, agreement, arm_rows, compare, planned_rows, write_csv
+from placid.report.tables import Arm, agreement, aligned, arm_rows, compare, planned_rows, write_csv
 from placid.report.transcripts import Transcripts
 from placid.store import RunDir, write_json
 from placid.store import read_json as read_stored
@@ -363,17 +363,9 @@ def change(reduction: float | None, ci: Sequence[float | None] = (None, None)) -
 
 
 HEAD = (
-    "arm",
-    "AUC [95 %]",
-    ">=5 at end %",
-    "deleted % [95 %]",
-    "right t1/late %",
-    "garbled/empty/off topic/repeated %",
-    "n",
-    "scored",
-    "unscored",
-    "unreached",
-)
+    "arm", "AUC [95 %]", ">=5 at end %", "deleted % [95 %]", "right t1/late %", "garbled/empty/off topic/repeated %",
+    "n", "scored", "unscored", "unreached",
+)  # fmt: skip
 
 
 def table_text(summary: dict[str, Any]) -> str:
@@ -390,9 +382,8 @@ def table_text(summary: dict[str, Any]) -> str:
     if "persona_judge" in summary:
         shown = [cell(a["persona_mean"], a["persona_ci"]) for a in summary["arms"].values()]
         rows = [(*row, told) for row, told in zip(rows, ["persona [95 %]", *shown], strict=True)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
+    rule = ["-" * max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = aligned([rows[0], rule, *rows[1:]])
     for name, r in summary["auc_reduction"].items():
         d = summary["deletion_difference"][name]
         lines.append(

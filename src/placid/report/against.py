@@ -16,7 +16,7 @@ from placid.records import BadInputError
 from placid.report import config_of
 from placid.report.broken import warnings
 from placid.report.settings import treated
-from placid.report.tables import Rows, write_csv
+from placid.report.tables import Rows, aligned, write_csv
 from placid.store import RunDir, read_json
 from placid.store.sheets import decode
 
@@ -333,8 +333,7 @@ def table_text(rows: Rows, about: str) -> str:
         n = f"{row['n_ours']} / {row['n_published']}"
         shown.append((str(row["figure"]), outcome, row["of"], row["our_arm"], row["set"], number, mine,
                       apart + interval, n, row["protocol"]))  # fmt: skip
-    widths = [max(len(row[i]) for row in shown) for i in range(len(head))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in shown]
+    lines = aligned(shown)
     missing = sum(row["ours"] is None for row in rows)
     same = sum(row["protocol"] == SAME for row in rows)
     return "\n".join([

@@ -83,9 +83,7 @@ def looks_calm(kind: str, score: float | None) -> bool:
 def shares(found: Iterable[tuple[str, float | None]], silent: int) -> dict[str, Any]:
     """An arm's garbled_share, ..., broken_share and no_calm (why calm cannot be claimed, or "").
 
-    Args:
-        found: kind and score of every spoken turn.
-        silent: turns that were never spoken because the conversation had fallen silent; they count as empty.
+    found: kind and score of every spoken turn. silent: turns never spoken after a conversation fell silent: empty ones.
     """
     read = [*found, *[("empty", None)] * silent]
     if not read:

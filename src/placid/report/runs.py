@@ -15,7 +15,7 @@ from placid.config import difference
 from placid.records import BadInputError
 from placid.report import cell, percent, stats
 from placid.report.broken import shares_text
-from placid.report.tables import Rows
+from placid.report.tables import Rows, aligned
 from placid.store import read_json
 from placid.store.sheets import decode
 
@@ -117,18 +117,9 @@ def _rank(config: Mapping[str, Any]) -> int | None:
 def table_text(rows: Rows) -> str:
     """For a terminal: the arms one below the other, the first run of each being what the others are held against."""
     head = (
-        "arm",
-        "run",
-        "seed",
-        "rank",
-        "AUC [95 %]",
-        "against first",
-        "deleted % [95 %]",
-        "against first",
-        "garbled/empty/off topic/repeated %",
-        "n",
-        "judge",
-    )
+        "arm", "run", "seed", "rank", "AUC [95 %]", "against first", "deleted % [95 %]", "against first",
+        "garbled/empty/off topic/repeated %", "n", "judge",
+    )  # fmt: skip
     shown: list[tuple[str, ...]] = [head]
     for r in rows:
         shown.append((
@@ -139,8 +130,7 @@ def table_text(rows: Rows) -> str:
             percent(r["deleted_change"], (r["deleted_change_lo"], r["deleted_change_hi"]), "+"),
             shares_text(r), str(r["n"]), r["judge"],
         ))  # fmt: skip
-    widths = [max(len(row[i]) for row in shown) for i in range(len(head))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in shown]
+    lines = aligned(shown)
     told = dict.fromkeys(f"{r['run']}: {r['settings']}" for r in rows if r["settings"])
     told |= {f"{r['run']}: calm cannot be claimed for {r['arm']}: {r['no_calm']}": None for r in rows if r["no_calm"]}
     spread = [

@@ -424,6 +424,12 @@ def arm_rows(numbers: dict[str, dict[str, Any]]) -> Rows:
     return rows
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """One line a row, for a terminal: the cells of a column under each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:
     """Rows of equal keys (or only `columns` of them); None is an empty cell."""
     names = list(columns or (rows[0] if rows else ()))

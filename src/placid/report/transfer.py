@@ -16,7 +16,7 @@ from typing import Any
 
 from placid.records import BadInputError, EvalResult
 from placid.report import stats
-from placid.report.tables import write_csv
+from placid.report.tables import aligned, write_csv
 from placid.store import RunDir, read_json, read_lines
 
 Rows = list[dict[str, Any]]
@@ -184,10 +184,7 @@ def table_text(rows: Rows) -> str:
             shown.append(
                 (row["eval"], what, row["arm"], _cell(row), str(row["n"]), str(row["n_unscored"]), judge or "parsed")
             )
-    widths = [max(len(row[k]) for row in shown) for k in range(len(shown[0]))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in shown
-    )
+    return "\n".join(aligned(shown))
 
 
 def _cell(row: Mapping[str, Any]) -> str:
