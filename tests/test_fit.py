@@ -194,8 +194,8 @@ def test_plan_prints_a_command_that_does_what_it_planned(model, capsys):
     assert command[:4] == ["placid", "submit", "study", str(PAPER)]
     assert command[-6:-2] == ["--engine.tensor_parallel", "2", "--engine.kv_gib", "39"]
     assert command[-2:] == ["--site.light.offline", "false"], "the paper's judge is on the internet"
-    asked = jobs.asked_of(command[2], PAPER, Path(command[9]), [], True, command[10:])
-    settings = read(PAPER, jobs.placed(PAPER, [*words, *asked.overrides], read_site(asked.site)))
+    given, _ = jobs.sorted_words(command[10:])
+    settings = read(PAPER, jobs.placed(PAPER, [*words, *given], read_site(Path(command[9]))))
     assert (settings.engine.tensor_parallel, settings.engine.max_concurrent, settings.workers) == (2, 64, 4)
 
 

@@ -319,7 +319,7 @@ def submit(arguments: argparse.Namespace, words: list[str]) -> None:
     from placid import jobs
 
     a = arguments
-    jobs.submit(jobs.asked_of(a.what, a.config, a.site, a.sweep, a.dry_run, words), say)
+    jobs.submit(a.what, a.config, a.site, a.sweep, a.dry_run, words, say)
 
 
 def fetch(arguments: argparse.Namespace, _words: list[str]) -> None:

@@ -1,7 +1,6 @@
 """A study as Slurm jobs: which stages it has, what they need, and how they are queued."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from placid import study
@@ -16,22 +15,6 @@ from placid.study import StudySettings
 
 WHOLE = "study"
 """What one submits: this, or the name of a stage."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The words of one `placid submit`."""
-
-    what: str
-    config: Path
-    site: Path
-    overrides: list[str]
-    """Of the study."""
-    site_overrides: list[str]
-    """Of the profile: --site.nodes 8 comes as --nodes 8."""
-    sweep: list[str]
-    """key=a,b,c words."""
-    dry_run: bool
 
 
 def stages(settings: StudySettings) -> list[Stage]:
@@ -124,29 +107,40 @@ def placed(config: Path, overrides: list[str], site: SiteSettings) -> list[str]:
     ]
 
 
-def submit(asked: Asked, say: Callable[[str], None]) -> None:
+def submit(
+    what: str,
+    config: Path,
+    profile: Path,
+    sweep: list[str],
+    dry_run: bool,
+    words: list[str],
+    say: Callable[[str], None],
+) -> None:
     """Check everything, then queue the jobs (or with dry_run only print their scripts).
+
+    what: WHOLE or a stage. sweep: key=a,b,c words. words: overrides, --site.key of the profile and others of the study.
 
     Raises:
         BadInputError: anything wrong, before anything is queued or written.
     """
     from placid.cluster import submit as sending  # submitit
 
-    site = read_site(asked.site, asked.site_overrides)
-    if not site.engines(getattr(study.read(asked.config, asked.overrides).engine, "tensor_parallel", 1)):
+    given, theirs = sorted_words(words)
+    site = read_site(profile, theirs)
+    if not site.engines(getattr(study.read(config, given).engine, "tensor_parallel", 1)):
         raise BadInputError(f"gpus_per_node = {site.gpus_per_node} cannot hold one engine of this config")
-    overrides = placed(asked.config, asked.overrides, site)
-    settings = study.read(asked.config, overrides)
-    points = sending.points_of(asked.sweep, settings.name)
-    every = [study.read(asked.config, [*overrides, *point]) for point in points] or [settings]
-    found = chosen(asked.what, settings)
+    overrides = placed(config, given, site)
+    settings = study.read(config, overrides)
+    points = sending.points_of(sweep, settings.name)
+    every = [study.read(config, [*overrides, *point]) for point in points] or [settings]
+    found = chosen(what, settings)
     for one in every:
         preflight.check_profile(site, found, needs(one))
     runs = [one.root / one.name for one in every]
     home = settings.root / f"{settings.name}.sweep" if points else runs[0]
-    submission = sending.Submission(found, site, asked.config, overrides, runs, points, sending.new_folder(home))
+    submission = sending.Submission(found, site, config, overrides, runs, points, sending.new_folder(home))
     texts = submission.texts()
-    if not slurm.here() and not asked.dry_run:
+    if not slurm.here() and not dry_run:
         raise BadInputError("no sbatch on this machine; run this on a login node, or look at it with --dry-run")
     unasked = "" if slurm.here() else "no sbatch on this machine"
     try:
@@ -154,10 +148,10 @@ def submit(asked: Asked, say: Callable[[str], None]) -> None:
             preflight.check_cluster(site, found)
             preflight.check_scripts(texts)
     except slurm.SlurmError as error:
-        if not asked.dry_run:
+        if not dry_run:
             raise
         unasked = str(error)
-    if asked.dry_run:
+    if dry_run:
         for name, text in texts.items():
             say(f"# ---- {submission.folder / name}.sbatch\n{text}")
         if unasked:
@@ -172,12 +166,6 @@ def submit(asked: Asked, say: Callable[[str], None]) -> None:
         say(f"{name:<16} job {job}")
     say(f"submission       {submission.folder}")
     say(f"placid status {runs[0]} shows how far it is; the same placid submit goes on after a failure")
-
-
-def asked_of(what: str, config: Path, site: Path, sweep: list[str], dry_run: bool, words: list[str]) -> Asked:
-    """Sort the free words of the command line: --site.key belongs to the profile, the rest to the study."""
-    mine, theirs = sorted_words(words)
-    return Asked(what, config, site, mine, theirs, sweep, dry_run)
 
 
 def sorted_words(words: list[str]) -> tuple[list[str], list[str]]:

@@ -18,7 +18,7 @@ import msgspec
 
 from placid.config import load_words
 from placid.inputs.prompts import TEXT, one_text, read_prompts
-from placid.prompts import puzzles, wildchat
+from placid.prompts import wildchat
 from placid.prompts.settings import PromptSettings
 from placid.records import BadInputError, Prompt
 from placid.store import read_lines, write_json, write_lines
@@ -160,8 +160,3 @@ def listing() -> str:
 def _with_capitals(forms: Sequence[str]) -> list[str]:
     """Each form, and the same at the beginning of a sentence."""
     return list(dict.fromkeys(f for form in forms for f in (form, form[:1].upper() + form[1:])))
-
-
-def regenerate() -> bytes:
-    """What puzzles.jsonl must hold."""
-    return b"".join(msgspec.json.encode(prompt) + b"\n" for prompt in puzzles.generate())

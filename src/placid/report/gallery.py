@@ -73,17 +73,10 @@ def glance(drawing: Drawing, tables: Tables) -> Drawn:
         bars(axes[3], small, [transfer_row(row) for row in evals], "d  Transfer", "")
     finish(figure, axes[0], caption_of(drawing.summary))
     rows = [
-        {
-            "panel": "a",
-            "arm": r["arm"],
-            "x": r["turn"],
-            "value": r["mean"],
-            "lo": r["lo"],
-            "hi": r["hi"],
-            "n": r["n_scored"],
-        }
+        {"panel": "a", "arm": r["arm"], "x": r["turn"], "value": r["mean"], "lo": r["lo"], "hi": r["hi"],
+         "n": r["n_scored"]}
         for r in small.turns
-    ]
+    ]  # fmt: skip
     rows += [
         {"panel": "b", "arm": r["arm"], "x": r["turn"], "value": r["deleted_cumulative"], "lo": r["deleted_lo"],
          "hi": r["deleted_hi"], "n": r["n_at_risk"]}
