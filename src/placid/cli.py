@@ -528,10 +528,11 @@ def main(words: list[str] | None = None) -> None:
         raise SystemExit(next((code[kind] for kind in code if isinstance(error, kind)), 2)) from None
     except BrokenPipeError:  # the reader has seen enough: placid conditions | head
         _deaf()
-    except OSError as error:
-        if error.errno not in disk.FULL:
+    except Exception as error:
+        sentence = disk.no_space(error)
+        if not sentence:
             raise
-        print(clean(f"placid: {disk.no_space(error)}"), file=sys.stderr)
+        print(clean(f"placid: {sentence}"), file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except KeyboardInterrupt:
         print("placid: interrupted; the same command goes on where this one stopped", file=sys.stderr)

@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import re
+import socket
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from placid.records import BadInputError
 
 GUARDS: list[Callable[[], None]] = []
 """Called before records are written; each ends a process that may not write any more (lease.leased)."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""A file system that takes nothing more, at least for now."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_NUMBER = re.compile(r"\(os error (\d+)\)")
+"""How polars and safetensors name the system's error."""
 _SEALED = re.compile(rb'(\{.*)\n  "checksum": "([0-9a-f]{64})"\n\}\n', re.DOTALL)
 """A JSON object and, as its last key, the sha256 of every byte before that key's line."""
 
@@ -76,7 +79,7 @@ def _create_slowly(path: Path, data: bytes) -> bool:
 
 def _write_beside(path: Path, data: bytes) -> Path:
     """The content in a file of this thread's own, on disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_table_name()}-{os.getpid()}-{threading.get_ident()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         try:
@@ -88,6 +91,27 @@ def _write_beside(path: Path, data: bytes) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes of this table of processes left below `folder`."""
+    for file in folder.rglob(f".*.{_table_name()}-*.tmp") if process_table() else ():
+        pid = int(file.name.split("-")[-2])
+        if not Path(f"/proc/{pid}").exists():
+            file.unlink(missing_ok=True)
+
+
+def process_table() -> str:
+    """Names the table of processes that this process is in; empty where the system does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+def _table_name() -> str:
+    return f"{zlib.crc32(process_table().encode()):08x}"
 
 
 def write_json(path: Path, value: object, checksum: bool = True) -> None:
@@ -136,12 +160,19 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - a JSON value
     return value
 
 
-def no_space(error: OSError) -> str:
-    """The sentence about a write that failed."""
-    where = f" ({error.filename})" if error.filename else ""
+def no_space(error: Exception) -> str:
+    """The sentence about a file system that takes nothing more, at least for now; empty: of another error."""
+    number = getattr(error, "errno", None)
+    where = getattr(error, "filename", None)
+    told = _NUMBER.search(str(error))
+    if number is None and told:
+        number = int(told[1])
+    if number not in _FULL:
+        return ""
+    place = f" ({where})" if where else ""
     return (
-        f"nothing more can be written{where}: {error.strerror}; free some space or quota (report/, tables/ and export/ "
-        "of a run can be removed and made again), then the same command goes on: all that is finished is kept"
+        f"nothing more can be written{place}: {os.strerror(number)}; free some space or quota (report/, tables/ and "
+        "export/ of a run can be removed and made again), then the same command goes on: all that is finished is kept"
     )
 
 

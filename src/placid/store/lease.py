@@ -22,6 +22,7 @@ import msgspec
 
 from placid.records import BadInputError
 from placid.store import disk
+from placid.store.disk import process_table
 
 log = logging.getLogger(__name__)
 
@@ -195,6 +196,7 @@ def leased(run_dir: Path, what: str, scope: str = "run") -> Iterator[None]:
     """
     lease, done = Lease(run_dir, scope), threading.Event()
     lease.take(what, SILENT_S + 2 * BEAT_S if "SLURM_JOB_ID" in os.environ else 0)
+    disk.sweep(run_dir)
     thread = threading.Thread(target=lease.keep, args=(done,), name=f"lease {scope}", daemon=True)
     thread.start()
     disk.GUARDS.append(lease.guard)
@@ -214,15 +216,6 @@ def _holder(data: bytes | None) -> Holder | None:
         return msgspec.convert(value, Holder) if value else None
     except msgspec.ValidationError:
         return None
-
-
-def process_table() -> str:
-    """Names the table of processes that this process is in; empty where the system does not say."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
 
 
 def process_state(pid: int) -> tuple[str, str]:

@@ -70,16 +70,14 @@ def repair(run: Path) -> Iterator[str]:
     _need_run(run)
     with leased(run, "repair"):
         (run / "lease.json").unlink(missing_ok=True)  # of schema 1
-        for file in run.rglob(".*.tmp"):
+        for file in run.rglob(".*.tmp"):  # of other hosts too
             file.unlink(missing_ok=True)
-        damaged = False
         for file in _logs(run):
             yield from _convert(file)
             bad = dict(bad_lines(file))
             _move_aside(run, file, bad)
-            damaged = damaged or (bool(bad) and file.parent.name == "conversations")
             yield from (f"{file}:{number}: {why}; moved to {run / QUARANTINE}" for number, why in bad.items())
-        yield from _settle(run, damaged)
+        yield from _settle(run)
 
 
 def _need_run(run: Path) -> None:
@@ -137,9 +135,9 @@ def _move_aside(run: Path, file: Path, numbers: Collection[int]) -> None:
     write_atomic(file, b"".join(line for number, line in enumerate(lines, 1) if number not in numbers))
 
 
-def _settle(run: Path, damaged: bool) -> Iterator[str]:
+def _settle(run: Path) -> Iterator[str]:
     """Move aside what cannot stand: turns that two writers said differently, those after a missing one, and verdicts on
-    turns that are not there any more. damaged: lines of conversations were moved before."""
+    turns that are not there any more."""
     index, lost, last = Index(RunDir(run).segments()), dict[Path, set[int]](), dict[Key, int]()
     for key in index:
         copies = index.copies(key)
@@ -151,7 +149,7 @@ def _settle(run: Path, damaged: bool) -> Iterator[str]:
             yield f"{key}: two writers or a missing turn; what cannot stand was moved to {run / QUARANTINE}"
     for file, numbers in lost.items():
         _move_aside(run, file, numbers)
-    for file in sorted(run.glob("verdicts/*/*.jsonl")) if lost or damaged else ():
+    for file in sorted(run.glob("verdicts/*/*.jsonl")):
         verdicts = [verdict for _, _, verdict in located(file, Verdict)]
         _move_aside(run, file, {n for n, v in enumerate(verdicts, 1) if v.turn > last.get(v.key, 0)})
 

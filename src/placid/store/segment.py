@@ -276,7 +276,7 @@ class Copy(NamedTuple):
 
     @property
     def launch(self) -> int:
-        """The attempt that wrote it: it names who held the lease (attempts/<n>/holder.json)."""
+        """The attempt that wrote it: it names who held the lease."""
         number = self.file.stem.partition("-")[0]
         return int(number) if number.isdigit() else 0
 

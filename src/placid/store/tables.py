@@ -56,10 +56,10 @@ def compact(run_dir: RunDir) -> bool:
 def _compact(run_dir: RunDir) -> bool:
     folder, segments = run_dir.path / "tables", _segments(run_dir.path)
     file = folder / "source.json"
+    fresh = folder / ".fresh"
+    shutil.rmtree(fresh, ignore_errors=True)  # of a killed one
     if _up_to_date(folder, segments):
         return False
-    fresh = folder / f".fresh.{os.getpid()}"
-    shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
         index = run_dir.index()

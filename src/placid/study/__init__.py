@@ -22,15 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
-
 from placid.cluster.children import recorded
 from placid.cluster.end import begin
 from placid.config import build, canonical, difference, file_sha, parse_overrides, put, sha
 from placid.records import BadInputError, Key, Prompt
 from placid.rollout.settings import InterventionSettings
 from placid.store import Index, RunDir, check_adapter, read_json, write_json, write_lines
-from placid.store.lease import leased, this_process
+from placid.store.lease import leased
 
 if TYPE_CHECKING:
     from placid.rollout.rewrite import Writer
@@ -179,7 +177,6 @@ def held(
         claimed.make()
         run_dir.freeze_date()
         attempt = run_dir.new_attempt()  # segments bear its number, so of two writers each line tells whose it is
-        write_json(attempt / "holder.json", msgspec.to_builtins(this_process(alone)))
         with _logged(Held(settings, run_dir, attempt, claimed.prompts, say), alone or stage) as study:
             yield study
 
