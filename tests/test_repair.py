@@ -272,7 +272,7 @@ def test_a_template_that_prints_the_date_prints_that_of_the_first_launch(tmp_pat
     shutil.rmtree(run / "conversations")
     seen = []
     monkeypatch.setattr("placid.engine.simulate.SimulateEngine.reply", spy(seen))
-    with pytest.raises(Exception, match="conversations stopped"):
+    with pytest.raises(SystemExit, match="1"):
         main(["rollout", str(study), "--turns", "2"])
     from placid.render import Renderer
 
