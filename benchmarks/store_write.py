@@ -24,7 +24,7 @@ import psutil
 
 from placid.records import End, Finish, Key, Turn, Verdict
 from placid.store import RunDir
-from placid.store.tables import compact, read_turns
+from placid.store.tables import compact
 
 GROUP = 64
 

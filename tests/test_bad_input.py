@@ -106,7 +106,7 @@ def test_bad_prompts(config, tmp_path, refused, rows, says):
 
 
 def test_the_run_directory_of_another_config(config, tmp_path, refused):
-    RunDir(tmp_path / "runs/run").claim({"name": "run", "samples": 7}, "another", {})
+    RunDir(tmp_path / "runs/run").begin({"name": "run", "samples": 7}, "another", {})
     refused(config, says=["belongs to another config", "samples: 7 -> 1"])
 
 

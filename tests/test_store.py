@@ -120,20 +120,21 @@ def test_an_idle_writer_leaves_no_file(tmp_path):
 
 def test_a_run_directory_belongs_to_one_config(tmp_path):
     run = RunDir(tmp_path / "run")
-    run.claim({"a": {"b": 1}}, "x", {})
-    run.claim({"a": {"b": 1}}, "x", {})
+    assert not run.there({"a": {"b": 1}}, "x")
+    run.begin({"a": {"b": 1}}, "x", {})
+    assert run.there({"a": {"b": 1}}, "x")
     before = {path: path.read_bytes() for path in run.path.rglob("*")}
     with pytest.raises(BadInputError, match=r"run belongs to another config \(a\.b: 1 -> 2\)"):
-        run.claim({"a": {"b": 2}}, "y", {})
+        run.there({"a": {"b": 2}}, "y")
     with pytest.raises(BadInputError, match="its data or model files changed"):
-        run.claim({"a": {"b": 1}}, "z", {})
+        run.there({"a": {"b": 1}}, "z")
     assert {path: path.read_bytes() for path in run.path.rglob("*")} == before
 
 
 def test_a_folder_of_something_else_is_not_taken(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BadInputError, match=r"holds no config\.json"):
-        RunDir(tmp_path).claim({}, "x", {})
+        RunDir(tmp_path).there({}, "x")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from placid.cli import main
 from placid.records import BadInputError, End, EvidenceMatch, Finish, Key, Origin, Turn, Unscored, Verdict
 from placid.store import RunDir, tables
-from placid.store.tables import compact, read_turns
+from placid.store.tables import compact
+from table_reader import read_turns
 
 KEY = Key("base", "neutral", "p", 0)
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -20,7 +20,7 @@ from placid.report.rows import row_lines, training_rows
 from placid.report.settings import ReportSettings, runs_of, treated
 from placid.report.tables import Arm, agreement, aligned, arm_rows, compare, planned_rows, write_csv
 from placid.report.transcripts import Transcripts
-from placid.store import RunDir, write_json
+from placid.store import RunDir, check_files, write_json
 from placid.store import read_json as read_stored
 
 __all__ = ["ReportSettings", "cell", "change", "percent", "run", "summarise", "table_text"]
@@ -148,6 +148,8 @@ def loss_curves(run: Path) -> list[dict[str, Any]]:
         file = Path(folder) / "loss.csv"
         if file.is_file():
             facts = read_json(file.with_name("manifest.json")) or {}
+            known = {name: sha for name, sha in facts.get("sha256", {}).items() if name == file.name}
+            check_files(file.parent, known)
             kind = facts.get("config", {}).get("loss", "")
             with file.open(encoding="utf-8") as text:
                 rows += [

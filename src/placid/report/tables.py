@@ -15,7 +15,7 @@ from placid.report.broken import HIGH, shares
 from placid.report.codes import names
 from placid.report.facts import Facts, Verdicts
 from placid.store import write_atomic
-from placid.store.sheets import encode
+from placid.store.sheets import encode, seal
 
 SCALE = (0.0, 10.0)
 """Of scores and of their means."""
@@ -430,10 +430,17 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+READ_BACK = ("turns.csv", "conversations.csv", "evals.csv", "evals_groups.csv")
+"""Tables that placid reads again, for --against, compare and the gallery."""
+
+
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:
     """Rows of equal keys (or only `columns` of them); None is an empty cell."""
     names = list(columns or (rows[0] if rows else ()))
     if not columns and any(row.keys() != rows[0].keys() for row in rows):
         raise ValueError(f"rows of {path.name} have different columns")
     table = [names, *([row.get(name) for name in names] for row in rows)] if rows else []
-    write_atomic(path, encode(table))
+    data = encode(table)
+    if path.name in READ_BACK:
+        seal(path, data)
+    write_atomic(path, data)

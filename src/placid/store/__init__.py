@@ -110,11 +110,6 @@ class RunDir:
             )
         return False
 
-    def claim(self, config: dict[str, Any], identity: str, manifest: dict[str, Any]) -> None:
-        """Make the directory, or see that it is this config's. Raises as there() does."""
-        if not self.there(config, identity):
-            self.begin(config, identity, manifest)
-
     def begin(self, config: dict[str, Any], identity: str, manifest: dict[str, Any]) -> None:
         """Make this folder, whatever is in it, the run directory of `config`."""
         write_json(self.path / "manifest.json", manifest)
@@ -155,8 +150,7 @@ class RunDir:
 
     def turns(self) -> list[Turn]:
         """Every finished turn of every writer, in no order."""
-        files = sorted((self.path / "conversations").glob("*.jsonl"))
-        return [turn for file in files for turn in read_lines(file, Turn)]
+        return [turn for file in self.segments() for turn in read_lines(file, Turn)]
 
     def stream(self, prompts: Iterable[Prompt]) -> Iterator[Conversation]:
         """The conversations of these prompts by key, one in memory at a time, each checked: turns 1..n, each once.

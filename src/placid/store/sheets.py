@@ -7,10 +7,13 @@ Numbers are left as they are. `decode` takes the apostrophe off again. Every kin
 """
 
 import csv
+import hashlib
 import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from placid.store.disk import damaged, write_atomic
 
 _FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠]|'*[\t\n]")
 """Apostrophes before it are part of the match, so that taking one off gives back every text."""
@@ -23,8 +26,20 @@ def encode(rows: Iterable[Sequence[object]]) -> bytes:
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
+def seal(path: Path, data: bytes) -> None:
+    """Keep the sha256 of a table that decode() will read, beside it, as `sha256sum -c` takes it."""
+    write_atomic(path.with_name(f"{path.name}.sha256"), _sum(path, data))
+
+
+def _sum(path: Path, data: bytes) -> bytes:
+    return f"{hashlib.sha256(data).hexdigest()}  {path.name}\n".encode()
+
+
 def decode(path: Path) -> list[dict[str, str]]:
-    """Rows of a table that `encode` wrote, by column name."""
+    """Rows of a table that `encode` wrote, by column name. Raises BadInputError if it is not what seal() was given."""
+    kept = path.with_name(f"{path.name}.sha256")
+    if kept.is_file() and kept.read_bytes() != _sum(path, path.read_bytes()):
+        raise damaged(path)
     with path.open(newline="", encoding="utf-8") as text:
         return [{name: unguard(cell) for name, cell in row.items()} for row in csv.DictReader(text)]
 
