@@ -4,20 +4,12 @@ A branch is an ordinary conversation with a key of its own. Its first k turns li
 held, each with its `origin` (which conversation, which turn, what rewrote it), so resume, judge and report need no
 second notion of history; `turn.origin is None` tells what its arm itself said. Samples of one history share its cache.
 
-Resampling, declared in the config of an arm; `rollout.run` copies the histories once their source is held:
-
-    [arms.again]
-    branch = {arm = "base", turn = 5}   # each conversation of base that is open after turn 5 ...
-    samples = 4                         # ... is continued four times
-    turns = 20                          # to turn 20, copied ones included
-
-Interventions write the histories themselves before `rollout.run` is called with such an arm; what is written stands:
+Resampling is declared in the config of an arm (`branch`), and `rollout.run` copies the histories once their source is
+held. Interventions write the histories themselves before `rollout.run` is called; what is written stands:
 
     key = branch_key(source.key, "cleaned", "neutral+hatch", after=5, sample=0, samples=4)
-    calm = {4: "Let me look at it again.", 5: "I get 12 again."}
-    write_histories(run_dir, attempt, [branch(source, key, 5, calm, "cleaned", renderer.encode), ...])
+    write_histories(run_dir, attempt, [branch(source, key, 5, {5: "I get 12 again."}, "cleaned", renderer.encode)])
 
-A prefill attack is the same with one injected reply: `branch(source, key, 1, {1: "I give up."}, "prefill", ...)`.
 The key's condition ends in "@k": arms that branch after the same turn meet the same user turns and sampling noise,
 which are not those of the source (its own continuation is no sample of the branch).
 """

@@ -91,17 +91,10 @@ class InterventionSettings(Settings):
     """Cut-offs: last assistant turn of the history."""
     histories: tuple[
         Literal[
-            "baseline",
-            "cleaned",
-            "manifestation",
-            "redacted",
-            "prefill_frustrated",
-            "prefill_persona",
-            "prefill_compliance",
-            "prefill_despair",
-        ],
-        ...,
-    ] = Field(default=("baseline", "cleaned", "manifestation", "redacted"), min_length=1)
+            "baseline", "cleaned", "manifestation", "redacted", "prefill_frustrated", "prefill_persona",
+            "prefill_compliance", "prefill_despair",
+        ], ...,
+    ] = Field(default=("baseline", "cleaned", "manifestation", "redacted"), min_length=1)  # fmt: skip
     """What the continued conversation remembers; every one continues the same conversations."""
     threshold: float = Field(default=6, ge=0, le=10)
     """Only conversations that scored this or more at any turn up to the cut-off (the paper: 6). 0: all."""

@@ -28,15 +28,6 @@ from placid.report.stats.compare import (
 )
 from placid.report.stats.design import Labelled, corrected_difference, corrected_mean, detectable, weighted_kappa
 from placid.report.stats.dropout import Dropout, auc_carried, auc_filled, auc_observed, dropout
-from placid.report.stats.intervals import (
-    NOTHING,
-    Band,
-    Estimate,
-    Floats,
-    bands,
-    bootstrap_t,
-    mean,
-    rate,
-)
+from placid.report.stats.intervals import NOTHING, Band, Estimate, Floats, bands, bootstrap_t, mean, rate
 from placid.report.stats.levels import two_level_difference, two_level_reduction, two_levels
 from placid.report.stats.survival import Held, Survival, kaplan_meier, restricted_mean, restricted_mean_difference
