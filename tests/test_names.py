@@ -13,7 +13,7 @@ from placid.records import BadInputError
 from placid.report.settings import ReportSettings
 from placid.store import RunDir
 from placid.study import StudySettings, all_prompts, read
-from placid.study import import_ as bring_in
+from placid.study.imported import import_ as bring_in
 
 ROOT = Path(__file__).parent.parent
 PATHS = ["../../x", "/etc/x", "a/b", "a\\b", "..", ".", ".hidden", "", " ", "a b", "a\nb", "con", "NUL.txt", "com1", "a.", "é",
