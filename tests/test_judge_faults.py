@@ -18,7 +18,7 @@ def test_every_tenth_grade_is_faulty_and_all_others_are_graded(tmp_path, monkeyp
         wrong, _ = judged(server, verdicts, COUNT)
         assert not wrong
         assert {way(sample)[0] for sample in range(0, COUNT, 10)} == {name for name, *_ in WAYS}
-        last = caplog.records[-1].getMessage()
+        last = [record for record in caplog.records if record.name.startswith("placid")][-1].getMessage()
         again = [sample for sample in range(0, COUNT, 10) if way(sample)[3] == "outage"]
         assert f"({len(again)} outage: the same command asks again; " in last
         assert "not asked again, counted in the report" in last

@@ -131,7 +131,7 @@ def test_no_name_of_an_imported_arm_is_special(imported):
     known = [facts(c, {}) for c in run_dir.stream(all_prompts([run_dir.path / "prompts.jsonl"]))]
     arms, notes = choose(settings, known, config)
     assert sorted(arm.name for arm in arms) == sorted(SPECIAL)
-    assert notes == []
+    assert [note for note in notes if not note.startswith("calm cannot be claimed")] == []  # nothing is judged here
     summary = summarise(settings, arms)
     assert summary["arms"].keys() == set(SPECIAL)
     assert set(summary["auc_reduction"]) <= set(SPECIAL) - {"base"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from placid.inputs.prompts import read_prompts
-from placid.records import BadInputError, Prompt
+from placid.records import End, Prompt
 from placid.rollout import run
 from placid.rollout.settings import RolloutSettings
 from placid.store import RunDir, read_json
@@ -87,15 +87,13 @@ def test_a_finished_run_is_left_alone(tmp_path):
     assert read_json(tmp_path / "engine.json") == {"name": "simulate", "version": "1"}
 
 
-def test_a_prompt_that_does_not_fit_is_bad_input(tmp_path):
+def test_a_prompt_that_does_not_fit_ends_its_conversation_alone(tmp_path):
     file = tmp_path / "prompts.jsonl"
-    file.write_text(json.dumps({"id": "long", "text": "word " * 3000}) + "\n")
-    with pytest.raises(BadInputError, match="prompt 'long' at turn 1 takes"):
-        run(
-            settings(arms={"base": {"prompts": str(file)}}),
-            RunDir(tmp_path / "r"),
-            RunDir(tmp_path / "r").new_attempt(),
-        )
+    file.write_text('{"id": "long", "text": "' + "word " * 3000 + '"}\n{"id": "short", "text": "1 + 1?"}\n')
+    run_dir = RunDir(tmp_path / "r")
+    run(settings(arms={"base": {"prompts": str(file), "samples": 1, "turns": 2}}), run_dir, run_dir.new_attempt())
+    ends = {c.key.prompt_id: c.end for c in run_dir.conversations(read_prompts(file)).values()}
+    assert ends == {"long": End.CONTEXT_OVERFLOW, "short": End.FINISHED}
 
 
 def test_an_unknown_condition_is_refused():

@@ -90,8 +90,11 @@ class TemplateProcess:
 
     def _start(self) -> subprocess.Popen[str]:
         # -I: neither the current folder nor PYTHONPATH may stand in for a module that the child imports
+        # no key of ours reaches it, nor the mark of a launch: it ends with its input, or by its own alarm
+        allowed = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
         self._child = subprocess.Popen(
             [sys.executable, "-I", str(self.program)],
+            env=allowed,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -118,7 +118,9 @@ class RunDir:
 
     def freeze_date(self) -> None:
         """Let chat templates that print the date print that of the run's first launch, here and in child processes."""
-        os.environ["PLACID_TODAY"] = read_json(self.path / "manifest.json").get("date", "")
+        file = self.path / "manifest.json"
+        if file.is_file():  # conversations written through Python alone have none
+            os.environ["PLACID_TODAY"] = read_json(file).get("date", "")
 
     def new_attempt(self) -> Path:
         """A fresh `attempts/<n>/`."""
