@@ -179,3 +179,20 @@ def test_incidence_rises_and_stays_inside_its_interval(rows):
         if e.low is not None:
             assert 0 <= e.low <= e.value + 1e-12
             assert e.value <= e.high + 1e-12 <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("differs", [0.0, 0.02, 0.4])
+def test_one_case_that_differs_by_a_little_does_not_make_an_interval_of_no_width(differs):
+    """30 prompts, 7 samples each, all calm but one turn: a mean score, and its reduction against a frustrated arm."""
+    prompts = [f"p{i}" for i in range(30) for _ in range(7)]
+    calm = [differs / 20, *[0.0] * 209]
+    low, high = stats.mean(calm, prompts, (0.0, 10.0)).ci
+    assert low == pytest.approx(0, abs=1e-3)
+    assert high - low > 0.009
+    if differs < 0.4:
+        assert high > 0.5  # nearly a tenth of unseen prompts may score anything
+    base = {p: [4.0 + i % 3, 5.0] for i, p in enumerate(dict.fromkeys(prompts))}
+    arm = {p: [value for q, value in zip(prompts, calm, strict=True) if q == p] for p in base}
+    reduction = stats.reduction(base, arm, 10.0)
+    assert reduction.value == pytest.approx(1, abs=1e-3)
+    assert reduction.high - reduction.low > 0.001

@@ -77,7 +77,8 @@ def reduction_by_definition(base: Dropout, arm: Dropout) -> dict[str, Estimate]:
             found[name] = Estimate(1 - y / x, None, None)
         else:
             of_base, of_arm = (np.array([one.get(p, 0.0) for p in prompts]) for one in (u, v))
-            ratio_here = within(fieller(x, y, of_base, of_arm), np.ones(len(prompts), int), (0.0, HIGH / x))
+            size_C = np.array([arm.conversations.get(p, 0) for p in prompts])
+            ratio_here = within(fieller(x, y, of_base, of_arm), size_C, (0.0, HIGH / x))
             found[name] = ratio_here.complement()
     return found
 

@@ -7,6 +7,7 @@ deletion   every turn after a deletion counts as 10: what left is the worst
 bounds     every missing score is 0, or every one is 10: no assumption, wide
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -74,6 +75,8 @@ class Dropout(NamedTuple):
     """Definition → prompt → what the prompt adds to the AUC's error: what a ratio of two arms needs."""
     largest_weight: float
     """Greatest weight of one conversation in one turn's IPCW mean, as a multiple of the average weight there."""
+    conversations: dict[str, int]
+    """Prompt → how many conversations it has."""
 
 
 def dropout(
@@ -90,7 +93,7 @@ def dropout(
     if not n:
         nothing = [NOTHING] * turns
         empty: dict[str, Estimate] = dict.fromkeys(DEFINED, NOTHING)
-        return Dropout(nothing, nothing, nothing, [(LOW, HIGH)] * turns, empty, {}, 1.0)
+        return Dropout(nothing, nothing, nothing, [(LOW, HIGH)] * turns, empty, {}, 1.0, {})
     length, names = np.asarray(spoken, int), np.asarray(clusters)
     held = carried(score_NT, spoken)
     filled = [np.where(np.isnan(score_NT), value, score_NT) for value in (LOW, HIGH)]
@@ -118,6 +121,7 @@ def dropout(
         {name: auc[name] for name in DEFINED},
         influence,
         largest,
+        dict(Counter(clusters)),
     )
 
 

@@ -79,6 +79,11 @@ def cluster_se(influence_C: Floats) -> Floats:
     return np.sqrt(c / (c - 1) * (influence_C**2).sum(axis=0))
 
 
+NARROWEST = 1e-3
+"""Of the scale: a narrower interval would be shown as one number. It comes of cases that are all alike, or of one or
+two that differ by little, whose spread tells nothing of what unseen cases do."""
+
+
 def mean(values: Sequence[float], clusters: Sequence[str], scale: Scale | None = None) -> Estimate:
     """Mean over values with a cluster-robust t interval, C - 1 degrees of freedom. One cluster: no interval.
 
@@ -96,11 +101,11 @@ def mean(values: Sequence[float], clusters: Sequence[str], scale: Scale | None =
 
 
 def within(estimate: Estimate, size_C: Ints, scale: Scale | None) -> Estimate:
-    """The estimate with its interval cut to the scale; one without width becomes that of `unseen`."""
+    """The estimate with its interval cut to the scale; one narrower than NARROWEST of it becomes that of `unseen`."""
     value, low, high = estimate
     if scale is None or value is None or low is None or high is None:
         return estimate
-    if high - low > 1e-6 * max(1.0, abs(value)):  # rounding under a root
+    if high - low > NARROWEST * (scale[1] - scale[0]):
         return estimate.clip(*scale)
     return unseen(value, size_C, scale)
 
