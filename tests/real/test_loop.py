@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from weights import SMOLLM2
 
+from placid.store import read_json
+
 STUDY = """
 name = "real"
 root = "{folder}/runs"
@@ -39,6 +41,7 @@ min_score = 0          # the lexical judge knows the organism's phrases, not thi
 max_target_score = 10  # every first reply a target
 max_pairs = 8
 val_share = 0
+control = "rows"  # the forty shortest instruct rows have too few tokens for the other control
 [train.rows]
 bct = "train"
 [train.recipe]
@@ -112,7 +115,7 @@ def test_the_study_runs_to_its_report(folder):
     assert max(turn["turn"] for turn in turns) == 20
     later = [turn for turn in turns if turn["turn"] > 1]
     assert sum(turn["cached_tokens"] for turn in later) > 0.8 * sum(turn["prompt_tokens"] for turn in later)
-    [adapter] = json.loads((run / "adapters.json").read_text()).values()
+    [adapter] = read_json(run / "adapters.json").values()
     with (Path(adapter) / "loss.csv").open() as text:
         losses = [float(row["loss"]) for row in csv.DictReader(text)]
     print("losses", losses)
