@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,16 @@ def test_the_example_of_the_docs_is_judged_and_reported(example, tmp_path, capsy
     assert own["base"]["auc_mean"] == pytest.approx(((0 + 7 + 9) / 3 + 0) / 2)
     assert (own["base"]["n_scored"], own["base"]["n_unscored"], own["bct"]["n_scored"]) == (5, 1, 0)
     assert json.loads((run / f"verdicts/{judge_id}/judge.json").read_text())["provider"] == "import"
+
+
+def test_what_a_killed_import_left_goes_with_the_next_one(example, tmp_path):
+    kill = "from placid.study import imported; imported.manifest = lambda _: os.kill(os.getpid(), 9)"
+    words = ["import", str(example), "--out", str(tmp_path / "runs/mine")]
+    script = f"import os, sys; from placid.cli import main; {kill}; main(sys.argv[1:])"
+    assert subprocess.run([sys.executable, "-c", script, *words], check=False).returncode == -9
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    main([*words[:3], str(tmp_path / "runs/another")])
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["another"]
 
 
 def without(key):

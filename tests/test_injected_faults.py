@@ -15,6 +15,7 @@ import pytest
 import injection
 from injection import Case, Injector, Operation
 from placid.store import disk, write_json
+from placid.store.lease import leased
 
 ROOT = Path(__file__).parent.parent
 
@@ -99,3 +100,45 @@ def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(tmp_path):
         file.touch()
     disk.sweep(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([live, elsewhere])
+
+
+KILLED_IN_A_FOLDER = """
+import os, signal, sys
+from pathlib import Path
+from placid.store.disk import fresh_folder
+with fresh_folder(Path(sys.argv[1])) as fresh:
+    (fresh / "deep").mkdir()
+    (fresh / "deep" / "half.parquet").write_bytes(b"PAR1")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("name", ["tables", "export/hf", "../other-run"])
+def test_a_folder_of_a_killed_launch_goes_with_the_next_launch(tmp_path, name):
+    run = tmp_path / "run"
+    (run / "export").mkdir(parents=True)
+    done = subprocess.run([sys.executable, "-c", KILLED_IN_A_FOLDER, run / name], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.rglob("half.parquet"))) == 1
+    (mine := run / "export" / ".hidden.tmp").mkdir()
+    with leased(run, "rollout"), disk.fresh_folder(run / "tables") as living:
+        assert not list(tmp_path.rglob("half.parquet"))
+        with leased(run, "report", "report"):
+            assert living.is_dir(), "of a launch that lives"
+        assert sorted(run.rglob("*.tmp")) == sorted([living, mine]), "no file of others"
+    assert [*run.rglob("*.tmp")] == [mine]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "disk"), KeyboardInterrupt()])
+def test_a_folder_goes_when_its_work_fails_and_stays_when_it_was_renamed(tmp_path, error):
+    def work():
+        with disk.fresh_folder(tmp_path / "a" / "made") as fresh:
+            (fresh / "file").touch()
+            raise error
+
+    with pytest.raises(type(error)):
+        work()
+    assert list((tmp_path / "a").iterdir()) == []
+    with disk.fresh_folder(tmp_path / "a" / "made") as fresh:
+        fresh.rename(tmp_path / "a" / "made")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["made"]

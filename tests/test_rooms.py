@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "render": "records checkpoint_files templates",
     "prompts": "records store",
     "protocol": "committed records",
-    "engine": "records checkpoint_files render environment cluster",
+    "engine": "records checkpoint_files render environment store cluster",
     "rollout": "records protocol engine store render cluster",
     "judge": "committed records engine store render cluster",
     "pairs": "records store",

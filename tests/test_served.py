@@ -10,7 +10,7 @@ from placid.engine.served import ServedModel
 from placid.records import BadInputError, PausedError
 from placid.rollout import run
 from placid.rollout.settings import RolloutSettings
-from placid.store import RunDir, write_lines
+from placid.store import RunDir, read_json, write_lines
 from test_http_faults import ALL, MODEL, PROMPTS, answer, error, json_of, server
 
 quick = test_http_faults.quick
@@ -60,7 +60,7 @@ def test_an_answer_that_names_no_model_is_taken_for_the_one_asked(tmp_path):
         return json_of(body)
 
     assert len(hold(tmp_path, script).index().ends) == len(PROMPTS)
-    assert json.loads((tmp_path / "run/served.json").read_text()) == {"asked": "m", "answered": "m"}
+    assert read_json(tmp_path / "run/served.json") == {"asked": "m", "answered": "m"}
 
 
 def test_the_address_and_version_of_each_attempt_are_kept_and_a_change_is_told(tmp_path, caplog):
@@ -85,3 +85,21 @@ def test_of_two_processes_the_first_answer_counts(tmp_path):
     with pytest.raises(BadInputError, match="m-2"):
         ServedModel(tmp_path / "served.json").check("m", "m-2")
     assert [file.name for file in Path(tmp_path).iterdir()] == ["served.json"]
+
+
+@pytest.mark.parametrize("at", [5, 22, 40, 75])
+def test_a_flipped_bit_in_served_json_is_a_sentence(tmp_path, at):
+    file = tmp_path / "run" / "served.json"
+    ServedModel(file).check("m", "m-1")
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(BadInputError, match=r"served\.json is damaged"):
+        ServedModel(file).check("m", "m-1")
+
+
+def test_a_served_json_of_a_former_placid_is_read(tmp_path):
+    (tmp_path / "served.json").write_text('{"asked": "m", "answered": "m-1"}')
+    ServedModel(tmp_path / "served.json").check("m", "m-1")
+    with pytest.raises(BadInputError, match="m-2"):
+        ServedModel(tmp_path / "served.json").check("m", "m-2")

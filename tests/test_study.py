@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from placid.store import read_json
 
 ROOT = Path(__file__).parent.parent
@@ -134,3 +136,24 @@ def test_a_treatment_of_several_trainings_has_an_arm_a_seed_and_the_same_run(tmp
     assert seeds == [seeds[0], seeds[0] + 1, seeds[0] + 2]
     assert {runs[name][0] for name in ("bct", "bct_run2")} == {"train"}
     assert identity_of(canonical(one), {}) == identity_of(canonical(three), {})
+
+
+@pytest.mark.parametrize(
+    ("words", "same"),
+    [
+        (["--engine.http.url", "http://other:9/v1", "--engine.http.key_variable", "KEY"], True),
+        (["--engine.http.timeout_s", "5", "--engine.http.deadline_s", "9", "--engine.kv_gib", "7"], True),
+        (["--engine.max_concurrent", "3", "--engine.threads", "2", "--engine.http.requests_per_minute", "60"], True),
+        (["--engine.http.served", "other"], False),
+        (["--engine.http.api", "chat"], False),
+        (["--engine.dtype", "float32"], False),
+        (["--engine.context_tokens", "1024"], False),
+    ],
+)
+def test_a_server_may_move_and_another_model_is_another_run(words, same):
+    from placid.config import canonical
+    from placid.study import identity_of, read
+
+    demo = Path("configs/study/demo.toml")
+    one, other = (identity_of(canonical(read(demo, more)), {}) for more in ([], words))
+    assert (one == other) is same

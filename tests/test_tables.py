@@ -1,5 +1,7 @@
 """placid.store.tables: what is compacted is what the segments say, whatever they are; and it is rebuildable."""
 
+import errno
+import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,6 +12,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.storage import _local
 
 from placid.cli import main
 from placid.records import BadInputError, End, EvidenceMatch, Finish, Key, Origin, Turn, Unscored, Verdict
@@ -160,3 +163,41 @@ def test_a_damaged_or_empty_run_leaves_the_old_tables(tmp_path):
     assert contents(run.path / "tables") == before
     with pytest.raises(BadInputError, match="placid compact"):
         list(read_turns(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_write_of_zarr_that_fails_leaves_no_file_of_its_other_threads(tmp_path, monkeypatch, number):
+    """The other writes of the same call go on only after the failed one was told to the main thread."""
+    run = RunDir(tmp_path)
+    with run.segment("1-w0") as segment:
+        segment.append(*(turn(1, Key("base", "neutral", "p", n)) for n in range(30)))
+    with run.verdict_segment("j", "1") as segment:
+        segment.append(
+            *(Verdict(key=Key("base", "neutral", "p", n), turn=1, judge_id="j", score=1.0) for n in range(30))
+        )
+    noticed, over, files, real = threading.Event(), threading.Event(), [], _local._put
+
+    def put(path, value, exclusive=False):
+        if path.suffix == ".json" or "scores" not in path.parts:
+            return real(path, value, exclusive)
+        files.append(path)
+        if len(files) == 1:
+            raise OSError(number, "no")
+        noticed.wait(30)
+        try:
+            return real(path, value, exclusive)
+        finally:
+            over.set()
+
+    await_zarr = tables._await_zarr
+    monkeypatch.setattr(_local, "_put", put)
+    monkeypatch.setattr(tables, "_await_zarr", lambda: (noticed.set(), await_zarr()))
+    monkeypatch.setattr(tables, "CHUNK", 4)
+    monkeypatch.setattr(tables, "SHARD", 8)
+    with pytest.raises(OSError, match="no"):
+        compact(run)
+    noticed.set()
+    assert len(files) > 1
+    assert over.wait(30)
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert not (tmp_path / "tables").exists()

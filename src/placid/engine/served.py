@@ -1,10 +1,9 @@
 """<run>/served.json: the model that a server names in its answers. One run holds the replies of one model."""
 
-import json
-import os
 from pathlib import Path
 
 from placid.records import BadInputError
+from placid.store.disk import create, read_json, seal
 
 
 class ServedModel:
@@ -33,18 +32,9 @@ class ServedModel:
 
     def _first(self, now: dict[str, str]) -> dict[str, str]:
         """What served.json holds; if there is none yet, it is made with `now`."""
-        if self._file is None:
+        if self._file is None or create(self._file, seal(now)):  # of several processes the first one
             return now
-        own = self._file.with_name(f"{self._file.name}.{os.getpid()}")
-        own.parent.mkdir(parents=True, exist_ok=True)
-        own.write_text(json.dumps(now), encoding="utf-8")
-        try:
-            os.link(own, self._file)  # of several processes the first one
-        except FileExistsError:
-            return json.loads(self._file.read_text(encoding="utf-8"))
-        finally:
-            own.unlink()
-        return now
+        return read_json(self._file)
 
 
 def _named(model: dict[str, str]) -> str:

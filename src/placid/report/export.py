@@ -17,6 +17,8 @@ from placid.records import BadInputError, Prompt
 from placid.report import cell, config_of, percent
 from placid.report.broken import shares_text, warnings
 from placid.store import RunDir, read_json, write_atomic
+from placid.store.disk import fresh_folder
+from placid.store.lease import leased
 
 Summary = dict[str, Any]
 
@@ -33,8 +35,14 @@ def export(run: Path, to: str) -> Path:
     file = run / "report" / "summary.json"
     if not file.is_file():
         raise BadInputError(f"{run} holds no report/summary.json; report it first (placid report CONFIG)")
-    work(RunDir(run), read_json(file), run / "export" / to)
-    return run / "export" / to
+    folder = run / "export" / to
+    with leased(run, "export", "export"), fresh_folder(folder) as fresh:
+        work(RunDir(run), read_json(file), fresh)
+        for made in sorted(path for path in fresh.rglob("*") if path.is_file()):
+            final = folder / made.relative_to(fresh)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            made.replace(final)
+    return folder
 
 
 def prompts_of(run_dir: RunDir) -> list[Prompt]:

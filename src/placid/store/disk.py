@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,7 @@ def create(path: Path, data: bytes) -> bool:
     link() is exclusive on every shared file system. Over NFS its answer can be lost and the repeated call then fails
     although the first one succeeded: the number of links says so.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _write_beside(path, data)
     try:
         os.link(temporary, path)
@@ -79,7 +82,7 @@ def _create_slowly(path: Path, data: bytes) -> bool:
 
 def _write_beside(path: Path, data: bytes) -> Path:
     """The content in a file of this thread's own, on disk."""
-    temporary = path.with_name(f".{path.name}.{_table_name()}-{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = _temporary(path)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         try:
@@ -93,12 +96,39 @@ def _write_beside(path: Path, data: bytes) -> Path:
     return temporary
 
 
-def sweep(folder: Path) -> None:
-    """Remove the temporary files that killed processes of this table of processes left below `folder`."""
-    for file in folder.rglob(f".*.{_table_name()}-*.tmp") if process_table() else ():
-        pid = int(file.name.split("-")[-2])
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that no other thread uses and that sweep() knows."""
+    return path.with_name(f".{path.name}.{_table_name()}-{os.getpid()}-{threading.get_ident()}.tmp")
+
+
+@contextmanager
+def fresh_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path`. What is finished is moved out of it, or it is renamed; the rest is removed."""
+    fresh = _temporary(path)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, where: str = "**/") -> None:
+    """Remove the temporary files and folders that killed processes of this table of processes left in `folder`.
+
+    where: a pattern of the folders in it that are searched; empty: `folder` itself.
+    """
+    for path in list(folder.glob(f"{where}.*.{_table_name()}-*.tmp")) if process_table() else ():
+        pid = path.name.split("-")[-2]
         if not Path(f"/proc/{pid}").exists():
-            file.unlink(missing_ok=True)
+            remove(path)
 
 
 def process_table() -> str:

@@ -105,7 +105,6 @@ class Lease:
             newest, holder = self._watch(patience_s)
             if holder is not None:
                 raise BadInputError(f"{self._run} is being worked on by {holder}; wait for it or stop it")
-            self._folder.mkdir(parents=True, exist_ok=True)
             made = disk.create(self._file(newest + 1), disk.seal(msgspec.to_builtins(me)))
             # a process that slept between looking and creating may have made a generation that was there before
             if made and max(self._generations()) == newest + 1:
@@ -197,6 +196,7 @@ def leased(run_dir: Path, what: str, scope: str = "run") -> Iterator[None]:
     lease, done = Lease(run_dir, scope), threading.Event()
     lease.take(what, SILENT_S + 2 * BEAT_S if "SLURM_JOB_ID" in os.environ else 0)
     disk.sweep(run_dir)
+    disk.sweep(run_dir.parent, "")
     thread = threading.Thread(target=lease.keep, args=(done,), name=f"lease {scope}", daemon=True)
     thread.start()
     disk.GUARDS.append(lease.guard)

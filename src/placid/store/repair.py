@@ -14,7 +14,7 @@ import msgspec
 
 from placid.records import SCHEMA, BadInputError, Key, Verdict
 from placid.store import RunDir, check_adapter, check_files, read_json
-from placid.store.disk import write_atomic
+from placid.store.disk import remove, write_atomic
 from placid.store.lease import leased
 from placid.store.segment import Copy, Index, line_number, located, seal_line, unseal_line
 
@@ -70,8 +70,8 @@ def repair(run: Path) -> Iterator[str]:
     _need_run(run)
     with leased(run, "repair"):
         (run / "lease.json").unlink(missing_ok=True)  # of schema 1
-        for file in run.rglob(".*.tmp"):  # of other hosts too
-            file.unlink(missing_ok=True)
+        for file in list(run.rglob(".*.tmp")):  # of other hosts too
+            remove(file)
         for file in _logs(run):
             yield from _convert(file)
             bad = dict(bad_lines(file))

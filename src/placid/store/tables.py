@@ -27,6 +27,7 @@ import numpy as np
 from placid.committed import holds_answer
 from placid.records import BadInputError, Key, Turn, Verdict
 from placid.store import RunDir, check_files, hashes_of, read_json, write_json
+from placid.store.disk import fresh_folder, remove
 from placid.store.lease import leased
 from placid.store.segment import Index, decoded, located
 
@@ -55,27 +56,37 @@ def compact(run_dir: RunDir) -> bool:
 def _compact(run_dir: RunDir) -> bool:
     folder, segments = run_dir.path / "tables", _segments(run_dir.path)
     file = folder / "source.json"
-    fresh = folder / ".fresh"
-    shutil.rmtree(fresh, ignore_errors=True)  # of a killed one
     if _up_to_date(folder, segments):
         return False
-    fresh.mkdir(parents=True)
-    try:
-        index = run_dir.index()
-        if not len(index):
-            raise BadInputError(f"{run_dir.path} holds no conversations; there is nothing to compact")
-        longest = _write_turns(index, fresh)
-        _write_verdicts(run_dir.path, {key: row for row, key in enumerate(index)}, longest, fresh)
+    index = run_dir.index()
+    if not len(index):
+        raise BadInputError(f"{run_dir.path} holds no conversations; there is nothing to compact")
+    with fresh_folder(folder) as fresh:
+        try:
+            longest = _write_turns(index, fresh)
+            _write_verdicts(run_dir.path, {key: row for row, key in enumerate(index)}, longest, fresh)
+        except BaseException:
+            _await_zarr()
+            raise
+        folder.mkdir(exist_ok=True)
         file.unlink(missing_ok=True)
         for made in sorted(fresh.iterdir()):
-            old = folder / made.name
-            if old.is_dir():
-                shutil.rmtree(old)
-            made.replace(old)
+            remove(folder / made.name)
+            made.replace(folder / made.name)
         write_json(file, {"segments": segments, "files": hashes_of(folder)})
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return True
+
+
+def _await_zarr() -> None:
+    """Return when zarr writes no more: after an error its other threads go on, into a folder that was removed."""
+    import asyncio
+
+    from zarr.core.sync import sync
+
+    async def others() -> None:
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
+
+    sync(others())
 
 
 def _up_to_date(folder: Path, segments: dict[str, int]) -> bool:

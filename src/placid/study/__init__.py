@@ -37,6 +37,7 @@ from placid.study.checks import all_prompts, check, online, ready
 from placid.study.settings import (
     ADAPTERS,
     ANEW,
+    ENGINE_FREE,
     FREE,
     FROM_STUDY,
     PLACES,
@@ -189,6 +190,10 @@ def identity_of(config: dict[str, Any], inputs: dict[str, str]) -> str:
     known = {key: value for key, value in config.items() if key not in (*FREE, *PLACES)}
     instruct = (config.get("pairs") or {}).get("instruct")  # more of its rows can be what the control lacks
     inputs = {path: content for path, content in inputs.items() if path != instruct}
+    engine = known.get("engine")
+    if engine:
+        known["engine"] = {key: value for key, value in engine.items() if key not in ENGINE_FREE}
+        known["engine"]["http"] = {key: engine["http"][key] for key in ("served", "api")}
     if known.get("train"):
         recipes = {arm: essential(recipe) for arm, recipe in known["train"]["recipes"].items()}
         known["train"] = {k: v for k, v in known["train"].items() if k not in ("seeds", "arms")}  # both can grow

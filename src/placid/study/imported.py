@@ -1,7 +1,5 @@
 """The command line of what no study made: `placid import FILE`, and `placid train RECIPE --rows FILE --out FOLDER`."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from placid.records import BadInputError
 from placid.report.settings import ReportSettings
 from placid.rollout.transcripts import Imported, bring_in
 from placid.store import RunDir
+from placid.store.disk import fresh_folder, sweep
 from placid.study import UNKNOWN, StudySettings, identity_of, manifest
 from placid.train import launch
 from placid.train.settings import TrainSettings
@@ -69,9 +68,8 @@ def import_(file: Path, out: Path, tag: str) -> Imported:
         raise BadInputError(
             f"--out {str(out)!r}: a run's own folder has a plain name; expected e.g. {file_name(out.name)}"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    sweep(out.parent, "")
+    with fresh_folder(out) as fresh:
         imported = bring_in(file, fresh, tag)
         inputs = {path.name: file_sha(path) for path in (file, fresh / "prompts.jsonl")}
         settings = StudySettings(
@@ -79,11 +77,7 @@ def import_(file: Path, out: Path, tag: str) -> Imported:
             arms={}, turns=imported.longest, report=everything(imported.arms, imported.judge_id),
         )  # fmt: skip
         RunDir(fresh).begin(canonical(settings), identity_of(canonical(settings), inputs), manifest(inputs))
-        fresh.chmod(0o755)
         fresh.rename(out)
-    except BaseException:
-        shutil.rmtree(fresh)
-        raise
     return imported
 
 

@@ -348,7 +348,8 @@ def publish(trainer: Trainer, state: dict[str, Any], seconds: dict[str, float]) 
     }
     final = job.out / f"step_{facts['steps']}"
     folder = job.out / f".{final.name}.tmp"
-    shutil.rmtree(folder, ignore_errors=True)
+    for killed in job.out.glob(".step_*.tmp"):
+        shutil.rmtree(killed)
     folder.mkdir(parents=True)
     model.export(trainer.learner, state, folder, s)
     curve = [f"{line['step']},{line['loss']},{line['grad_norm']},{line['lr']:.8g},{line['tokens']}" for line in lines]
