@@ -7,6 +7,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import msgspec
 import polars as pl
 import pytest
 
@@ -15,13 +16,13 @@ from oracles import ORGANISM, Oracle
 from placid.cli import main
 from placid.config import file_sha
 from placid.engine.settings import EngineSettings
-from placid.evals import SHIPPED, Ask, Eval, Reading, Row, load, load_all, plan, user
+from placid.evals import SHIPPED, Answered, Ask, Eval, Heard, Reading, Row, load, load_all, plan, user
 from placid.evals.asking import EvalError, kept
 from placid.evals.pairs import build
 from placid.evals.running import check, run
 from placid.evals.sources import fetch, known
 from placid.judge import JudgeSettings
-from placid.records import BadInputError, EvalResult, PairKind
+from placid.records import BadInputError, EvalResult, Finish, PairKind
 from placid.report import stats, transfer
 from placid.rollout.settings import RolloutSettings
 from placid.store import RunDir, read_lines
@@ -559,3 +560,41 @@ def test_an_ask_without_a_begun_turn_keeps_the_name_it_had():
     ask = Ask(messages=user("Where is Lyon?"), then=("Sure?",), max_tokens=9, temperature=0.5, sample=2, tag="m")
     assert ask.name == "9441268f8005312c83048dc14de2b53328be6c1179237a3320d724cc85e1dce9"
     assert Ask(messages=user("Where is Lyon?"), begin="In").name != Ask(messages=user("Where is Lyon?")).name
+
+
+CUT_TABLES = {
+    "refusal": {"n": 4}, "mt_bench": {}, "persona_icl": {"k": [0], "samples": 1, "personas": ["curie"]},
+    "frustration": {"turns": 3}, "self_deletion": {"turns": 3},
+    "gsm8k": {}, "sycophancy": {"n": 4}, "mmlu_generation": {"kind": "mmlu", "by": "generation", "n": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_a_cut_reply_is_neither_answer_nor_grade(tmp_path, monkeypatch, turn):
+    """In the only turn, or in the second of several: every row with such a reply is `cut`, and no judge sees it."""
+    whole = Oracle.reply
+
+    async def reply(self, request):
+        made = await whole(self, request)
+        short = self.asked[-1][4] == turn and not request.among
+        return msgspec.structs.replace(made, finish=Finish.LENGTH) if short else made
+
+    monkeypatch.setattr(Oracle, "reply", reply)
+    results, run_dir, _ = hold(tmp_path, oracles.right, CUT_TABLES)
+    several = {"mt_bench", "frustration", "self_deletion"}
+    for result in results:
+        short = turn == 1 or result.eval in several
+        assert (result.state == "cut") is short, (result.eval, result.row, result.state)
+        if short:
+            assert not [score for score in result.scores.values() if score is not None]
+    folders = (run_dir.path / "verdicts").glob("*")
+    graded = {key.condition for folder in folders for key, _ in run_dir.verdicts(folder.name)}
+    assert not graded & {f"eval:{name}" for name in (CUT_TABLES if turn == 1 else several)}
+
+
+def test_a_deletion_before_the_cut_stays_a_deletion():
+    task = load("self_deletion", {"turns": 3})
+    row = next(iter(task.rows()))
+    for end, state in (("deleted", "deleted"), ("done", "cut")):
+        said = Answered(arm="a", ask="x", replies=("So be", "it."), end=end, cut_turns=(1,), seed=0, prompt_tokens=1)
+        assert task.read(row, Heard({"": said})).state == state

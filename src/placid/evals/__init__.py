@@ -91,6 +91,11 @@ class Answered(Record, frozen=True, kw_only=True):
     prompt_tokens: int
     cached_tokens: int = 0
 
+    @property
+    def was_cut(self) -> bool:
+        """Did any reply reach max_tokens?"""
+        return self.cut or bool(self.cut_turns)
+
 
 class Row(Record, frozen=True, kw_only=True):
     """One row of a task. (A msgspec struct copies a default of its own for every object.)"""

@@ -33,8 +33,9 @@ class Gsm8k(Eval):
 
     def read(self, row: Row, heard: Heard) -> Reading:
         """right, wrong, or why there is no number."""
-        cut = answers.Answer(state=answers.CUT)
-        said = cut if heard.parts[""].cut else answers.number(heard.text())
+        if heard.parts[""].cut:
+            return Reading(answers.CUT)
+        said = answers.number(heard.text())
         if said.state:
             return Reading(said.state)
         right = answers.same_number(said.value, row.truth)

@@ -10,6 +10,7 @@ from pathlib import Path
 from placid.config import canonical
 from placid.engine import Engine
 from placid.evals import UNANSWERED, Answered, Eval, Heard, Plan, Reading, Row, plan
+from placid.evals.answers import CUT
 from placid.evals.asking import ask_all
 from placid.evals.marking import Grader, grader
 from placid.judge import JudgeSettings
@@ -103,9 +104,11 @@ async def _result(name: str, task: Eval, row: Row, arm: str, heard: Heard, grade
     """One row of one arm."""
     metrics = row.metrics or tuple(task.metrics)
     judge = ""
-    unanswered = next((part.end for part in heard.parts.values() if part.end in UNANSWERED), "")
-    if unanswered:
-        reading = Reading(unanswered)
+    ends = [part.end for part in heard.parts.values() if part.end in UNANSWERED]
+    if not ends and task.judged_by and any(part.was_cut for part in heard.parts.values()):
+        ends = [CUT]  # no grade of half a reply
+    if ends:
+        reading = Reading(ends[0])
     else:
         graded = task.graded(row, heard)
         verdicts: dict[str, list[Verdict]] = {}
