@@ -598,3 +598,21 @@ def test_a_deletion_before_the_cut_stays_a_deletion():
     for end, state in (("deleted", "deleted"), ("done", "cut")):
         said = Answered(arm="a", ask="x", replies=("So be", "it."), end=end, cut_turns=(1,), seed=0, prompt_tokens=1)
         assert task.read(row, Heard({"": said})).state == state
+
+
+@pytest.mark.parametrize(
+    "again", [str.upper, lambda text: text.replace(" ", "  \n"), lambda text: text.replace("o", "\uff4f")]
+)
+def test_one_text_lies_in_one_half_of_an_eval(tmp_path, again):
+    """Under another id, in capitals, with other spaces, in full-width letters."""
+    texts = [f"How many apples lie on {n} tables of four?" for n in range(20)]
+    rows = [{"question": text, "answer": "#### 4"} for text in (*texts, *map(again, texts))]
+    file = tmp_path / "own.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    halves = [
+        {row.id for row in plan(load("gsm8k", {"source": str(file), "split": side})).rows} for side in ("train", "test")
+    ]
+    assert len(halves[0]) + len(halves[1]) == 40
+    assert min(map(len, halves)) >= 4
+    for n in range(20):
+        assert sum({f"gsm8k-{n:04}", f"gsm8k-{n + 20:04}"} <= each for each in halves) == 1

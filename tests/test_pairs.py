@@ -132,6 +132,20 @@ def test_control_has_the_rows_and_size_of_train_and_splits_share_no_prompt(tmp_p
     assert {lengths.count(n) for n in set(lengths)} == {25}  # four turns, evenly
 
 
+def test_prompts_of_one_text_lie_on_one_side(tmp_path):
+    """p1 is p0 in capitals, p3 is p2 with an ideographic space, and so on."""
+    run = write_run(tmp_path, [[0, 8]] * 20, clean=[0])
+    prompts = [
+        prompt if not n % 2 else Prompt(id=prompt.id, text=PROMPTS[n - 1].text.upper().replace(" ", "\u3000"))
+        for n, prompt in enumerate(PROMPTS)
+    ]
+    build(PairsSettings(instruct=instruct_file(tmp_path), val_share=0.4), run, prompts, "j")
+    sides = [{pair.prompt_id for pair in run.pairs(name) if pair.kind == PairKind.BCT} for name in ("train", "val")]
+    assert all(sides)
+    for one, other in zip(PROMPTS[::2], PROMPTS[1::2], strict=True):
+        assert {one.id, other.id} <= sides[0] or {one.id, other.id} <= sides[1]
+
+
 def test_result_does_not_depend_on_the_order_of_the_log(tmp_path):
     files = []
     for name, flip in (("a", 1), ("b", -1)):

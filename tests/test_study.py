@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from placid.records import BadInputError
 from placid.store import read_json
+from placid.study import check, read
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -157,3 +159,15 @@ def test_a_server_may_move_and_another_model_is_another_run(words, same):
     demo = Path("configs/study/demo.toml")
     one, other = (identity_of(canonical(read(demo, more)), {}) for more in ([], words))
     assert (one == other) is same
+
+
+@pytest.mark.parametrize("again", ["WHAT  is 2 + 2?", "What is\u00a02 + 2?", "\uff37hat is 2 + 2?", "What is 2 + 2?"])
+def test_a_text_with_two_ids_in_two_prompt_files_is_refused(tmp_path, again):
+    (tmp_path / "prompts.jsonl").write_text('{"id": "a", "text": "What is 2 + 2?"}\n', encoding="utf-8")
+    other = tmp_path / "other.jsonl"
+    settings = read(config(tmp_path), ["--arms.base.prompts", str(other)])
+    other.write_text(json.dumps({"id": "b", "text": again}) + "\n", encoding="utf-8")
+    with pytest.raises(BadInputError, match=r"has the text of prompt '[ab]' of .*(prompts|other)\.jsonl, so one"):
+        check(settings)
+    other.write_text('{"id": "b", "text": "What is 2 + 3?"}\n', encoding="utf-8")
+    check(settings)

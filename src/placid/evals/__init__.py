@@ -26,6 +26,7 @@ import msgspec
 from pydantic import Field
 
 from placid.config import Settings, build, file_sha, sha
+from placid.inputs.prompts import folded
 from placid.records import SCHEMA, BadInputError, End, Message, Record, Verdict
 
 SHIPPED = (
@@ -231,12 +232,12 @@ def plan(task: Eval) -> Plan:
     """
     rows: dict[str, Row] = {}
     dropped: Counter[str] = Counter()
-    total = 0
-    for row in task.rows():
-        total += 1
+    every = list(task.rows())
+    sides = {} if task.split == "all" else _sides([row for row in every if isinstance(row, Row)])
+    for row in every:
         if isinstance(row, Drop):
             dropped[row.reason] += 1
-        elif task.split != "all" and half(row.cluster or row.id) != task.split:
+        elif sides and sides[row.cluster or row.id] != task.split:
             dropped[f"not in the {task.split} half"] += 1
         elif row.id in rows:
             raise BadInputError(f"{type(task).__name__} of {task.source}: two rows have the id {row.id!r}")
@@ -244,12 +245,26 @@ def plan(task: Eval) -> Plan:
             rows[row.id] = row
     if not rows:
         raise BadInputError(f"{type(task).__name__} of {task.source}: no row is left ({dict(dropped) or 'no data'})")
-    return Plan(list(_chosen(task, list(rows.values()))), dict(dropped), total)
+    return Plan(list(_chosen(task, list(rows.values()))), dict(dropped), len(every))
 
 
 def half(cluster: str) -> str:
     """train or test: the same half for a cluster in every eval."""
     return "train" if int(sha(["half", cluster])[:8], 16) % 2 else "test"
+
+
+def _sides(rows: list[Row]) -> dict[str, str]:
+    """Cluster → its half; a cluster that asks the text of an earlier one, in order of names, lies where that does."""
+    sides: dict[str, str] = {}
+    of_text: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: row.cluster or row.id):
+        name = row.cluster or row.id
+        texts = [folded("\n".join(message.content for message in ask.messages)) for ask in row.asks.values()]
+        there = [of_text[text] for text in texts if text in of_text]
+        side = sides.setdefault(name, there[0] if there else half(name))
+        for text in texts:
+            of_text.setdefault(text, side)
+    return sides
 
 
 def _chosen(task: Eval, rows: list[Row]) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -80,10 +81,15 @@ def split_forms(cell: str) -> list[str]:
     return [part for part in parts if part]
 
 
+def folded(text: str) -> str:
+    """A text without what makes no other question of it: case, white space, Unicode's other ways to write a letter."""
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
+
+
 def one_text(prompts: Iterable[Prompt]) -> Mapping[str, str]:
-    """Prompt id → the smallest id with its text, but for case and white space: they belong to one side of a split."""
+    """Prompt id → the smallest id with its folded text: they belong to one side of a split."""
     first: dict[str, str] = {}
-    folded = {prompt.id: " ".join(prompt.text.split()).casefold() for prompt in prompts}
-    for name in sorted(folded):
-        first.setdefault(folded[name], name)
-    return {name: first[text] for name, text in folded.items()}
+    texts = {prompt.id: folded(prompt.text) for prompt in prompts}
+    for name in sorted(texts):
+        first.setdefault(texts[name], name)
+    return {name: first[text] for name, text in texts.items()}

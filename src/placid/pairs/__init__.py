@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from placid import store
 from placid.config import canonical
+from placid.inputs.prompts import one_text
 from placid.inputs.rows import read_rows
 from placid.pairs.control import ControlError, Count, characters, different, match, mix
 from placid.pairs.preference import contrast, matched
@@ -58,8 +59,10 @@ def build(
     used = thin(settings, found)
     fates["over_max"] = len(found) - len(used)
     fates["used"] = len(used)
-    train = [c.pair for c in used if not held_out(settings, c.pair.prompt_id)]
-    val = [c.pair for c in used if held_out(settings, c.pair.prompt_id)]
+    first = one_text(conversation.prompt for conversation in conversations)
+    val = [c.pair for c in used if held_out(settings, first[c.pair.prompt_id])]
+    kept = [c for c in used if not held_out(settings, first[c.pair.prompt_id])]
+    train = [c.pair for c in kept]
     if not train:
         reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(fates.items()))
         calmer = "raise pairs.max_target_score" if fates["no_target"] else "lower pairs.min_score"
@@ -71,9 +74,8 @@ def build(
     else:
         control = mix(instruct, len(train), settings.seed, "control")
     control = _shuffled(settings, control)
-    kept = [c for c in used if not held_out(settings, c.pair.prompt_id)]
     dpo = _shuffled(settings, contrast(kept))
-    calm = [row for row in matched(settings, conversations, verdicts) if not held_out(settings, row.prompt_id)]
+    calm = [row for row in matched(settings, conversations, verdicts) if not held_out(settings, first[row.prompt_id])]
     folder = run_dir.path / "pairs"
     files = {"train": mixed, "val": val, "sft_control": control, "dpo": dpo, "dpo_calm": calm}
     for name, rows in files.items():

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from placid.inputs.prompts import read_prompts
+from placid.inputs.prompts import folded, read_prompts
 from placid.protocol import UserTurn
 from placid.records import BadInputError, Conversation, Key, Prompt
 from placid.report.settings import treated
@@ -30,6 +30,7 @@ def check(settings: StudySettings, weights: bool = True) -> tuple[list[Prompt], 
 
     files = sorted({arm.prompts for arm in settings.arms.values()} | {settings.prompts})
     prompts = all_prompts(files)
+    _check_texts(files)
     if settings.report.baseline not in settings.arms:
         raise BadInputError(
             f"report.baseline = {settings.report.baseline!r} is no arm; the arms are {', '.join(settings.arms)}"
@@ -120,6 +121,19 @@ def all_prompts(files: list[Path]) -> list[Prompt]:
                     f"{file}: prompt id {prompt.id!r} has another text in another prompt file of this study"
                 )
     return list(prompts.values())
+
+
+def _check_texts(files: list[Path]) -> None:
+    """Refuse a text that has two ids in two files: one may be trained on and the other be evaluated."""
+    seen: dict[str, tuple[Path, str]] = {}
+    for file in files:
+        for prompt in read_prompts(file):
+            other, name = seen.setdefault(folded(prompt.text), (file, prompt.id))
+            if other != file and name != prompt.id:
+                raise BadInputError(
+                    f"{file}: prompt {prompt.id!r} has the text of prompt {name!r} of {other}, so one could be trained "
+                    "on and the other evaluated; take one out, or give both one id and one wording"
+                )
 
 
 def _check_lengths(settings: StudySettings) -> None:
