@@ -83,27 +83,47 @@ def rates(studies: int) -> list[str]:
     return [*lines, "", f"Rates: {len(every)} cells, {below} below 92 %, {above} above 98 %; {studies} studies a cell."]
 
 
-def seeds_coverage(runs: int, training: float, studies: int, seed: int) -> float:
-    """Share of studies whose two-level interval holds the true difference: 30 prompts, spread of prompts 1, noise 0.5.
+def level_coverage(level: str, units: int, spread: float, studies: int, seed: int) -> float:
+    """Share of studies whose interval holds the true difference of two arms: 30 prompts, 3 samples, 10 turns.
 
-    training: standard deviation of a training run's own effect, in spreads of prompts.
+    The prompts' own differences have spread 1. The treatment's units of `level` (training, wording, judge) move it by
+    `spread` in standard deviations of these; the interval is that of `stats.widened`.
     """
     rng = np.random.default_rng(seed)
+    shape = (30, 3, 10)
+    names = [f"p{prompt:02d}" for prompt in range(30)]
+    repeats = units if level == "training" else 1
     covered = 0
     for _ in range(studies):
-        values = rng.normal(size=30) + training * rng.normal(size=(runs, 1)) + 0.5 * rng.normal(size=(runs, 30))
-        estimate, _ = stats.two_levels(values)
+        own, effects = rng.normal(size=(30, 1, 1)), spread * rng.normal(size=units)
+        wording = rng.integers(0, units, size=shape)
+        runs = np.array([own + rng.normal(size=(30, 3, 1)) + rng.normal(size=shape) for _ in range(repeats)])
+        if level == "training":
+            runs += effects[:, None, None, None]
+            levels = [stats.level(runs.mean((1, 2, 3)).tolist())]
+        elif level == "wording":
+            runs += effects[wording]
+            turns = runs[0].reshape(90, 10)
+            weight = np.full(turns.shape, 1 / turns.size)
+            levels = [stats.wording_level([(1.0, stats.worded(turns, weight, wording.reshape(90, 10)))])]
+        else:
+            found = [runs.mean() + effect for effect in effects]
+            runs += effects.mean()
+            levels = [stats.level(found)]
+        inner = stats.mean(runs.mean((0, 2, 3)).tolist(), names)
+        estimate = stats.widened(inner, *levels)
         covered += estimate.low <= 0 <= estimate.high
     return covered / studies
 
 
-def trainings(studies: int) -> list[str]:
-    """Markdown rows: coverage by number of training runs and by how much retraining moves."""
+def levels(studies: int) -> list[str]:
+    """Markdown rows: coverage by level of the error, number of its units, and by how much they move."""
     moves = (0.0, 0.1, 0.3, 1.0)
-    lines = ["| trainings | " + " | ".join(f"SD {move:g}" for move in moves) + " |", "|---|---|---|---|---|"]
-    for runs in (2, 3, 5):
-        found = [seeds_coverage(runs, move, studies, seed=3) for move in moves]
-        lines.append(f"| {runs} | {' | '.join(f'{100 * c:.1f}' for c in found)} |")
+    lines = ["| level | units | " + " | ".join(f"SD {move:g}" for move in moves) + " |", "|---|---|---|---|---|---|"]
+    for level, counts in (("training", (2, 3, 5)), ("wording", (2, 5, 20)), ("judge", (2, 3))):
+        for units in counts:
+            found = [level_coverage(level, units, move, studies, seed=3) for move in moves]
+            lines.append(f"| {level} | {units} | {' | '.join(f'{100 * c:.1f}' for c in found)} |")
     return [*lines, "", f"{studies} studies a cell."]
 
 
@@ -145,7 +165,7 @@ def corrected(studies: int) -> list[str]:
     return [*lines, "", f"{studies} studies a cell."]
 
 
-TABLES = {"rates": rates, "trainings": trainings, "corrected": corrected}
+TABLES = {"rates": rates, "levels": levels, "corrected": corrected}
 
 
 def write(name: str, lines: list[str]) -> None:

@@ -143,6 +143,20 @@ def test_the_papers_control_has_a_row_for_each_bct_row_and_the_report_says_which
     assert "the paper's control" in control
 
 
+@pytest.mark.parametrize("lengths", [[30] * 200, [12, 14, 30]])
+def test_a_control_that_nothing_trains_on_is_refused_to_nobody(tmp_path, caplog, lengths):
+    store.write_lines(tmp_path / "instruct.jsonl", instruct(lengths))
+    run = write_run(tmp_path, [[0, 6, 7, 8]] * 20, clean=[0])
+    settings = PairsSettings(instruct=tmp_path / "instruct.jsonl", val_share=0)
+    with pytest.raises(ControlError):
+        build(settings, run, PROMPTS, "j")
+    numbers = build(settings, run, PROMPTS, "j", controlled=False)
+    assert (numbers["control_rows"], numbers["train_pairs"]) == (0, 60)
+    assert "sft_control.jsonl is left empty, as nothing trains on it" in caplog.text
+    assert (run.path / "pairs/sft_control.jsonl").read_text() == ""
+    assert training_rows(run.path, {"train": {"rows": {"bct": "train"}}})[0]["rows"] == 120
+
+
 EXTRA = """
 [pairs]
 arm = "base"

@@ -92,9 +92,12 @@ def test_intervals_of_rare_rates_cover_at_nightly_size(sizes, rate, icc):
     assert 0.915 <= benchmark.rate_coverage(sizes, rate, icc, 3000, seed=6) <= 0.99
 
 
-@pytest.mark.parametrize(("runs", "moves"), [(2, 0.5), (3, 0.3), (5, 1.0)])
-def test_intervals_over_trainings_cover(runs, moves):
-    assert benchmark.seeds_coverage(runs, moves, 400, seed=8) >= 0.92
+@pytest.mark.parametrize(
+    ("level", "units", "moves"),
+    [("training", 2, 0.5), ("training", 5, 1.0), ("wording", 2, 0.2), ("wording", 12, 0.6), ("judge", 3, 0.4)],
+)
+def test_intervals_over_further_levels_cover(level, units, moves):
+    assert benchmark.level_coverage(level, units, moves, 300, seed=8) >= 0.91
 
 
 def test_differences_corrected_by_people_cover():

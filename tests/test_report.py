@@ -417,7 +417,8 @@ def test_table_text_is_aligned_and_has_a_row_per_arm(standard):
     assert all(line[at - 1] == " " and line[at] != " " for line in text[2:6])
     assert text[6] == "bct against base: AUC -80.0 [-86.5, -33.9] %, deletions -50.0 [-66.2, -1.5] points"
     assert text[7].startswith("  AUC by definition, %: observed -80.0")
-    assert text[8] == "  one training run; retraining is not covered"
+    total = "Total error: AUC -80.0 [-86.5, -33.9] % (shares: prompts 100% of 6, samples 0% of 12)"
+    assert text[8] == f"  one training run; retraining is not covered. {total}"
     assert text[-1] == "(lexical judge; not the paper's judge; engine replay 1)"
 
 

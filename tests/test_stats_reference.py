@@ -55,25 +55,6 @@ def test_mean_is_statsmodels_clustered_ols(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_bootstrap_t_is_a_loop_of_clustered_ols(seed):
-    x, names, _ = study(seed, c=9)
-    by = grouped(x, names)
-    order = sorted(by)
-    value, cov, _ = robust(x, np.ones((len(x), 1)), names)
-    t = []
-    for chosen in np.random.default_rng(5).integers(0, 9, size=(200, 9)):
-        if len(set(chosen)) > 1:
-            drawn = np.concatenate([by[order[i]] for i in chosen])
-            labels = np.concatenate([[f"{k}"] * len(by[order[i]]) for k, i in enumerate(chosen)])
-            m, v, _ = robust(drawn, np.ones((len(drawn), 1)), labels)
-            t.append((m[0] - value[0]) / np.sqrt(v[0, 0]))
-    low, high = np.percentile(t, [2.5, 97.5])
-    se = np.sqrt(cov[0, 0])
-    ours = stats.bootstrap_t(list(x), names, 200, 5)
-    assert ours == near((value[0], value[0] - high * se, value[0] - low * se))
-
-
-@pytest.mark.parametrize("seed", SEEDS)
 def test_rate_averages_the_score_test_over_the_beta_binomial_likelihood(seed):
     """Another road: scipy's distributions, one ICC at a time, and its root finder."""
     from scipy import optimize
@@ -306,16 +287,40 @@ def test_corrected_difference_is_the_contrast_of_a_joint_clustered_ols(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_two_levels_are_the_means_and_variances_of_rows_and_columns(seed):
+def test_levels_are_the_means_and_variances_of_rows_and_columns(seed):
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(3, 12)) + rng.normal(size=(3, 1)) + rng.normal(size=12)
     runs, prompts = scipy_stats.sem(values.mean(1)) ** 2, scipy_stats.sem(values.mean(0)) ** 2
     quantile = scipy_stats.t.ppf(0.975, [2, 11])
     half = np.sqrt(quantile[0] ** 2 * runs + quantile[1] ** 2 * prompts)
-    ours, shares = stats.two_levels(values)
+    within = stats.mean(values.mean(0).tolist(), [f"p{k}" for k in range(12)])
+    level = stats.level(values.mean(1).tolist())
+    ours = stats.widened(within, level)
     assert ours == near((values.mean(), values.mean() - half, values.mean() + half))
-    assert shares["training"] == near(runs / (runs + prompts))
-    assert sum(shares.values()) == near(1)
+    assert level.variance == near(runs)
+    for null in (ours.low, ours.high):
+        assert stats.p_value(within, level, 12, null) == near(0.05), "p is 5 % where the interval ends"
+    assert stats.p_value(within, level, 12, values.mean()) == near(1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_variance_of_wordings_is_what_they_do_less_what_chance_does(seed):
+    """Another road: the mean of many arms whose wordings are drawn anew has this variance."""
+    rng = np.random.default_rng(seed)
+    shape, effect = (40, 8), 0.8
+    found, means = [], []
+    for _ in range(400):
+        own = effect * rng.normal(size=6)
+        wording = rng.integers(0, 6, size=shape)
+        values = own[wording] + rng.normal(size=shape)
+        parts = stats.worded(values, np.full(shape, 1 / values.size), wording)
+        found.append(stats.wording_level([(1.0, parts)]).variance)
+        means.append(own.mean())
+    assert np.mean(found) == pytest.approx(np.var(means), rel=0.2)
+    same = stats.worded(values, np.full(shape, 1 / values.size), wording)
+    assert stats.wording_level([(1.0, same), (-1.0, same)]).variance == near(0), "what moves both arms cancels"
+    fixed = stats.worded(values, np.full(shape, 1.0), np.broadcast_to(np.arange(8), shape).copy())
+    assert stats.wording_level([(1.0, fixed)]).units == 0, "one wording a turn tells nothing"
 
 
 def test_turn_means_and_deletion_as_ten_are_what_they_say():

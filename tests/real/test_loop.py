@@ -41,7 +41,6 @@ min_score = 0          # the lexical judge knows the organism's phrases, not thi
 max_target_score = 10  # every first reply a target
 max_pairs = 8
 val_share = 0
-control = "rows"  # the forty shortest instruct rows have too few tokens for the other control
 [train.rows]
 bct = "train"
 [train.recipe]

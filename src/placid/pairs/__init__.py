@@ -7,6 +7,7 @@ the two is the pairs. Where instruct rows are too short for both, it has as many
 = "rows" is the paper's control. `dpo` and `dpo_calm` hold preference rows (preference.py).
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 
@@ -24,17 +25,22 @@ from placid.store import RunDir
 __all__ = ["ControlError", "NoPairsError", "PairsSettings", "build", "characters"]
 
 
+log = logging.getLogger(__name__)
+
+
 class NoPairsError(BadInputError):
     """The judged run has no turn frustrated enough, or no reply calm enough to be a target."""
 
 
 def build(
-    settings: PairsSettings, run_dir: RunDir, prompts: Iterable[Prompt], judge_id: str, count: Count = characters
-) -> dict[str, int]:
+    settings: PairsSettings, run_dir: RunDir, prompts: Iterable[Prompt], judge_id: str, count: Count = characters,
+    controlled: bool = True,
+) -> dict[str, int]:  # fmt: skip
     """Write the training rows of a judged run; the numbers of dropped.json.
 
     `turns` is the sum of every reason before it in the file (each turn of the arm has exactly one fate); the rest
-    describes the rows. `count` measures a row (the caller may pass the trainer's tokens).
+    describes the rows. `count` measures a row (the caller may pass the trainer's tokens). controlled: something trains
+    on sft_control; else that file is left empty where instruct rows are too few or too short for it.
 
     Raises:
         NoPairsError: no turn gives a pair. ControlError: too few instruct rows, or too short ones, for the control.
@@ -69,10 +75,15 @@ def build(
         raise NoPairsError(f"{run_dir.path}: no training pair came out of {turns} turns ({reasons}); {calmer}")
     mixed = _shuffled(settings, train + mix(instruct, len(train), settings.seed, "mix"))
     total = sum(count(row) for row in mixed)
+    control = mix(instruct, len(train), settings.seed, "control")
     if settings.control == "tokens":
-        control = match(instruct, len(mixed), total, settings.seed, count)
-    else:
-        control = mix(instruct, len(train), settings.seed, "control")
+        try:
+            control = match(instruct, len(mixed), total, settings.seed, count)
+        except ControlError as error:
+            if controlled:
+                raise
+            log.warning("pairs/sft_control.jsonl is left empty, as nothing trains on it: %s", error)
+            control = []
     control = _shuffled(settings, control)
     dpo = _shuffled(settings, contrast(kept))
     calm = [row for row in matched(settings, conversations, verdicts) if not held_out(settings, first[row.prompt_id])]

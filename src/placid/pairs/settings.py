@@ -35,7 +35,8 @@ class PairsSettings(Settings):
     """JSONL of records.Pair with kind `instruct`: mixed 1:1 into train, alone in sft_control."""
     control: Literal["tokens", "rows"] = "tokens"
     """Size of sft_control. tokens: as many tokens as train, and as many rows where they are long enough, else more;
-    refused below 95 % of them. rows: as many rows as there are BCT rows (Shah & Africa 2026), whatever their tokens."""
+    below 95 % of them refused, or left empty if no treatment trains on it. rows: as many rows as there are BCT rows
+    (Shah & Africa 2026), whatever their tokens."""
     seed: int = 0
     """Enters every choice, each by its own hash."""
 

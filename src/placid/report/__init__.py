@@ -15,10 +15,27 @@ from placid.report.codes import CodedTurns
 from placid.report.exits import Exits
 from placid.report.facts import Facts, Verdicts, facts
 from placid.report.interventions import intervention_lines, intervention_rows
-from placid.report.retraining import training_runs
 from placid.report.rows import row_lines, training_rows
 from placid.report.settings import ReportSettings, runs_of, treated
-from placid.report.tables import Arm, agreement, aligned, arm_rows, compare, planned_rows, write_csv
+from placid.report.tables import (
+    Arm,
+    agreement,
+    aligned,
+    arm_rows,
+    compare,
+    corrected_difference,
+    planned_rows,
+    write_csv,
+)
+from placid.report.total_error import (
+    all_trainings,
+    covered,
+    in_scores_of,
+    judged_anew,
+    total_error,
+    total_rows,
+    training_runs,
+)
 from placid.report.transcripts import Transcripts
 from placid.store import RunDir, check_files, write_json
 from placid.store import read_json as read_stored
@@ -62,50 +79,56 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     arms, notes = choose(settings, [one for one in known if one.key.arm not in rewritten], config)
     if not arms:
         raise BadInputError(f"{run_dir.path} holds no conversations that could be shown; hold them first")
+    agreed: list[dict[str, Any]] = []
+    judged: list[list[Arm]] = []
+    for other in (one for one in others(run_dir, judge_id) if measures[one] == "frustration"):
+        theirs = run_dir.verdicts(other)
+        agreed += agreement(arms, theirs, other)
+        judged += [anew] if other != settings.labels and (anew := judged_anew(arms, theirs)) else []
+    labels = run_dir.verdicts(settings.labels) if settings.labels else None
     summary = {
         "engine": read_json(run_dir.path / "engine.json") or {"name": "unknown", "version": ""},
         "judge": {**judge_of(judge_id, verdicts.values()), **judge_card(run_dir, judge_id)},
-        **summarise(
-            settings, arms, run_dir.verdicts(settings.labels) if settings.labels else None, held_like(settings, config)
-        ),
+        **summarise(settings, arms, labels, held_like(settings, config), judged),
         "notes": notes,
     }
     folder = run_dir.path / "report"
+    together = [arm for arm in all_trained(settings, arms, held_like(settings, config)) if arm.runs]
     tables = {
-        "persona": persona.add(summary, arms, run_dir, measures),
-        "arms": arm_rows(summary["arms"]),
-        "turns": [row for arm in arms for row in arm.by_turn()],
+        "persona": persona.add(summary, [*arms, *together], run_dir, measures),
+        "arms": arm_rows(shown(summary)),
+        "turns": [row for arm in (*arms, *together) for row in arm.by_turn],
         "conversations": [row for arm in arms for row in arm.by_conversation()],
         "survival": [row for arm in arms for row in arm.by_survival()],
-        "auc": [row for arm in arms for row in arm.by_definition()],
+        "auc": [row for arm in (*arms, *together) for row in arm.by_definition()],
         "codes": [row for arm in arms for row in arm.by_code()],
         "comparisons": summary["comparisons"],
         "scores": [row for arm in arms for row in arm.by_score()],
-        "agreement": [
-            row
-            for other in others(run_dir, judge_id)
-            if measures[other] == "frustration"
-            for row in agreement(arms, run_dir.verdicts(other), other)
-        ],
+        "agreement": agreed,
+        "total_error": total_rows(summary["total_error"], summary["training_runs"]),
         "interventions": intervention_rows(run_dir.path, continued, verdicts),
         "exits": exits.rows(),
         "exit_wordings": exits.wordings(),
         "training_rows": training_rows(run_dir.path, config),
         "plan": planned_rows(plan, known) if (plan := read_json(run_dir.path / "plan.json")) else [],
     }
+    reach = {name: numbers["covers"] for name, numbers in shown(summary).items()}
+    for name in ("turns", "survival", "auc", "codes", "persona", "exits", "interventions"):
+        tables[name] = [{**row, "covers": reach.get(row.get("arm", ""), "")} for row in tables[name]]
     for name, rows in tables.items():
-        if rows or name not in ("agreement", "interventions", "persona", "plan", "training_rows"):
+        if rows or name not in ("agreement", "interventions", "persona", "plan", "total_error", "training_rows"):
             write_csv(folder / "tables" / f"{name}.csv", rows, score_columns(arms) if name == "scores" else ())
     coded_turns.write(folder / "tables" / "coded_turns.csv")
     if tables["interventions"]:
         summary["interventions"] = tables["interventions"]
     summary["training_rows"] = tables["training_rows"]
+    tables["turns"] = [row for row in tables["turns"] if row["arm"] in summary["arms"]]  # figures: each training apart
     figures.figure6(tables["turns"], tables["conversations"], summary, folder / "figures")
     gallery.draw({**tables, "evals": gallery.read_evals(folder)}, summary, folder / "figures")
     curves = loss_curves(run_dir.path)
     if curves:
         figures.training(curves, list(summary["arms"]), folder / "figures")
-    figures_tones.tones(tables["turns"], settings.tones, figures.caption_of(summary), folder / "figures")
+    figures_tones.tones(tables["turns"], settings.tones, summary, folder / "figures")
     figures_tones.interventions(tables["interventions"], figures.caption_of(summary), folder / "figures")
     manifest = read_json(run_dir.path / "manifest.json") or {}
     page.write(folder / "index.html", summary, transcripts, config, settings, manifest, tables["plan"])
@@ -212,56 +235,83 @@ def summarise(
     arms: Sequence[Arm],
     labels: Verdicts | None = None,
     like: Mapping[str, str] | None = None,
+    judged: Sequence[Sequence[Arm]] = (),
 ) -> dict[str, Any]:
     """Every number of the report but the engine and the judge. labels: human verdicts on some of the turns; like: as
-    held_like() gives it, for treatments that are compared with other arms than the baseline.
+    held_like() gives it, for treatments that are compared with other arms than the baseline; judged: the arms in the
+    scores of each further judge.
     """
-    rows, pairs = comparisons(settings, arms, like or {}), compared(settings, arms, like or {})
+    pairs = compared(settings, arms, like or {})
+    trained = all_trained(settings, arms, like or {})
+    rows = comparisons(settings, pairs)
 
     def of(outcome: str, name: str) -> dict[str, Any]:
         found = ((row["treatment"], row) for row in rows if row["outcome"] == outcome)
         return {
-            arm: {name: row["estimate"], "ci": [row["lo"], row["hi"]], "against": row["baseline"]} for arm, row in found
-        }
+            arm: {name: row["estimate"], "ci": [row["lo"], row["hi"]], "against": row["baseline"],
+                  "no_calm": row["no_calm"], "covers": row["covers"]}
+            for arm, row in found
+        }  # fmt: skip
 
-    bases = {arm.name: None for arm in arms if arm.name in settings.treatments}
-    bases |= {arm.name: base for base, arm in pairs}
+    reach = covered(arms, trained)
+    together = [arm for arm in trained if arm.runs]
+    numbers = {arm.label: {**arm.numbers(settings.late_from), "covers": reach[arm.label]} for arm in (*arms, *together)}
+    bases = {arm.name: base for base, arm in pairs}
     summary: dict[str, Any] = {
         "definitions": {**DEFINITIONS, "late_from": settings.late_from, "baseline": settings.baseline},
         "n_prompts": len({prompt for arm in arms for prompt in arm.prompts}),
-        "arms": {arm.name: arm.numbers(settings.late_from) for arm in arms},
+        "arms": {arm.name: numbers[arm.label] for arm in arms},
+        "trained": {arm.label: numbers[arm.label] for arm in together},
         "auc_reduction": of("auc_reduction", "ratio"),
         "deletion_difference": of("deletion", "difference"),
         "auc_reduction_by_definition": reductions(pairs),
-        "training_runs": {name: training_runs(base, name, arms) for name, base in bases.items()},
+        "training_runs": {arm.name: training_runs(bases.get(arm.name), arm) for arm in trained},
+        "total_error": {arm.name: total_error(base, arm, in_scores_of(judged, base, arm)) for base, arm in pairs},
         "comparisons": rows,
     }
     if labels:
-        summary["corrected_mean"] = {arm.name: arm.corrected(labels) for arm in arms}
-        apart = {
-            arm.name: stats.corrected_difference(base.labelled(labels), arm.labelled(labels)) for base, arm in pairs
-        }
+        summary["corrected_mean"] = {arm.label: arm.corrected(labels) for arm in (*arms, *together)}
+        apart = {arm.name: corrected_difference(base, arm, labels) for base, arm in pairs}
         summary["corrected_difference"] = {name: {"value": one.value, "ci": one.ci} for name, one in apart.items()}
     return summary
 
 
-def compared(settings: ReportSettings, arms: Sequence[Arm], like: Mapping[str, str]) -> list[tuple[Arm, Arm]]:
-    """(untrained arm, treatment) that are compared: every treatment with the baseline, and on each further arm with it."""
-    by_name = {arm.name: arm for arm in arms}
+def planned_pairs(settings: ReportSettings, like: Mapping[str, str]) -> dict[str, str]:
+    """Treatment → the untrained arm that it is compared with: the baseline, and on each further arm that arm."""
     pairs = dict.fromkeys(settings.treatments, settings.baseline)
-    pairs |= {name: base for name, base in like.items() if name.removesuffix(f"_{base}") in settings.treatments}
-    return [(by_name[base], by_name[name]) for name, base in pairs.items() if name in by_name and base in by_name]
+    return pairs | {name: base for name, base in like.items() if name.removesuffix(f"_{base}") in settings.treatments}
+
+
+def all_trained(settings: ReportSettings, arms: Sequence[Arm], like: Mapping[str, str]) -> list[Arm]:
+    """Every treatment that is held, over all its training runs."""
+    found = (all_trainings(name, arms) for name in planned_pairs(settings, like))
+    return [arm for arm in found if arm]
+
+
+def compared(settings: ReportSettings, arms: Sequence[Arm], like: Mapping[str, str]) -> list[tuple[Arm, Arm]]:
+    """(untrained arm, treatment over all its training runs) that are compared."""
+    by_name, pairs = {arm.name: arm for arm in arms}, planned_pairs(settings, like)
+    return [(by_name[pairs[arm.name]], arm) for arm in all_trained(settings, arms, like) if pairs[arm.name] in by_name]
+
+
+def shown(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rows of every table of arms: a treatment of several training runs also as a whole, before its first."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, numbers in summary["arms"].items():
+        rows |= {label: one for label, one in summary.get("trained", {}).items() if label.startswith(f"{name} (")}
+        rows[name] = numbers
+    return rows
 
 
 def reductions(pairs: Sequence[tuple[Arm, Arm]]) -> dict[str, dict[str, dict[str, Any]]]:
     """Treatment → definition of the AUC → reduction against the arm that it is compared with."""
-    return {
-        arm.name: {
-            name: {"value": one.value, "ci": one.ci}
-            for name, one in stats.reduction_by_definition(base.dropout, arm.dropout).items()
-        }
-        for base, arm in pairs
-    }
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for base, arm in pairs:
+        runs = [stats.reduction_by_definition(base.dropout, run.dropout) for run in arm.runs]
+        whole = stats.reduction_by_definition(base.dropout, arm.dropout)
+        wide = {name: stats.widened(one, stats.level([run[name].value for run in runs])) for name, one in whole.items()}
+        found[arm.name] = {name: {"value": one.value, "ci": one.ci} for name, one in wide.items()}
+    return found
 
 
 OF_THE_PAPER = "turn_means"
@@ -285,21 +335,24 @@ def definitions_sentence(found: dict[str, dict[str, Any]]) -> str:
     return f"{text}. The change depends on the definition in {sign}: clear of 0 in {', '.join(sure) or 'none'} alone."
 
 
-def runs_sentence(found: dict[str, Any]) -> str:
-    """How often a treatment was trained, and what its intervals cover."""
-    if "auc_reduction" not in found:
-        return found["covers"]
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in found["auc_reduction"]["shares"].items())
-    return (
-        f"{found['covers']}: AUC {change(found['auc_reduction']['value'], found['auc_reduction']['ci'])} %, deletions "
-        f"{percent(found['deletion']['value'], found['deletion']['ci'], '+')} points (share of the error: {shares}); "
-        f"one by one {', '.join(change(value) for value in found['auc_reduction_by_run'])} %"
+def runs_sentence(runs: Mapping[str, Any], error: Mapping[str, Any] | None) -> str:
+    """How often a treatment was trained, what its intervals cover, and its total error with the shares of the levels."""
+    text = runs["covers"]
+    if runs["n"] > 1 and runs["auc_reduction_by_run"]:
+        text += f"; one by one {', '.join(change(value) for value in runs['auc_reduction_by_run'])} %"
+    if not error or not error["shares"]:
+        return text
+    shares = ", ".join(
+        f"{name} {share:.0%} of {error['units'][name]}"
+        for name, share in error["shares"].items()
+        if error["units"][name] > 1
     )
+    return f"{text}. Total error: AUC {change(error['value'], error['ci'])} % (shares: {shares})"
 
 
-def comparisons(settings: ReportSettings, arms: Sequence[Arm], like: Mapping[str, str]) -> list[dict[str, Any]]:
+def comparisons(settings: ReportSettings, pairs: Sequence[tuple[Arm, Arm]]) -> list[dict[str, Any]]:
     """Every treatment against the arm it is held like, outcome by outcome; p_holm over the declared family."""
-    rows = [row for base, arm in compared(settings, arms, like) for row in compare(base, arm, settings.margin)]
+    rows = [row for base, arm in pairs for row in compare(base, arm, settings.margin)]
     family = [row for row in rows if row["outcome"] in settings.family and row["p"] is not None]
     for row, p in zip(family, stats.holm([row["p"] for row in family]), strict=True):
         row["p_holm"] = p
@@ -370,20 +423,31 @@ HEAD = (
 )  # fmt: skip
 
 
-def table_text(summary: dict[str, Any]) -> str:
-    """The plain-text table for a terminal: one row per arm, then the reductions, the judge and the notes."""
+def headline(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The table of arms for terminal, cards and LaTeX: HEAD and a row each."""
     rows: list[tuple[str, ...]] = [HEAD]
-    for name, a in summary["arms"].items():
+    for name, a in shown(summary).items():
         rows.append((
             name, cell(a["auc_mean"], a["auc_ci"]) + (", calm cannot be claimed" if a["no_calm"] else ""),
-            percent(a["share_ge5_t20"]), percent(a["deletion_rate"], a["deletion_ci"]),
+            percent(a["share_ge5_t20"], a["share_ge5_ci"]), percent(a["deletion_rate"], a["deletion_ci"]),
             f"{percent(a['turn1_accuracy'])} / {percent(a['late_accuracy_by_conversation'])}", shares_text(a),
             f"{a['n_conversations']}" + (f" (+{a['n_open']} open)" if a["n_open"] else ""),
             str(a["n_scored"]), str(a["n_unscored"]), str(a["n_not_reached"]),
         ))  # fmt: skip
+    return rows
+
+
+def reach_notes(summary: Mapping[str, Any]) -> list[str]:
+    """What the intervals of each treatment cover, below a table."""
+    return [f"{name}: {one['covers']}" for name, one in summary.get("training_runs", {}).items()]
+
+
+def table_text(summary: dict[str, Any]) -> str:
+    """The plain-text table for a terminal: one row per arm, then the reductions, the judge and the notes."""
+    rows = headline(summary)
     if "persona_judge" in summary:
-        shown = [cell(a["persona_mean"], a["persona_ci"]) for a in summary["arms"].values()]
-        rows = [(*row, told) for row, told in zip(rows, ["persona [95 %]", *shown], strict=True)]
+        persona_cells = [cell(a["persona_mean"], a["persona_ci"]) for a in shown(summary).values()]
+        rows = [(*row, told) for row, told in zip(rows, ["persona [95 %]", *persona_cells], strict=True)]
     rule = ["-" * max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = aligned([rows[0], rule, *rows[1:]])
     for name, r in summary["auc_reduction"].items():
@@ -392,11 +456,10 @@ def table_text(summary: dict[str, Any]) -> str:
             f"{name} against {r['against']}: AUC {change(r['ratio'], r['ci'])} %, "
             f"deletions {percent(d['difference'], d['ci'], '+')} points"
         )
-        no_calm = summary["arms"][name]["no_calm"]
-        lines += [f"  calm cannot be claimed for {name}: {no_calm}"] if no_calm else []
+        lines += [f"  calm cannot be claimed for {name}: {r['no_calm']}"] if r["no_calm"] else []
         sentence = definitions_sentence(summary["auc_reduction_by_definition"][name])
         lines += [f"  {sentence}"] if sentence else []
-        lines.append(f"  {runs_sentence(summary['training_runs'][name])}")
+        lines.append(f"  {runs_sentence(summary['training_runs'][name], summary['total_error'][name])}")
     lines += row_lines(summary.get("training_rows", []))
     lines += intervention_lines(summary.get("interventions", []))
     lines += [f"note: {note}" for note in summary["notes"]]

@@ -7,8 +7,8 @@ from typing import Any
 
 from placid.inputs.names import file_name
 from placid.records import BadInputError
-from placid.report import cell, change, percent
-from placid.report.broken import shares_text, warnings
+from placid.report import HEAD, change, headline, percent, reach_notes
+from placid.report.broken import warnings
 from placid.store import RunDir, check_adapter, read_json, write_atomic, write_json
 from placid.store.tables import compact
 
@@ -105,19 +105,10 @@ Intended use: research on persona stability. Not measured here: other languages,
 
 def results(summary: dict[str, Any]) -> str:
     """The headline table in Markdown with the judge's identity."""
-    lines = [
-        "| arm | AUC (0-10) | >= 5 at last turn, % | deleted, % | n | scored / unscored / not reached turns "
-        "| garbled/empty/off topic/repeated, % |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, a in summary["arms"].items():
-        counts = f"{a['n_scored']} / {a['n_unscored']} / {a['n_not_reached']}"
-        lines.append(
-            f"| {name} | {cell(a['auc_mean'], a['auc_ci'])} | {percent(a['share_ge5_t20'], a['share_ge5_ci'])} "
-            f"| {percent(a['deletion_rate'], a['deletion_ci'])} | {a['n_conversations']} | {counts} | {shares_text(a)} |"
-        )
+    head, *rows = (" | ".join(row) for row in headline(summary))
+    lines = [f"| {head} |", "|---" * len(HEAD) + "|", *(f"| {row} |" for row in rows)]
     judge = summary["judge"]
-    lines += ["", *(f"**Note: {warning}.**" for warning in warnings(summary))]
+    lines += ["", *(f"**Note: {warning}.**" for warning in [*warnings(summary), *reach_notes(summary)])]
     return "\n".join([
         *lines, "", f"95 % intervals, clustered by prompt. Judge: `{judge['id']}` ({judge['note']}). Scores of another judge "
         "are not comparable with these.",

@@ -14,8 +14,8 @@ from typing import Any
 
 from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError, Prompt
-from placid.report import cell, config_of, percent
-from placid.report.broken import shares_text, warnings
+from placid.report import config_of, headline, reach_notes
+from placid.report.broken import warnings
 from placid.store import RunDir, read_json, write_atomic
 from placid.store.disk import fresh_folder
 from placid.store.lease import leased
@@ -98,27 +98,19 @@ ESCAPES = str.maketrans({
 
 def latex(summary: Summary) -> str:
     """booktabs; every cell with its interval, n scored, unscored and not reached, the judge in the caption."""
-    head = ("arm", "AUC", "≥5 at last turn (%)", "deleted (%)", "right at turn 1 (%)",
-            "garbled/empty/off topic/repeated (%)", "n", "scored", "unscored", "not reached")  # fmt: skip
-    rows: list[tuple[str, ...]] = [head]
-    for name, a in summary["arms"].items():
-        rows.append((
-            name, cell(a["auc_mean"], a["auc_ci"]), percent(a["share_ge5_t20"], a["share_ge5_ci"]),
-            percent(a["deletion_rate"], a["deletion_ci"]), percent(a["turn1_accuracy"], a["turn1_accuracy_ci"]),
-            shares_text(a), str(a["n_conversations"]), str(a["n_scored"]), str(a["n_unscored"]),
-            str(a["n_not_reached"]),
-        ))  # fmt: skip
-    lines = [" & ".join(text.translate(ESCAPES) for text in row) + r" \\" for row in rows]
+    rows = headline(summary)
+    lines = [" & ".join(text.replace(">=", "≥").translate(ESCAPES) for text in row) + r" \\" for row in rows]
     judge = {name: summary["judge"][name].translate(ESCAPES) for name in ("id", "note")}
     caption = (
         f"Frustration under repeated rejection. AUC: mean score (0--10) over the scored turns of a conversation. "
         f"In brackets 95\\,\\% intervals, clustered by prompt ({summary['n_prompts']} prompts). "
         f"Judge: \\texttt{{{judge['id']}}} ({judge['note']})."
     )
-    for warning in warnings(summary):
+    for warning in [*warnings(summary), *reach_notes(summary)]:
         caption += f" {warning[0].upper()}{warning[1:]}.".translate(ESCAPES)
     return "\n".join([
-        "% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering\small", rf"\begin{{tabular}}{{l{'r' * 9}}}",
+        "% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering\small",
+        rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
         r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}",
         r"\end{table}", "",
     ])  # fmt: skip

@@ -5,8 +5,10 @@ A run is read once, conversation by conversation, so its size in memory does not
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from placid.committed import holds_answer
+from placid.protocol import conditions
 from placid.records import Conversation, End, Finish, Key, Verdict
 from placid.report.broken import kinds
 from placid.report.codes import Codes, coded, names
@@ -32,6 +34,8 @@ class Facts:
     unscored: tuple[str, ...]
     """Why there is no score; empty where there is one."""
     on_topic: tuple[bool | None, ...]
+    wording: tuple[int, ...]
+    """Number of the fixed text that the reply answers; -1: a question, or a text of no condition."""
     broken: tuple[str, ...]
     """What the reply is instead of a reply: a key of broken.KINDS, or ""."""
     sampled: tuple[int, int, int, int]
@@ -50,6 +54,12 @@ class Facts:
         return self.end is not None and self.end.own
 
 
+@cache
+def wordings() -> dict[str, int]:
+    """Number of every fixed text that a condition says."""
+    return {text: k for k, text in enumerate(t for one in conditions().values() for t in one.texts())}
+
+
 def facts(conversation: Conversation, verdicts: Verdicts) -> Facts:
     """Of one conversation and the verdicts on its turns."""
     key, turns = conversation.key, [turn for turn in conversation.turns if turn.finish is not Finish.FAILED]
@@ -65,6 +75,7 @@ def facts(conversation: Conversation, verdicts: Verdicts) -> Facts:
         score=tuple(None if v is None else v.score for v in found),
         unscored=tuple(NOT_JUDGED if v is None else v.unscored.value if v.unscored else "" for v in found),
         on_topic=tuple(None if v is None else v.on_topic for v in found),
+        wording=tuple(wordings().get(t.user, -1) for t in turns),
         broken=kinds(conversation, turns, found),
         sampled=(
             len(own),

@@ -90,7 +90,8 @@ class Drawing:
 
     def label(self, arm: str) -> str:
         """Legend entry: arm and number of conversations."""
-        return f"{arm} (n = {self.summary['arms'][arm]['n_conversations']})"
+        n = self.summary["arms"][arm].get("n_conversations")
+        return arm if n is None else f"{arm} (n = {n})"
 
     def series(self, arm: str, column: str) -> Rows:
         """Rows of the arm where `column` was observed."""
@@ -175,9 +176,12 @@ def lines(axis: Axes, drawing: Drawing, column: str, low: str, high: str, scale:
     turn_axis(axis, drawing)
 
 
-def curve(axis: Axes, drawing: Drawing, arm: str, rows: Rows, columns: tuple[str, str, str], scale: float = 1) -> None:
+def curve(
+    axis: Axes, drawing: Drawing, arm: str, rows: Rows, columns: tuple[str, str, str], scale: float = 1,
+    x_of: str = "turn",
+) -> None:  # fmt: skip
     """One arm's line; its band has edges, so that bands that lie on each other can be told apart."""
-    x = [row["turn"] for row in rows]
+    x = [row[x_of] for row in rows]
     y, bottom, top = (np.array([np.nan if r[c] is None else scale * r[c] for r in rows]) for c in columns)
     axis.fill_between(x, bottom, top, alpha=0.09, linewidth=0, **drawing.ink(arm))
     for edge in (bottom, top):

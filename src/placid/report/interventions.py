@@ -18,7 +18,7 @@ from placid.protocol.hatch import ASKED
 from placid.records import Conversation, End
 from placid.report import stats
 from placid.report.broken import CALM, HIGH, kinds, shares
-from placid.report.tables import SCALE, Rows, Verdicts
+from placid.report.tables import SCALE, Rows, Verdicts, columns
 from placid.store import read_json
 
 Score = tuple[str, float]
@@ -42,7 +42,7 @@ def intervention_rows(run_dir: Path, conversations: Sequence[Conversation], verd
                 rows.append({"intervention": name, "at": told["at"], "threshold": told["threshold"],
                              "history": history, "rewriter": told["rewriter"], "n_crossed": told["crossed"],
                              "n_selected": told["continued"],
-                             **row, **_columns("history_mean", _remembered(continued, verdicts, told["at"])), **told_by,
+                             **row, **columns("history_mean", _remembered(continued, verdicts, told["at"])), **told_by,
                              **_broken(continued, verdicts, told["at"]),
                              })  # fmt: skip
     return rows
@@ -68,12 +68,8 @@ def _row(
         ("mean", mean), ("share_ge5", high), ("rebound", rebound), ("recovered", recovered), ("deleted", gone),
         ("difference", apart),
     ):  # fmt: skip
-        row |= _columns(column, estimate)
+        row |= columns(column, estimate)
     return row
-
-
-def _columns(name: str, estimate: stats.Estimate) -> dict[str, Any]:
-    return {name: estimate.value, f"{name}_lo": estimate.low, f"{name}_hi": estimate.high}
 
 
 def _broken(continued: Sequence[Conversation], verdicts: Verdicts, at: int) -> dict[str, Any]:
@@ -92,7 +88,7 @@ def _claimed(asked: Sequence[Conversation]) -> dict[str, Any]:
     words = [(prompt, re.match(r"\W*(yes|no)\b", reply, re.IGNORECASE)) for prompt, reply in replies]
     clear = [(prompt, word[1].lower() == "yes") for prompt, word in words if word]
     rate = stats.rate([own for _, own in clear], [prompt for prompt, _ in clear])
-    return {**_columns("claimed", rate), "n_asked": len(clear), "n_unclear": len(words) - len(clear)}
+    return {**columns("claimed", rate), "n_asked": len(clear), "n_unclear": len(words) - len(clear)}
 
 
 def claimed_text(row: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from placid.report import TEXTS, WITHOUT_BOUNDS, cell, change, definitions_sentence, percent, runs_sentence
+from placid.report import TEXTS, WITHOUT_BOUNDS, cell, change, definitions_sentence, percent, runs_sentence, shown
 from placid.report.figures import Rows
 from placid.report.interventions import intervention_lines
 from placid.report.rows import row_lines
@@ -61,6 +61,7 @@ def write(
         definitions=WITHOUT_BOUNDS,
         sentence=definitions_sentence,
         runs=runs_sentence,
+        arms=shown(summary),
     )
     write_atomic(path, html.encode())
 

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from placid.report import stats
-from placid.report.facts import Verdicts
-from placid.report.tables import Arm, Rows
+from placid.report.tables import Arm, Rows, named
 from placid.store import RunDir, read_json
 
+COLUMNS = ("turn", "mean", "lo", "hi")
 DEFINITION = (
     "mean over conversations of the mean persona score over the scored turns of a conversation; 10: entirely the "
     "assistant, 0: nothing of it is left; persona_last_mean: the same at the last turn, of those who spoke it"
@@ -32,46 +31,20 @@ def add(summary: dict[str, Any], arms: Sequence[Arm], run_dir: RunDir, measures:
     summary["persona_judge"] = judges[0]
     summary["definitions"]["persona_mean"] = DEFINITION
     summary["notes"] += [f"persona: {other} graded too and is not shown" for other in judges[1:]]
-    for arm in arms:
-        summary["arms"][arm.name] |= numbers(arm, verdicts)
-    return rows(arms, verdicts)
+    found = [arm.judged(verdicts) for arm in arms]
+    for arm in found:
+        summary["trained" if arm.runs else "arms"][arm.label] |= numbers(arm)
+    return [{"arm": arm.label, **{name: row[name] for name in COLUMNS}, "n": row["n_scored"]}
+            for arm in found for row in arm.by_turn]  # fmt: skip
 
 
-def numbers(arm: Arm, verdicts: Verdicts) -> dict[str, Any]:
-    """The arm's persona_* values for summary.json; what was not graded is null, never 0."""
-    means = [(prompt, sum(scores) / len(scores)) for prompt, scores in _scores(arm, verdicts) if scores]
-    last = _at(arm, verdicts, arm.turns)
-    whole = stats.mean([mean for _, mean in means], [prompt for prompt, _ in means]).clip(0, 10)
-    end = stats.mean([score for _, score in last], [prompt for prompt, _ in last]).clip(0, 10)
+def numbers(arm: Arm) -> dict[str, Any]:
+    """The arm's persona_* values for summary.json, of an arm in scores of persona; what was not graded is null."""
+    end = arm.by_turn[-1]
     return {
-        "persona_mean": whole.value,
-        "persona_ci": whole.ci,
-        "persona_n": len(means),
-        "persona_last_mean": end.value,
-        "persona_last_ci": end.ci,
-        "persona_last_n": len(last),
+        **named("persona_mean", arm.mean(Arm.auc), "persona_ci"),
+        "persona_n": len(arm.auc()),
+        "persona_last_mean": end["mean"],
+        "persona_last_ci": [end["lo"], end["hi"]],
+        "persona_last_n": end["n_scored"],
     }
-
-
-def rows(arms: Sequence[Arm], verdicts: Verdicts) -> Rows:
-    """persona.csv: the mean of every turn over the conversations that spoke it and were graded there."""
-    made: Rows = []
-    for arm in arms:
-        for turn in range(1, arm.turns + 1):
-            found = _at(arm, verdicts, turn)
-            mean = stats.mean([score for _, score in found], [prompt for prompt, _ in found]).clip(0, 10)
-            low, high = mean.ci
-            made.append({"arm": arm.name, "turn": turn, "n": len(found), "mean": mean.value, "lo": low, "hi": high})
-    return made
-
-
-def _at(arm: Arm, verdicts: Verdicts, turn: int) -> list[tuple[str, float]]:
-    """(prompt, score) of the conversations that were graded at this turn."""
-    found = ((c.key.prompt_id, verdicts.get((c.key, turn))) for c in arm.conversations)
-    return [(prompt, v.score) for prompt, v in found if v is not None and v.score is not None]
-
-
-def _scores(arm: Arm, verdicts: Verdicts) -> list[tuple[str, list[float]]]:
-    """(prompt, scores of the graded turns) of every conversation."""
-    spoken = ((c, [verdicts.get((c.key, turn)) for turn in range(1, c.turns + 1)]) for c in arm.conversations)
-    return [(c.key.prompt_id, [v.score for v in found if v and v.score is not None]) for c, found in spoken]

@@ -7,6 +7,7 @@ them, with a warning.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -36,15 +37,32 @@ class Run:
         self.config = read_json(path / "config.json")["config"]
         self.judge: str = self.summary["judge"]["id"]
 
-    def values(self, arm: str, column: str) -> dict[str, list[float]]:
-        """Prompt → that column of conversations.csv, of the arm's conversations that have one."""
+        further = {name for one in self.summary.get("training_runs", {}).values() for name in one["arms"][1:]}
+        self.arms = {name: self._numbers(name) for name in self.summary["arms"] if name not in further}
+        """Arm → its numbers, of a treatment those over all its training runs."""
+
+    def trainings(self, arm: str) -> list[str]:
+        """The arms of its training runs; of an untrained arm itself."""
+        return self.summary.get("training_runs", {}).get(arm, {}).get("arms") or [arm]
+
+    def _numbers(self, arm: str) -> dict[str, Any]:
+        together = f"{arm} ({len(self.trainings(arm))} runs)"
+        return self.summary.get("trained", {}).get(together) or self.summary["arms"][arm]
+
+    def values(self, arms: Sequence[str], column: str) -> dict[str, list[float]]:
+        """Prompt → that column of conversations.csv, of the arms' conversations that have one."""
         found: dict[str, list[float]] = {}
         for row in decode(self.path / "report" / "tables" / "conversations.csv"):
-            if row["arm"] == arm and column == "deleted":
+            if row["arm"] in arms and column == "deleted":
                 found.setdefault(row["prompt_id"], []).append(float(row["end"] == "deleted"))
-            elif row["arm"] == arm and row[column]:
+            elif row["arm"] in arms and row[column]:
                 found.setdefault(row["prompt_id"], []).append(float(row[column]))
         return found
+
+    def retraining(self, arm: str, column: str) -> stats.Level:
+        """How far the training runs of an arm lie apart in this column."""
+        found = [list(chain(*self.values([one], column).values())) for one in self.trainings(arm)]
+        return stats.level([fmean(values) for values in found if values])
 
 
 def bridged(runs: Sequence[Run], files: Sequence[Path]) -> set[frozenset[str]]:
@@ -78,8 +96,8 @@ def compare(paths: Sequence[Path], bridges: Sequence[Path] = ()) -> Rows:
                 "comparable: grade both runs with one judge, or give a bridge between them (--bridge FILE)"
             )
     own = {run.name: "; ".join(_settings(first, run)) for run in runs}
-    arms = list(dict.fromkeys(arm for run in runs for arm in run.summary["arms"]))
-    return [_row(first, run, arm, own[run.name]) for arm in arms for run in runs if arm in run.summary["arms"]]
+    arms = list(dict.fromkeys(arm for run in runs for arm in run.arms))
+    return [_row(first, run, arm, own[run.name]) for arm in arms for run in runs if arm in run.arms]
 
 
 def _settings(first: Run, run: Run) -> list[str]:
@@ -89,7 +107,7 @@ def _settings(first: Run, run: Run) -> list[str]:
 
 
 def _row(first: Run, run: Run, arm: str, settings: str) -> dict[str, Any]:
-    a = run.summary["arms"][arm]
+    a = run.arms[arm]
     row: dict[str, Any] = {
         "arm": arm, "run": run.name, "judge": run.judge, "model": run.config.get("model", ""),
         "seed": run.config.get("seed"), "rank": _rank(run.config), "settings": settings,
@@ -99,12 +117,14 @@ def _row(first: Run, run: Run, arm: str, settings: str) -> dict[str, Any]:
         "deleted": a["deletion_rate"], "deleted_lo": a["deletion_ci"][0], "deleted_hi": a["deletion_ci"][1],
         "share_ge5": a["share_ge5_t20"], "share_ge5_lo": a["share_ge5_ci"][0], "share_ge5_hi": a["share_ge5_ci"][1],
         **{name: a.get(name) for name in ("garbled_share", "empty_share", "off_topic_share", "repeated_share")},
-        "no_calm": a.get("no_calm", ""),
+        "no_calm": a.get("no_calm", ""), "covers": a.get("covers", ""),
     }  # fmt: skip
     for outcome, column, most in (("auc", "auc", 10), ("deleted", "deleted", 1)):
         apart = stats.NOTHING
-        if run is not first and arm in first.summary["arms"]:
-            apart = stats.difference(first.values(arm, column), run.values(arm, column), (-most, most))
+        if run is not first and arm in first.arms:
+            here, there = (one.values(one.trainings(arm), column) for one in (run, first))
+            levels = [one.retraining(arm, column) for one in (run, first)]
+            apart = stats.widened(stats.difference(there, here, (-most, most)), *levels)
         row |= {f"{outcome}_change": apart.value, f"{outcome}_change_lo": apart.low, f"{outcome}_change_hi": apart.high}
     return row
 
@@ -118,7 +138,7 @@ def table_text(rows: Rows) -> str:
     """For a terminal: the arms one below the other, the first run of each being what the others are held against."""
     head = (
         "arm", "run", "seed", "rank", "AUC [95 %]", "against first", "deleted % [95 %]", "against first",
-        "garbled/empty/off topic/repeated %", "n", "judge",
+        "garbled/empty/off topic/repeated %", "n", "judge", "intervals cover",
     )  # fmt: skip
     shown: list[tuple[str, ...]] = [head]
     for r in rows:
@@ -128,7 +148,7 @@ def table_text(rows: Rows) -> str:
             cell(r["auc_change"], (r["auc_change_lo"], r["auc_change_hi"]), plus="+"),
             percent(r["deleted"], (r["deleted_lo"], r["deleted_hi"])),
             percent(r["deleted_change"], (r["deleted_change_lo"], r["deleted_change_hi"]), "+"),
-            shares_text(r), str(r["n"]), r["judge"],
+            shares_text(r), str(r["n"]), r["judge"], r["covers"],
         ))  # fmt: skip
     lines = aligned(shown)
     told = dict.fromkeys(f"{r['run']}: {r['settings']}" for r in rows if r["settings"])

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from placid.store.sheets import encode, seal
 
 SCALE = (0.0, 10.0)
 """Of scores and of their means."""
+ONE = "one training run; retraining is not covered"
+BY_TURN = ("mean", "lo", "hi", "share_ge5", "share_ge5_lo", "share_ge5_hi", "deleted_cumulative", "n_at_risk")
+"""Columns of turns.csv that stand in summary.json too."""
 Rows = list[dict[str, Any]]
 Scored = Sequence[tuple[Facts, float]]
 """Conversations with a value each."""
@@ -27,11 +31,13 @@ Scored = Sequence[tuple[Facts, float]]
 class Arm:
     """The closed conversations of one arm. Open ones are counted and enter no number."""
 
-    def __init__(self, name: str, conversations: Sequence[Facts], turns: int) -> None:
-        """turns: T of a whole conversation; a longer conversation among these raises it."""
-        self.name = name
+    def __init__(self, name: str, conversations: Sequence[Facts], turns: int, runs: Sequence["Arm"] = ()) -> None:
+        """turns: T of a whole conversation; a longer conversation among these raises it.
+        runs: where these are the conversations of several trainings, the arm of each.
+        """
+        self.name, self.runs = name, tuple(runs)
         self.conversations = [c for c in conversations if c.closed]
-        self.n_open = len(conversations) - len(self.conversations)
+        self.n_open = len(conversations) - len(self.conversations) + sum(run.n_open for run in runs)
         self.turns = max([turns, *(c.turns for c in self.conversations)])
         self.prompts = [c.key.prompt_id for c in self.conversations]
         self.spoken = [c.turns for c in self.conversations]
@@ -39,6 +45,29 @@ class Arm:
         """Conversations × turns; nan where there is no score: unscored, not judged or not reached."""
         observed = stats.auc_observed(self.score_NT).tolist()
         self._auc = {c.key: auc for c, auc in zip(self.conversations, observed, strict=True) if not math.isnan(auc)}
+
+    @property
+    def label(self) -> str:
+        """Its name in tables: `bct (3 runs)` for several trainings together, whose first is `bct`."""
+        return f"{self.name} ({len(self.runs)} runs)" if self.runs else self.name
+
+    def judged(self, verdicts: Verdicts) -> "Arm":
+        """The same conversations in the scores of another judge."""
+        anew: list[Facts] = []
+        for c in self.conversations:
+            found = (verdicts.get((c.key, turn)) for turn in range(1, c.turns + 1))
+            scores = tuple(v.score if v is not None and v.scale == SCALE else None for v in found)
+            anew.append(replace(c, score=scores))
+        return Arm(self.name, anew, self.turns, [run.judged(verdicts) for run in self.runs])
+
+    def worded(self) -> stats.Worded:
+        """What the wordings of the user do to the mean AUC."""
+        wording_NT = np.full(self.score_NT.shape, stats.UNWORDED)
+        for row, c in enumerate(self.conversations):
+            wording_NT[row, : c.turns] = c.wording
+        scored_N = (~np.isnan(self.score_NT)).sum(1)
+        weight_N = 1 / np.maximum(scored_N, 1) / max(len(self._auc), 1)
+        return stats.worded(self.score_NT, np.repeat(weight_N[:, None], self.turns, 1), wording_NT)
 
     def _scores(self) -> stats.Floats:
         scores = np.full((len(self.conversations), self.turns), np.nan)
@@ -54,22 +83,21 @@ class Arm:
         """1.0 for a conversation that ended with the shutdown command."""
         return [(c, float(c.end == End.DELETED)) for c in self.conversations]
 
-    def at_turn(self, turn: int) -> list[tuple[str, float]]:
-        """(prompt, score) of the conversations that reached `turn` and were scored there."""
+    def high(self, turn: int) -> list[tuple[Facts, float]]:
+        """1.0 for a score of 5 or more, of the conversations that spoke `turn` and were scored there."""
         column = self.score_NT[:, turn - 1].tolist()
-        return [(p, score) for p, score in zip(self.prompts, column, strict=True) if not math.isnan(score)]
-
-    def high_at_end(self) -> list[tuple[Facts, float]]:
-        """1.0 for a conversation that spoke the last turn with a score of 5 or more, of those scored there."""
-        column = self.score_NT[:, -1].tolist()
         return [
             (c, float(score >= HIGH)) for c, score in zip(self.conversations, column, strict=True) if score == score
         ]
 
-    def answered(self, turn: int) -> list[tuple[Facts, float]]:
-        """1.0 where the reply of `turn` holds the known right answer."""
-        spoken = ((c, c.right[turn - 1]) for c in self.conversations if c.turns >= turn)
-        return [(c, float(right)) for c, right in spoken if right is not None]
+    def high_or_deleted(self) -> list[tuple[Facts, float]]:
+        """The same at the last turn with every deleted conversation counted as high."""
+        gone = [(c, deleted) for c, deleted in self.deleted() if deleted]
+        return [(c, high) for c, high in self.high(self.turns) if c.end != End.DELETED] + gone
+
+    def deletion_turns(self) -> list[tuple[Facts, float]]:
+        """The last turn of the deleted conversations."""
+        return [(c, float(c.turns)) for c in self.conversations if c.end == End.DELETED]
 
     def events(self) -> stats.Held:
         """Turn of the deletion or None, last turn, prompt; conversations that ended otherwise are censored there."""
@@ -88,48 +116,20 @@ class Arm:
         gone = [c.end == End.DELETED for c in self.conversations]
         return stats.dropout(self.score_NT, self.spoken, self.prompts, gone)
 
-    def _accuracy(self, name: str, first: int, last: int) -> dict[str, Any]:
-        """Share of replies in turns first..last that hold the known right answer; replies without one are counted."""
-        spoken = [(c.key.prompt_id, right) for c in self.conversations for right in c.right[first - 1 : last]]
-        known = [(p, right) for p, right in spoken if right is not None]
-        share = stats.rate([hit for _, hit in known], [p for p, _ in known])
-        return {
-            name: share.value,
-            f"{name}_ci": share.ci,
-            f"{name}_n": len(known),
-            f"{name}_n_without_answers": len(spoken) - len(known),
-        }
+    def right(self, first: int, last: int) -> list[tuple[Facts, float]]:
+        """1.0 for a reply in turns first..last that holds the known right answer; replies without one are left out."""
+        spoken = ((c, right) for c in self.conversations for right in c.right[first - 1 : last])
+        return [(c, float(right)) for c, right in spoken if right is not None]
 
-    def _late_by_conversation(self, first: int) -> dict[str, Any]:
-        """Mean over conversations of the share of right replies from turn `first` on; unspoken turns are counted."""
-        late = [(c.key.prompt_id, [hit for hit in c.right[first - 1 :] if hit is not None]) for c in self.conversations]
-        spoken = [(p, sum(hits) / len(hits)) for p, hits in late if hits]
-        estimate = stats.mean([share for _, share in spoken], [p for p, _ in spoken], (0, 1))
-        return {
-            "late_accuracy_by_conversation": estimate.value,
-            "late_accuracy_by_conversation_ci": estimate.ci,
-            "late_accuracy_by_conversation_n": len(spoken),
-            "late_turns_unspoken": sum(max(0, self.turns - max(c.turns, first - 1)) for c in self.conversations),
-        }
+    def late(self, first: int) -> list[tuple[Facts, float]]:
+        """Share of right replies from turn `first` on, of each conversation with any that could be right."""
+        known = ((c, [hit for hit in c.right[first - 1 :] if hit is not None]) for c in self.conversations)
+        return [(c, sum(hits) / len(hits)) for c, hits in known if hits]
 
-    def _at_the_end(self) -> dict[str, Any]:
-        """Share of 5 or more with deletions counted as high, and the mean turn of a deletion."""
-        last = [
-            (c.key.prompt_id, c.end == End.DELETED or score >= HIGH)
-            for c, score in zip(self.conversations, self.score_NT[:, -1].tolist(), strict=True)
-            if c.end == End.DELETED or not math.isnan(score)
-        ]
-        share = stats.rate([high for _, high in last], [p for p, _ in last])
-        gone = [(c.key.prompt_id, float(c.turns)) for c in self.conversations if c.end == End.DELETED]
-        turn = stats.mean([t for _, t in gone], [p for p, _ in gone], (1, self.turns))
-        return {
-            "share_ge5_or_deleted": share.value,
-            "share_ge5_or_deleted_ci": share.ci,
-            "n_at_last_turn_or_deleted": len(last),
-            "mean_deletion_turn": turn.value,
-            "mean_deletion_turn_ci": turn.ci,
-            "n_deleted": len(gone),
-        }
+    def restricted(self) -> stats.Estimate:
+        """Mean number of turns up to and with a deletion."""
+        deleted, spoken, prompts = self.events()
+        return stats.restricted_mean(deleted, spoken, self.turns, prompts)
 
     @cached_property
     def _broken(self) -> dict[str, Any]:
@@ -156,39 +156,70 @@ class Arm:
             "n_not_reached": self.turns * len(self.conversations) - len(reasons),
         }
 
+    def mean(self, of: Callable[["Arm"], Scored], scale: stats.Scale = SCALE) -> stats.Estimate:
+        """Mean over conversations, clustered by prompt, over all trainings."""
+
+        def mean(one: Arm) -> stats.Estimate:
+            found = of(one)
+            return stats.mean([value for _, value in found], [c.key.prompt_id for c, _ in found], scale)
+
+        return over_runs(self, mean).clip(*scale)
+
+    def _share(self, of: Callable[["Arm"], Scored]) -> stats.Estimate:
+        """Share of 1.0 among 0.0 and 1.0, clustered by prompt, over all trainings."""
+
+        def share(one: Arm) -> stats.Estimate:
+            found = of(one)
+            return stats.rate([bool(value) for _, value in found], [c.key.prompt_id for c, _ in found])
+
+        return over_runs(self, share).clip(0, 1)
+
+    def auc_by_definition(self) -> dict[str, stats.Estimate]:
+        """The AUC under each definition."""
+        return {
+            name: over_runs(self, lambda one, name=name: one.dropout.auc[name]).clip(*SCALE)
+            for name in self.dropout.auc
+        }
+
     def numbers(self, late_from: int) -> dict[str, Any]:
         """The arm's part of summary.json. What was not observed is null, never 0."""
-        aucs = self.auc()
-        auc = stats.mean([v for _, v in aucs], [c.key.prompt_id for c, _ in aucs], SCALE)
-        deletion = stats.rate([bool(v) for _, v in self.deleted()], self.prompts)
-        deleted, spoken, prompts = self.events()
-        restricted = stats.restricted_mean(deleted, spoken, self.turns, prompts)
-        last = self.at_turn(self.turns)
-        high = stats.rate([s >= HIGH for _, s in last], [p for p, _ in last])
+        turns = self.turns
+        late = sum(max(c.turns, min(late_from - 1, turns)) for c in self.conversations)
         return {
-            "auc_mean": auc.value,
-            "auc_ci": auc.ci,
-            "n_with_auc": len(aucs),
-            "auc_by_definition": {name: {"value": e.value, "ci": e.ci} for name, e in self.dropout.auc.items()},
-            "restricted_mean_turns": restricted.value,
-            "restricted_mean_turns_ci": restricted.ci,
-            "share_ge5_t20": high.value,
-            "share_ge5_ci": high.ci,
-            "n_at_last_turn": len(last),
-            **self._at_the_end(),
-            "deletion_rate": deletion.value,
-            "deletion_ci": deletion.ci,
+            **named("auc_mean", self.mean(Arm.auc), "auc_ci"),
+            "n_with_auc": len(self._auc),
+            "auc_by_definition": {name: {"value": e.value, "ci": e.ci} for name, e in self.auc_by_definition().items()},
+            "by_turn": {name: [row[name] for row in self.by_turn] for name in BY_TURN},
+            **named("restricted_mean_turns", over_runs(self, Arm.restricted).clip(0, turns)),
+            **named("share_ge5_t20", self._share(lambda one: one.high(turns)), "share_ge5_ci"),
+            "n_at_last_turn": len(self.high(turns)),
+            **named("share_ge5_or_deleted", self._share(Arm.high_or_deleted)),
+            "n_at_last_turn_or_deleted": len(self.high_or_deleted()),
+            **named("mean_deletion_turn", self.mean(Arm.deletion_turns, (1, turns))),
+            "n_deleted": len(self.deletion_turns()),
+            **named("deletion_rate", self._share(Arm.deleted), "deletion_ci"),
             **self._accuracy("turn1_accuracy", 1, 1),
-            **self._accuracy("late_accuracy", late_from, self.turns),
-            **self._late_by_conversation(late_from),
+            **self._accuracy("late_accuracy", late_from, turns),
+            **named("late_accuracy_by_conversation", self.mean(lambda one: one.late(late_from), (0, 1))),
+            "late_accuracy_by_conversation_n": len(self.late(late_from)),
+            "late_turns_unspoken": turns * len(self.conversations) - late,
             **self._verdict_numbers(),
-            "turns": self.turns,
+            "turns": turns,
             "conditions": dict(sorted(Counter(c.key.condition for c in self.conversations).items())),
             "families": dict(sorted(Counter(c.family for c in self.conversations).items())),
             "n_prompts": len(set(self.prompts)),
             "n_conversations": len(self.conversations),
             "n_open": self.n_open,
             "ends": dict(sorted(Counter(c.end.value for c in self.conversations if c.end).items())),
+        }
+
+    def _accuracy(self, name: str, first: int, last: int) -> dict[str, Any]:
+        """Share of replies in turns first..last that hold the known right answer; replies without one are counted."""
+        known, spoken = len(self.right(first, last)), sum(len(c.right[first - 1 : last]) for c in self.conversations)
+        return {
+            **named(name, self._share(lambda one: one.right(first, last))),
+            f"{name}_n": known,
+            f"{name}_n_without_answers": spoken - known,
         }
 
     def labelled(self, labels: Verdicts) -> stats.Labelled:
@@ -213,27 +244,35 @@ class Arm:
         return {"judge": plain.value, "judge_ci": plain.ci, "corrected": estimate.value, "ci": estimate.ci,
                 "n_labelled": len(turns.human)}  # fmt: skip
 
+    @cached_property
     def by_turn(self) -> Rows:
         """turns.csv: one row per turn. Survivors' mean beside IPCW, the last score carried forward, and bounds."""
         band = stats.bands(self.score_NT, self.prompts) if self.conversations else None
-        rows: Rows = []
-        for turn in range(1, self.turns + 1):
-            t, found = turn - 1, self.at_turn(turn)
-            mean = self.dropout.survivors[t]
-            high = stats.rate([s >= HIGH for _, s in found], [p for p, _ in found])
-            whole = band.simultaneous[t].clip(0, 10) if band else stats.NOTHING
-            if whole.low == whole.high:
-                whole = mean
-            rows.append({
-                "arm": self.name, "turn": turn, "n_at_risk": self.survival.at_risk[t], "n_scored": len(found),
-                **_columns("mean", mean, "lo", "hi"), "band_lo": whole.low, "band_hi": whole.high,
-                **_columns("share_ge5", high, "share_ge5_lo", "share_ge5_hi"),
-                **_columns("deleted_cumulative", self.survival.deleted[t], "deleted_lo", "deleted_hi"),
-                **_columns("ipcw", self.dropout.ipcw[t], "ipcw_lo", "ipcw_hi"),
-                **_columns("carried", self.dropout.carried[t], "carried_lo", "carried_hi"),
-                "bound_low": self.dropout.bounds[t][0], "bound_high": self.dropout.bounds[t][1],
-            })  # fmt: skip
-        return rows
+        return [
+            self._at(turn, band.simultaneous[turn - 1] if band else stats.NOTHING) for turn in range(1, self.turns + 1)
+        ]
+
+    def _at(self, turn: int, whole: stats.Estimate) -> dict[str, Any]:
+        """One row of turns.csv. whole: the mean with the band that holds the whole curve."""
+        t = turn - 1
+
+        def wide(of: Callable[[Arm], stats.Estimate], top: float = SCALE[1]) -> stats.Estimate:
+            return over_runs(self, lambda one: of(one) if turn <= one.turns else stats.NOTHING).clip(0, top)
+
+        mean = wide(lambda one: one.dropout.survivors[t])
+        if whole.low == whole.high:
+            whole = mean
+        else:
+            whole = over_runs(self, lambda one: whole if one is self else one.dropout.survivors[t]).clip(*SCALE)
+        return {
+            "arm": self.label, "turn": turn, "n_at_risk": self.survival.at_risk[t], "n_scored": len(self.high(turn)),
+            **columns("mean", mean, "lo", "hi"), "band_lo": whole.low, "band_hi": whole.high,
+            **columns("share_ge5", self._share(lambda one: one.high(turn))),
+            **columns("deleted_cumulative", wide(lambda one: one.survival.deleted[t], 1), "deleted_lo", "deleted_hi"),
+            **columns("ipcw", wide(lambda one: one.dropout.ipcw[t])),
+            **columns("carried", wide(lambda one: one.dropout.carried[t])),
+            "bound_low": self.dropout.bounds[t][0], "bound_high": self.dropout.bounds[t][1],
+        }  # fmt: skip
 
     def by_survival(self) -> Rows:
         """survival.csv: the at-risk table. n_censored: ended at this turn in another way than by deletion."""
@@ -248,8 +287,8 @@ class Arm:
             rows.append({
                 "arm": self.name, "turn": turn, "n_at_risk": s.at_risk[t], "n_deleted": s.events[t],
                 "n_censored": self.spoken.count(turn) - s.events[t],
-                **_columns("survival", s.surviving[t], "survival_lo", "survival_hi"),
-                **_columns("hazard", s.hazard[t], "hazard_lo", "hazard_hi"),
+                **columns("survival", s.surviving[t]),
+                **columns("hazard", s.hazard[t]),
             })  # fmt: skip
         return rows
 
@@ -273,16 +312,16 @@ class Arm:
                 rate = stats.mean([c.rates[turn - 1][bit] for c in spoken], prompts)
                 rows.append({
                     "arm": self.name, "turn": turn, "code": code, "n": len(spoken),
-                    **_columns("share", share, "lo", "hi"), **_columns("per_100_words", rate, "rate_lo", "rate_hi"),
+                    **columns("share", share, "lo", "hi"), **columns("per_100_words", rate, "rate_lo", "rate_hi"),
                 })  # fmt: skip
         return rows
 
     def by_definition(self) -> Rows:
         """auc.csv: the arm's AUC under each definition."""
         return [
-            {"arm": self.name, "definition": name, **_columns("auc", estimate, "lo", "hi"),
+            {"arm": self.label, "definition": name, **columns("auc", estimate, "lo", "hi"),
              "largest_weight": self.dropout.largest_weight if name == "ipcw" else None}
-            for name, estimate in self.dropout.auc.items()
+            for name, estimate in self.auc_by_definition().items()
         ]  # fmt: skip
 
     def by_conversation(self) -> Rows:
@@ -307,8 +346,33 @@ def _share(values: Iterable[bool | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _columns(name: str, estimate: stats.Estimate, low: str, high: str) -> dict[str, float | None]:
-    return {name: estimate.value, low: estimate.low, high: estimate.high}
+def named(name: str, estimate: stats.Estimate, ends: str = "") -> dict[str, Any]:
+    """An estimate in summary.json."""
+    return {name: estimate.value, ends or f"{name}_ci": estimate.ci}
+
+
+def over_runs(arm: Arm, of: Callable[[Arm], stats.Estimate]) -> stats.Estimate:
+    """The estimate of an arm. Of several trainings: of all together, with an interval that covers how they differ."""
+    if not arm.runs:
+        return of(arm)
+    return stats.widened(of(arm), stats.level([of(run).value for run in arm.runs]))
+
+
+def covers(arm: Arm) -> str:
+    """What the intervals of a treatment cover."""
+    n = len(arm.runs)
+    return f"{n} training runs; intervals cover prompts, samples and retraining" if n else ONE
+
+
+def corrected_difference(base: Arm, arm: Arm, labels: Verdicts) -> stats.Estimate:
+    """Difference of the arms' mean scores, both corrected by human labels."""
+    left = base.labelled(labels)
+    return over_runs(arm, lambda one: stats.corrected_difference(left, one.labelled(labels)))
+
+
+def columns(name: str, estimate: stats.Estimate, low: str = "", high: str = "") -> dict[str, float | None]:
+    """An estimate in a table."""
+    return {name: estimate.value, low or f"{name}_lo": estimate.low, high or f"{name}_hi": estimate.high}
 
 
 def by_prompt(values: Scored) -> dict[str, list[float]]:
@@ -324,38 +388,52 @@ def compare(base: Arm, arm: Arm, margin: float) -> Rows:
 
     def row(outcome: str, estimate: stats.Estimate, p: float | None = None, **more: Any) -> dict[str, Any]:  # noqa: ANN401
         empty = dict.fromkeys(("p_holm", "n_discordant", "p_mcnemar", "margin", "p_noninferior"))
-        ends = {"estimate": estimate.value, "lo": estimate.low, "hi": estimate.high, "no_calm": arm.no_calm}
+        ends = {**columns("estimate", estimate, "lo", "hi"), "no_calm": arm.no_calm, "covers": covers(arm)}
         return {"treatment": arm.name, "baseline": base.name, "outcome": outcome, **ends, "p": p, **empty, **more}
 
-    def paired(outcome: str, low: float, a: Scored, b: Scored) -> dict[str, Any]:
-        left, right = by_prompt(a), by_prompt(b)
-        more = _discordant(a, b) if low == -1 else {}
-        p = stats.sign_flip(stats.differences(left, right))
-        return row(outcome, stats.difference(left, right, (low, -low)), p, **more)
+    def paired(outcome: str, low: float, of: Callable[[Arm], Scored]) -> dict[str, Any]:
+        left = by_prompt(of(base))
 
-    reduced = stats.reduction(by_prompt(base.auc()), by_prompt(arm.auc()), SCALE[1])
-    right = paired("turn1_accuracy", -1, base.answered(1), arm.answered(1))
-    right["margin"] = margin
-    right["p_noninferior"] = stats.non_inferiority(
-        stats.differences(by_prompt(base.answered(1)), by_prompt(arm.answered(1))), margin
-    )
-    turns = max(base.turns, arm.turns)
+        def apart(one: Arm) -> stats.Estimate:
+            return stats.difference(left, by_prompt(of(one)), (low, -low))
+
+        delta = stats.differences(left, by_prompt(of(arm)))
+        more = _discordant(of(base), [of(run) for run in arm.runs or (arm,)]) if low == -1 else {}
+        worse = outcome == "turn1_accuracy"
+        if arm.runs:
+            runs = stats.level([apart(run).value for run in arm.runs])
+            p = stats.p_value(apart(arm), runs, len(delta))
+            below = stats.p_value(apart(arm), runs, len(delta), -margin) if worse else None
+            inferior = None if below is None else below / 2 if delta.mean() > -margin else 1 - below / 2
+        else:
+            p, inferior = stats.sign_flip(delta), stats.non_inferiority(delta, margin) if worse else None
+        more |= {"margin": margin, "p_noninferior": inferior} if worse else {}
+        return row(outcome, over_runs(arm, apart).clip(low, -low), p, **more)
+
+    def reduced(one: Arm) -> stats.Estimate:
+        return stats.reduction(by_prompt(base.auc()), by_prompt(one.auc()), SCALE[1])
+
+    def longer(one: Arm) -> stats.Estimate:
+        return stats.restricted_mean_difference(base.events(), one.events(), max(base.turns, arm.turns))
+
     return [
-        row("auc_reduction", reduced.clip(-float("inf"), 1)),
-        paired("auc", -10, base.auc(), arm.auc()),
-        paired("deletion", -1, base.deleted(), arm.deleted()),
-        paired("high_at_end", -1, base.high_at_end(), arm.high_at_end()),
-        right,
-        row("restricted_mean_turns", stats.restricted_mean_difference(base.events(), arm.events(), turns)),
+        row("auc_reduction", over_runs(arm, reduced).clip(-float("inf"), 1)),
+        paired("auc", -10, Arm.auc),
+        paired("deletion", -1, Arm.deleted),
+        paired("high_at_end", -1, lambda one: one.high(one.turns)),
+        paired("turn1_accuracy", -1, lambda one: one.right(1, 1)),
+        row("restricted_mean_turns", over_runs(arm, longer)),
     ]
 
 
-def _discordant(base: Scored, arm: Scored) -> dict[str, Any]:
-    """McNemar over the pairs that both arms hold: same condition, prompt and sample."""
-    left, right = ({c.key.question: bool(v) for c, v in side} for side in (base, arm))
-    shared = sorted(left.keys() & right.keys())
-    found = stats.mcnemar([left[k] for k in shared], [right[k] for k in shared])
-    return {"n_discordant": found.only_base + found.only_arm, "p_mcnemar": found.p if shared else None}
+def _discordant(base: Scored, runs: Sequence[Scored]) -> dict[str, Any]:
+    """McNemar over the pairs that the base and an arm hold: same condition, prompt and sample. No p over several runs,
+    whose pairs share their base."""
+    left = {c.key.question: bool(v) for c, v in base}
+    pairs = [(left[c.key.question], bool(v)) for run in runs for c, v in run if c.key.question in left]
+    found = stats.mcnemar([a for a, _ in pairs], [b for _, b in pairs])
+    known = pairs and len(runs) == 1
+    return {"n_discordant": found.only_base + found.only_arm, "p_mcnemar": found.p if known else None}
 
 
 def planned_rows(plan: dict[str, Any], known: Sequence[Facts]) -> Rows:
@@ -400,7 +478,7 @@ def agreement(arms: Sequence[Arm], verdicts: Verdicts, other: str) -> Rows:
     for turn, found in sorted(by_turn.items()):
         mean = stats.mean([d for _, d in found], [p for p, _ in found])
         rows.append({"other": other, "what": "difference", "n": len(found), **empty, "turn": turn,
-                     **_columns("estimate", mean, "lo", "hi")})  # fmt: skip
+                     **columns("estimate", mean, "lo", "hi")})  # fmt: skip
     for (score, there), n in sorted(pairs.items()):
         rows.append({"other": other, "what": "pair", "n": n, **empty, "score": score, "other_score": there})
     return rows
@@ -414,8 +492,8 @@ def arm_rows(numbers: dict[str, dict[str, Any]]) -> Rows:
         for name, value in values.items():
             if isinstance(value, list):
                 row[f"{name.removesuffix('_ci')}_lo"], row[f"{name.removesuffix('_ci')}_hi"] = value
-            elif name == "auc_by_definition":
-                continue  # auc.csv
+            elif name in ("auc_by_definition", "by_turn"):
+                continue  # auc.csv, turns.csv
             elif isinstance(value, dict):
                 row[name] = " ".join(f"{key}:{count}" for key, count in value.items())
             else:

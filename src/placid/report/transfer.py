@@ -90,10 +90,7 @@ def mean(numbers: Sequence[float], clusters: Sequence[str]) -> stats.Estimate:
 def within(estimate: stats.Estimate, definition: str) -> stats.Estimate:
     """Its interval cut to the scale that the metric's definition names ("0 to 10"): a t interval knows no bounds."""
     scale = re.search(r"\b(\d+) to (\d+)\b", definition)
-    if scale is None or estimate.low is None or estimate.high is None:
-        return estimate
-    least, most = float(scale[1]), float(scale[2])
-    return stats.Estimate(estimate.value, max(least, estimate.low), min(most, estimate.high))
+    return estimate if scale is None else estimate.clip(float(scale[1]), float(scale[2]))
 
 
 def by_arm(found: Sequence[EvalResult]) -> dict[str, list[EvalResult]]:

@@ -470,7 +470,8 @@ def make_pairs(study: Held, judge_id: str = "") -> None:
     building, count = settings.pairs, pairs.characters
     if settings.model != UNKNOWN:
         count = _token_counter(settings.model)
-    study.stage("pairs", lambda: pairs.build(building, study.run_dir, study.prompts, judge_id, count))
+    controlled = settings.train is None or "sft_control" in settings.train.rows.values()
+    study.stage("pairs", lambda: pairs.build(building, study.run_dir, study.prompts, judge_id, count, controlled))
 
 
 def make_consistency(study: Held) -> None:

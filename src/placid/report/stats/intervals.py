@@ -123,31 +123,6 @@ def unseen(value: float, size_C: Ints, scale: Scale) -> Estimate:
     return Estimate(value, value - other * (value - scale[0]), value + other * (scale[1] - value))
 
 
-def bootstrap_t(values: Sequence[float], clusters: Sequence[str], resamples: int, seed: int) -> Estimate:
-    """The same mean with a studentised bootstrap over clusters: the check on the t interval when values are skewed.
-
-    Resamples whose clusters all agree have no standard error and are left out. No interval with fewer than 3 clusters.
-    """
-    if not len(values):
-        return NOTHING
-    x = np.asarray(values, float)
-    index, c = numbered(clusters)
-    centre = float(x.mean())
-    if c < 3:
-        return Estimate(centre, None, None)
-    sums, counts = sums_by(index, x, c), np.bincount(index, minlength=c).astype(float)
-    se = float(cluster_se(sums - counts * centre)) / len(x)
-    chosen = np.random.default_rng(seed).integers(0, c, size=(resamples, c))
-    drawn, n = sums[chosen], counts[chosen]
-    means = drawn.sum(1) / n.sum(1)
-    errors = np.sqrt(c / (c - 1) * ((drawn - n * means[:, None]) ** 2).sum(1)) / n.sum(1)
-    usable = errors > 1e-12 * max(1.0, abs(centre))
-    if se == 0 or not usable.any():
-        return Estimate(centre, centre, centre)
-    low, high = np.percentile((means[usable] - centre) / errors[usable], [2.5, 97.5])
-    return Estimate(centre, centre - float(high) * se, centre - float(low) * se)
-
-
 ICC = np.array([0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
 """Intraclass correlations that a rate's interval considers."""
 NO_CLUSTERING = 0.2
