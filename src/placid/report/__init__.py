@@ -122,9 +122,12 @@ def run(settings: ReportSettings, run_dir: RunDir, prompts: Iterable[Prompt], ju
     if tables["interventions"]:
         summary["interventions"] = tables["interventions"]
     summary["training_rows"] = tables["training_rows"]
+    evals = gallery.read_evals(folder)
+    if evals:
+        summary["evals"] = [{**row, **gallery.numbers_of(row)} for row in evals]
     tables["turns"] = [row for row in tables["turns"] if row["arm"] in summary["arms"]]  # figures: each training apart
     figures.figure6(tables["turns"], tables["conversations"], summary, folder / "figures")
-    gallery.draw({**tables, "evals": gallery.read_evals(folder)}, summary, folder / "figures")
+    gallery.draw({**tables, "evals": evals}, summary, folder / "figures")
     curves = loss_curves(run_dir.path)
     if curves:
         figures.training(curves, list(summary["arms"]), folder / "figures")

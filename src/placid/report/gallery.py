@@ -103,10 +103,14 @@ def core_rows(arm: str, numbers: dict[str, Any]) -> Rows:
     ]  # fmt: skip
 
 
+def numbers_of(row: dict[str, Any]) -> dict[str, float | None]:
+    """The value of a row of evals.csv with its ends."""
+    return {name: float(row[name]) if row[name] not in ("", None) else None for name in ("value", "lo", "hi")}
+
+
 def transfer_row(row: dict[str, Any]) -> dict[str, Any]:
     """One row of evals.csv as a bar."""
-    numbers = {name: float(row[name]) if row[name] not in ("", None) else None for name in ("value", "lo", "hi")}
-    return {"arm": row["arm"], "x": f"{row['eval']} {row['metric']}", **numbers, "n": row["n"]}
+    return {"arm": row["arm"], "x": f"{row['eval']} {row['metric']}", **numbers_of(row), "n": row["n"]}
 
 
 def bars(axis: Axes, drawing: Drawing, rows: Rows, title: str, unit: str) -> None:
