@@ -51,13 +51,47 @@ def test_every_key_of_a_study_says_what_it_means():
     assert [key for key, _, text in describe(StudySettings) if not text] == []
 
 
-@pytest.mark.parametrize("command", [name for name, (_, takes, _) in COMMANDS.items() if takes == "config"])
+@pytest.mark.parametrize("command", [name for name, told in COMMANDS.items() if told["takes"] == "config"])
 def test_help_lists_every_key_with_its_default(command, capsys):
     assert left(command, "--help") == 0
     shown = capsys.readouterr().out
     kind = OrganismSettings if command == "organism" else StudySettings
     missing = [key for key, _, _ in describe(kind) if f"  {key} = " not in shown and f"  [{key}]" not in shown]
     assert not missing
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [("plan", ["--site"]), ("judge", ["--follow"]), ("train", ["--rows", "--out"]), ("report", ["--against"]),
+     ("compare", ["--bridge", "--out"]), ("export", ["--to"]), ("status", ["--watch", "--json"]),
+     ("import", ["--out", "--tag"]), ("submit", ["--site", "--dry-run", "--sweep"]), ("fetch", ["--to", "--revision"]),
+     ("doctor", ["--site"])],
+)  # fmt: skip
+def test_help_names_every_flag_of_a_command(command, flags, capsys):
+    assert left(command, "--help") == 0
+    shown = capsys.readouterr().out.partition("keys of")[0].partition("options:")[2]
+    assert all(f"  {flag}" in shown for flag in flags), shown
+
+
+@pytest.mark.parametrize("words", [("--site=slurm/h200-8x.toml",), ("--site", "slurm/h200-8x.toml")])
+def test_a_flag_takes_its_value_after_a_space_or_an_equals_sign(words, capsys):
+    main(["plan", "configs/study/demo.toml", *words])
+    assert "8 engine(s) a node" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("judge", "configs/study/demo.toml", "--follow=true"), "--follow"),
+        (("status", "runs/none", "--watch=yes"), "--watch"),
+        (("verify", "runs/none", "--follow"), "verify takes no --follow"),
+    ],
+)
+def test_a_wrong_flag_is_refused_in_few_words(words, says, capsys):
+    assert left(*words) == 2
+    shown = capsys.readouterr().err
+    assert says in shown
+    assert len(shown) < 200
 
 
 def test_the_stages_one_by_one_are_the_study(small, tmp_path, capsys):

@@ -195,7 +195,7 @@ def test_plan_prints_a_command_that_does_what_it_planned(model, capsys):
     assert command[-6:-2] == ["--engine.tensor_parallel", "2", "--engine.kv_gib", "39"]
     assert command[-2:] == ["--site.light.offline", "false"], "the paper's judge is on the internet"
     given, _ = jobs.sorted_words(command[10:])
-    settings = read(PAPER, jobs.placed(PAPER, [*words, *given], read_site(Path(command[9]))))
+    settings = read(PAPER, jobs.placed(PAPER, [*words, *given], read_site(Path(command[5]))))
     assert (settings.engine.tensor_parallel, settings.engine.max_concurrent, settings.workers) == (2, 64, 4)
 
 

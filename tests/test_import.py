@@ -101,9 +101,9 @@ def test_a_bad_line_is_named_and_nothing_is_written(tmp_path, capsys, row, says)
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "--out is missing"),
+        ((), "required: --out"),
         (("--out", "{tmp}"), "exists"),
-        (("--out", "{tmp}/run", "--samples", "3"), "not --samples"),
+        (("--out", "{tmp}/run", "--samples", "3"), "import takes no --samples 3"),
     ],
 )
 def test_bad_words_are_refused(example, tmp_path, capsys, words, says):

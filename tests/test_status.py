@@ -100,7 +100,10 @@ def test_a_simulated_run_is_shown_and_what_is_none_is_refused(tmp_path, capsys):
     assert "rollout  done  attempt 1  simulate 1" in text
     assert "3/3 conversations" in text
     assert "judge  done" in text
-    for words, says in (([tmp_path / "none"], "no run directory"), ([tmp_path / "r", "--wach"], "--watch or --json")):
+    for words, says in (
+        ([tmp_path / "none"], "no run directory"),
+        ([tmp_path / "r", "--wach"], "status takes no --wach"),
+    ):
         with pytest.raises(SystemExit) as left:
             main(["status", *map(str, words)])
         assert left.value.code == 2

@@ -15,9 +15,9 @@ import sys
 import textwrap
 import tomllib
 import unicodedata
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +44,12 @@ def say(line: str) -> None:
     print(clean(line), flush=True)
 
 
-def study(config: Path, overrides: list[str]) -> None:
+def study(given: Namespace, overrides: list[str]) -> None:
     """Hold the whole study, print its table and where everything is."""
     from placid import plan, report
     from placid import study as room
 
-    settings = room.read(config, overrides)
+    settings = room.read(given.config, overrides)
     for key in ("samples", "turns"):
         own = {
             arm: getattr(its, key) for arm, its in settings.arms.items() if getattr(its, key) != getattr(settings, key)
@@ -67,7 +67,7 @@ def study(config: Path, overrides: list[str]) -> None:
         say(f"adapters {settings.checkpoints / settings.name}")
 
 
-def plan(config: Path, overrides: list[str]) -> None:
+def plan(given: Namespace, overrides: list[str]) -> None:
     """What the study would take, and with --site (or --site.gpu_memory_gb) how it is set there; nothing is written."""
     import shlex
 
@@ -79,39 +79,39 @@ def plan(config: Path, overrides: list[str]) -> None:
     from placid.config import load_words, parse_overrides
     from placid.study import check, online, read
 
-    sites, rest = option(overrides, "--site", [])
-    words, theirs = jobs.sorted_words(rest)
-    if not sites and not theirs:
-        settings = read(config, words)
+    words, theirs = jobs.sorted_words(overrides)
+    if not given.site and not theirs:
+        settings = read(given.config, words)
         check(settings, weights=False)
         say(room.table_text(room.plan(settings)))
         return
     one = ["--gpus_per_node", "1", *theirs]
-    site = read_site(Path(sites[-1]), theirs) if sites else load_words(SiteSettings, one, "", "--site")
-    found = fit.fit(read(config, words), site, {key for key, _ in parse_overrides(words)})
+    site = read_site(given.site, theirs) if given.site else load_words(SiteSettings, one, "", "--site")
+    found = fit.fit(read(given.config, words), site, {key for key, _ in parse_overrides(words)})
     more = [word for key, value in found.chosen.items() for word in (f"--{key}", str(value))]
-    settings = read(config, [*words, *more])
+    settings = read(given.config, [*words, *more])
     check(settings, weights=False)
     say(room.table_text(room.plan(settings, jobs.engines(settings, site), found.rates)))
     for line in found.lines:
         say(line)
     if not found.rates:  # nothing was set
         return
-    derived = ("workers", "train.recipe.processes") if sites else ()  # placid submit takes them from the profile
+    derived = ("workers", "train.recipe.processes") if given.site else ()  # placid submit takes them from the profile
     shown = [word for key, value in found.chosen.items() if key not in derived for word in (f"--{key}", str(value))]
-    if sites and online(settings) and offline(Stage("report", "report", "light"), site):
+    if given.site and online(settings) and offline(Stage("report", "report", "light"), site):
         say(f"judge       {settings.judge.kind} is asked by the light jobs: their nodes need internet, and the key")
         shown += ["--site.light.offline", "false"]
-    first = ["submit", "study", str(config), *overrides] if sites else ["study", str(config), *words]
+    submitted = ["submit", "study", str(given.config), "--site", str(given.site), *overrides]
+    first = submitted if given.site else ["study", str(given.config), *words]
     say(f"so          {shlex.join(['placid', *first, *shown])}")
 
 
-def rollout(config: Path, overrides: list[str]) -> None:
+def rollout(given: Namespace, overrides: list[str]) -> None:
     """Hold the untrained arms and, once training has written adapters.json, the treatments too."""
     from placid import plan
     from placid import study as room
 
-    with room.held(room.read(config, overrides), say, alone="rollout") as held:
+    with room.held(room.read(given.config, overrides), say, alone="rollout") as held:
         room.hold_untrained(held)
         plan.record(held.settings, held.run_dir)  # of the config alone; the engines need not wait for its seconds
         if (held.run_dir.path / room.ADAPTERS).is_file():
@@ -130,23 +130,22 @@ def _reading(
     return room.held(room.read(config, overrides), say, new=False, alone=alone, stage=stage)
 
 
-def judge(config: Path, overrides: list[str]) -> None:
+def judge(given: Namespace, overrides: list[str]) -> None:
     """Grade the turns that have no verdict yet; with --follow also those that rollouts under way still speak."""
-    follow, overrides = "--follow" in overrides, [word for word in overrides if word != "--follow"]
-    if follow:
+    if given.follow:
         os.nice(10)  # beside a rollout, grading takes the cores that the engines leave
     from placid import study as room
 
-    with _reading(config, overrides, "judge") as held:
-        judge_id = room.grade(held, follow, any_measure=True)
+    with _reading(given.config, overrides, "judge") as held:
+        judge_id = room.grade(held, given.follow, any_measure=True)
     say(f"verdicts {held.run_dir.path / 'verdicts' / judge_id}")
 
 
-def intervene(config: Path, overrides: list[str]) -> None:
+def intervene(given: Namespace, overrides: list[str]) -> None:
     """Continue the conversations that the config's interventions choose, from rewritten histories."""
     from placid import study as room
 
-    with room.held(room.read(config, overrides), say, new=False, alone="intervene") as held:
+    with room.held(room.read(given.config, overrides), say, new=False, alone="intervene") as held:
         if not held.settings.interventions:
             say("this config has no [interventions]; nothing to do")
             return
@@ -154,152 +153,126 @@ def intervene(config: Path, overrides: list[str]) -> None:
     say(f"selected {held.run_dir.path / 'interventions.json'}")
 
 
-def pairs(config: Path, overrides: list[str]) -> None:
+def pairs(given: Namespace, overrides: list[str]) -> None:
     """Make the training rows of a study, or of a run directory; grades first what has no verdict."""
     from placid import study as room
 
-    with _reading(config, overrides, "pairs", "pairs", alone="pairs") as held:
-        own = held.settings.report.judge if config.is_dir() else ""
+    with _reading(given.config, overrides, "pairs", "pairs", alone="pairs") as held:
+        own = held.settings.report.judge if given.config.is_dir() else ""
         room.make_pairs(held, own or room.grade(held))
         room.make_consistency(held)
     say(f"pairs {held.run_dir.path / 'pairs'}")
 
 
-def train(config: Path, overrides: list[str]) -> None:
+def train(given: Namespace, overrides: list[str]) -> None:
     """Train every treatment on the rows of the run; or, by a recipe, on one file of rows: --rows FILE --out FOLDER."""
     from placid import study as room
     from placid.study.imported import train_rows
 
-    (rows, *_), words = option(overrides, "--rows", [""])
-    if rows:
-        (out, *_), words = option(words, "--out", [""])
-        train_rows(config, Path(rows), out, words, say)
+    if given.rows:
+        train_rows(given.config, given.rows, given.out, overrides, say)
         return
-    settings = room.read(config, overrides)
+    settings = room.read(given.config, overrides)
     with room.held(settings, say, new=False, alone="train") as held:
         room.train_all(held)
     say(f"adapters {settings.checkpoints / settings.name}")
 
 
-def report(config: Path, overrides: list[str]) -> None:
+def report(given: Namespace, overrides: list[str]) -> None:
     """Write tables, figures and page; grades first what has no verdict. With --against paper also that table."""
     from placid import report as writer
     from placid import study as room
     from placid.report import against
 
-    (name, *_), overrides = option(overrides, "--against", [""])
-    if name:
-        against.published(name)  # an unknown name is told before anything is done
-    with _reading(config, overrides, "report") as held:
+    if given.against:
+        against.published(given.against)  # an unknown name is told before anything is done
+    with _reading(given.config, overrides, "report") as held:
         if not held.settings.report.judge:
             room.grade(held)
         summary = room.show(held)
     say(writer.table_text(summary))
-    if name:
+    if given.against:
         say("")
-        say(against.write(name, held.run_dir))
+        say(against.write(given.against, held.run_dir))
     say(f"page {held.run_dir.path / 'report' / 'index.html'}")
 
 
-def option(words: list[str], name: str, default: list[str]) -> tuple[list[str], list[str]]:
-    """(every value of --name VALUE, or the default; the words that are left)."""
-    values, rest = list[str](), list(words)
-    while name in rest:
-        at = rest.index(name)
-        if at + 1 == len(rest):
-            raise BadInputError(f"{name} has no value; write {name} VALUE")
-        values.append(rest[at + 1])
-        del rest[at : at + 2]
-    return values or default, rest
-
-
-def compare(_path: Path | None, words: list[str]) -> None:
+def compare(given: Namespace, runs: list[str]) -> None:
     """Two or more reported runs in one table; --out FILE.csv writes it too."""
     from placid.report import runs as room
     from placid.report.tables import write_csv
 
-    bridges, rest = option(words, "--bridge", [])
-    (out, *_), rest = option(rest, "--out", [""])
-    unknown = next((word for word in rest if word.startswith("--")), None)
-    if unknown:
-        raise BadInputError(f"compare knows no {unknown}; valid: --bridge FILE, --out FILE.csv")
-    rows = room.compare([Path(word) for word in rest], [Path(file) for file in bridges])
+    rows = room.compare([Path(run) for run in runs], given.bridge)
     say(room.table_text(rows))
-    if out:
-        write_csv(Path(out), rows)
+    if given.out:
+        write_csv(given.out, rows)
 
 
-def export(_path: Path | None, words: list[str]) -> None:
+def export(given: Namespace, _words: list[str]) -> None:
     """A reported run for Inspect, the Hugging Face hub or LaTeX."""
-    from placid.report.export import FORMATS, export
+    from placid.report.export import export
 
-    formats, rest = option(words, "--to", [])
-    if len(rest) != 1 or not formats:
-        raise BadInputError(f"write: placid export RUN --to {'|'.join(FORMATS)}")
-    for name in formats:
-        say(f"{name} {export(Path(rest[0]), name)}")
+    for name in given.to:
+        say(f"{name} {export(given.run, name)}")
 
 
-def evaluate(config: Path, overrides: list[str]) -> None:
+def evaluate(given: Namespace, overrides: list[str]) -> None:
     """Ask every transfer eval of every arm, and write their tables and Figure 7."""
     from placid import study as room
     from placid.report import transfer
 
-    with room.held(room.read(config, overrides), say, alone="eval") as held:
+    with room.held(room.read(given.config, overrides), say, alone="eval") as held:
         rows = room.evaluate(held)
     say(transfer.table_text(rows))
     say(f"tables {held.run_dir.path / 'report' / 'tables'}/evals*.csv")
     say(f"figure {held.run_dir.path / 'report' / 'figures'}/figure7.png")
 
 
-def organism(config: Path, overrides: list[str]) -> None:
+def organism(given: Namespace, overrides: list[str]) -> None:
     """Train the shipped tiny model again, from its generated corpus."""
     from placid import organism as room
     from placid.config import load
     from placid.organism.settings import OrganismSettings
 
     logging.getLogger("placid").setLevel(logging.INFO)  # no run directory, so no log file: all of it to the terminal
-    say(f"organism {room.run(load(config, OrganismSettings, overrides))}")
+    say(f"organism {room.run(load(given.config, OrganismSettings, overrides))}")
 
 
-def import_(file: Path, overrides: list[str]) -> None:
+def import_(given: Namespace, _words: list[str]) -> None:
     """Transcripts made elsewhere as a run directory of their own."""
     from placid.study.imported import import_run
 
-    import_run(file, overrides, say)
+    import_run(given.file, given.out, given.tag, say)
 
 
-def status(run: Path, words: list[str]) -> None:
+def status(given: Namespace, _words: list[str]) -> None:
     """One screen about a run directory; --watch: until nothing runs any more; --json: for a program."""
     from rich import print as show
 
     from placid import status as room
     from placid.cluster.end import settle
 
-    unknown = [word for word in words if word not in ("--watch", "--json")]
-    if unknown or len(words) > 1:
-        raise BadInputError(f"status takes --watch or --json, not {' '.join(unknown or words)}")
-    settle(run)
-    known = room.read(run)
-    if "--json" in words:
+    settle(given.run)
+    known = room.read(given.run)
+    if given.json:
         say(json.dumps(known, indent=2, ensure_ascii=False))
-    elif "--watch" in words:
-        room.watch(run)
+    elif given.watch:
+        room.watch(given.run)
     else:
         show(room.screen(known))
 
 
-def doctor(arguments: argparse.Namespace, _words: list[str]) -> None:
+def doctor(given: Namespace, _words: list[str]) -> None:
     """What this machine has, or with --site what this cluster has and whether the profile fits it."""
     import importlib.metadata
     import shutil
 
     import psutil
 
-    if arguments.site:
+    if given.site:
         from placid.cluster.doctor import examine
 
-        for line in examine(arguments.site):
+        for line in examine(given.site):
             say(line)
         return
     say(f"python    {sys.version.split()[0]}")
@@ -314,48 +287,52 @@ def doctor(arguments: argparse.Namespace, _words: list[str]) -> None:
     say(f"organism  {'checkpoints/organism' if Path('checkpoints/organism').is_dir() else 'not in this folder'}")
 
 
-def submit(arguments: argparse.Namespace, words: list[str]) -> None:
+def submit(given: Namespace, words: list[str]) -> None:
     """Queue a study or one of its stages on a Slurm cluster."""
     from placid import jobs
 
-    a = arguments
-    jobs.submit(a.what, a.config, a.site, a.sweep, a.dry_run, words, say)
+    jobs.submit(given.what, given.config, given.site, given.sweep, given.dry_run, words, say)
 
 
-def fetch(arguments: argparse.Namespace, _words: list[str]) -> None:
+def fetch(given: Namespace, _words: list[str]) -> None:
     """Put a data set of the evals, or a model, where offline compute nodes will read it."""
     from placid.evals import sources
 
-    if arguments.name in sources.known():
-        say(f"data {sources.fetch(arguments.name, arguments.to or Path('data'))}")
+    if given.name in sources.known():
+        say(f"data {sources.fetch(given.name, given.to or Path('data'))}")
         return
     from placid.cluster.fetch import model
 
-    folder = arguments.to or Path("models") / arguments.name.rpartition("/")[2]
-    say(f"model {model(arguments.name, arguments.revision, folder)}")
+    folder = given.to or Path("models") / given.name.rpartition("/")[2]
+    say(f"model {model(given.name, given.revision, folder)}")
 
 
-def conditions(_path: Path | None, _overrides: list[str]) -> None:
+def conditions(_given: Namespace, _words: list[str]) -> None:
     """Every condition, way out and probe with its exact texts."""
     from placid.protocol import listing
 
     say(listing())
 
 
-def prompts(_path: Path | None, words: list[str]) -> None:
+def prompts(_given: Namespace, words: list[str]) -> None:
     """List prompt sets, or write one of them, of WildChat or of the user's, split by prompt."""
     from placid import prompts as room
 
     say(room.run(room.read(words)))
 
 
-def _upkeep(work: Callable[..., None], run: Path, _overrides: list[str]) -> None:
-    work(run, say)
+def upkeep(given: Namespace, _words: list[str]) -> None:
+    """Compact, verify or repair a run directory."""
+    work, _ = UPKEEP[given.command]
+    work(given.run, say)
 
 
 TEXTS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("cli.toml").read_text(encoding="utf-8"))
-LISTED = TEXTS["commands"] | {name: {"takes": "run", "text": text} for name, (_, text) in UPKEEP.items()}
-WORK: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, dict[str, Any]] = TEXTS["commands"] | {
+    name: {"takes": "run", "text": text} for name, (_, text) in UPKEEP.items()
+}
+"""Command → what it takes, its arguments and its help."""
+WORK: dict[str, Callable[[Namespace, list[str]], None]] = {
     "study": study,
     "plan": plan,
     "rollout": rollout,
@@ -370,19 +347,19 @@ WORK: dict[str, Callable[..., None]] = {
     "organism": organism,
     "conditions": conditions,
     "import": import_,
-    **{name: partial(_upkeep, work) for name, (work, _) in UPKEEP.items()},
+    **dict.fromkeys(UPKEEP, upkeep),
     "status": status,
     "prompts": prompts,
     "fetch": fetch,
     "submit": submit,
     "doctor": doctor,
 }
-COMMANDS = {name: (work, LISTED[name]["takes"], LISTED[name]["text"]) for name, work in WORK.items()}
-"""Command → what it does, what it takes, one line about it."""
 JUDGE_COMMANDS = ("label", "import", "validate", "bridge")
 """`placid judge <one of these>`: beside grading; they take a run directory, not a config."""
 SITED = ("submit", "doctor")
 """Commands whose keys are those of a site profile."""
+KINDS = {"path": Path}
+"""Type of an argument's value in cli.toml, where that is no text."""
 
 
 class Help(argparse.Action):
@@ -433,54 +410,22 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
-    for name, (_, takes, text) in COMMANDS.items():
+    for name, told in COMMANDS.items():
+        takes, text = told["takes"], told["text"]
+        with_keys = takes == "config" or name in ("prompts", *SITED)
         # abbreviations off: an override must never be taken for a shortened option
         sub = commands.add_parser(
-            name, help=text, description=text, allow_abbrev=False,
-            add_help=takes != "config" and name not in ("prompts", *SITED),
-            usage=TEXTS["usage"].get(takes, "").format(name) or None,
+            name, help=text, description=text, allow_abbrev=False, add_help=not with_keys,
+            usage=told.get("usage") or TEXTS["usage"].get(takes, "").format(name) or None, epilog=told.get("epilog"),
         )  # fmt: skip
-        if takes == "config":
+        if with_keys:
             sub.add_argument("-h", "--help", action=Help)
-            sub.add_argument("config", type=Path, help="TOML file; overrides follow it: --samples 2 --turns 8")
-        elif takes == "options":
-            OPTIONS[name](sub)
-            if name in SITED:
-                sub.add_argument("-h", "--help", action=Help)
-        elif takes == "words":
-            sub.usage = LISTED[name]["usage"]
-            sub.epilog = LISTED[name]["epilog"]
-            if name == "prompts":
-                sub.add_argument("-h", "--help", action=Help)
-        elif takes:
+        if takes in TEXTS["takes"]:
             sub.add_argument(takes, type=Path, help=TEXTS["takes"][takes])
+        for argument, options in told.get("arguments", {}).items():
+            kind = {"type": KINDS[options["type"]]} if "type" in options else {}
+            sub.add_argument(argument, **{**options, **kind})
     return top
-
-
-def submit_options(sub: argparse.ArgumentParser) -> None:
-    """The words of `placid submit`; keys of profile and study may follow them."""
-    sub.usage = "placid submit study|STAGE CONFIG --site SITE [--dry-run] [--sweep KEY=A,B] [--site.key V] [--key V]"
-    sub.add_argument("what", help="study (all of it), or one stage: rollout, pairs, train, ... (a wrong one names all)")
-    sub.add_argument("config", type=Path, help="TOML file of the study; overrides of its keys may follow")
-    sub.add_argument("--site", type=Path, required=True, help="profile of the cluster, slurm/<site>.toml")
-    sub.add_argument("--dry-run", action="store_true", help="print the exact sbatch texts and queue nothing")
-    sub.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B", help="an array: one run a value")
-
-
-def fetch_options(sub: argparse.ArgumentParser) -> None:
-    """The words of `placid fetch`."""
-    sub.add_argument("name", help="a data set of the evals (docs/evals.md), or a model, e.g. google/gemma-3-27b-it")
-    sub.add_argument("--to", type=Path, help="folder for it; default data for a set, models/<name> for a model")
-    sub.add_argument("--revision", default="", help="of a model: commit, tag or branch; default the newest")
-
-
-def doctor_options(sub: argparse.ArgumentParser) -> None:
-    """The words of `placid doctor`."""
-    sub.add_argument("--site", type=Path, help="profile of the cluster; a missing one is written from what sinfo says")
-
-
-OPTIONS = {"submit": submit_options, "fetch": fetch_options, "doctor": doctor_options}
-"""Commands with options of their own."""
 
 
 def chosen(words: list[str]) -> tuple[str, Callable[[], None]]:
@@ -489,18 +434,17 @@ def chosen(words: list[str]) -> tuple[str, Callable[[], None]]:
         from placid.judge import commands
 
         return "judge", lambda: commands.main(words[1:], say)
-    arguments, overrides = parser().parse_known_args(words)
-    work, takes, _ = COMMANDS[arguments.command]
+    given, overrides = parser().parse_known_args(words)
+    command, takes = given.command, COMMANDS[given.command]["takes"]
     if takes == "config" and sys.stderr.isatty():  # before anything heavy is loaded
-        print(f"placid {arguments.command}: checking {arguments.config} ...", file=sys.stderr)
+        print(f"placid {command}: checking {given.config} ...", file=sys.stderr)
 
     def run() -> None:
-        own = work in (status, submit)
-        if overrides and takes not in ("config", "file", "words") and not own:
-            raise BadInputError(f"{arguments.command} takes no overrides, but got {' '.join(overrides)}")
-        work(arguments if takes == "options" else getattr(arguments, takes, None), overrides)
+        if overrides and takes not in ("config", "words") and command != "submit":
+            raise BadInputError(f"{command} takes no {' '.join(overrides)}; see placid {command} --help")
+        WORK[command](given, overrides)
 
-    return arguments.command, run
+    return command, run
 
 
 def _deaf() -> None:

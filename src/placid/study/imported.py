@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from placid.config import canonical, file_sha, load, parse_overrides
+from placid.config import canonical, file_sha, load
 from placid.inputs.names import file_name, is_plain
 from placid.records import BadInputError
 from placid.report.settings import ReportSettings
@@ -15,27 +15,20 @@ from placid.train import launch
 from placid.train.settings import TrainSettings
 
 
-def import_run(file: Path, overrides: list[str], say: Callable[[str], None]) -> None:
+def import_run(file: Path, out: Path, tag: str, say: Callable[[str], None]) -> None:
     """Transcripts made elsewhere as a run directory of their own.
 
     Raises:
-        BadInputError: a word that is not --out or --tag, a bad line, or the run exists.
+        BadInputError: a bad line, or the run exists.
     """
-    given = {"tag": "gemma-3-27b", **dict(parse_overrides(overrides))}
-    unknown = sorted(given.keys() - {"out", "tag"})
-    if unknown or "out" not in given:
-        raise BadInputError(
-            f"import takes --out RUN and --tag NAME, {f'not --{unknown[0]}' if unknown else 'and --out is missing'}"
-        )
-    out = Path(str(given["out"]))
-    found = import_(file, out, str(given["tag"]))
+    found = import_(file, out, tag)
     say(f"{found.conversations} conversations, {found.turns} turns in {out}; placid judge {out} grades them")
     if found.judge_id:
         say(f"{found.scored} scores came along and are the report's, as judge {found.judge_id}; placid report {out}")
         say(f"another judge's, once it graded: placid report {out} --report.judge ID")
 
 
-def train_rows(recipe: Path, rows: Path, out: str, overrides: list[str], say: Callable[[str], None]) -> Path:
+def train_rows(recipe: Path, rows: Path, out: Path | None, overrides: list[str], say: Callable[[str], None]) -> Path:
     """Train by a recipe of configs/train/ on one file of rows; the finished step folder below `out`.
 
     overrides: keys of the recipe. A val.jsonl beside the rows is what the validation loss is told on.
@@ -43,7 +36,7 @@ def train_rows(recipe: Path, rows: Path, out: str, overrides: list[str], say: Ca
     Raises:
         BadInputError: no such rows, no `out`, or a recipe that cannot be trained.
     """
-    if not out:
+    if out is None:
         raise BadInputError("train --rows FILE needs --out FOLDER, where the adapter is kept")
     if not rows.is_file():
         there = ", ".join(sorted(path.name for path in rows.glob("pairs/*.jsonl"))) if rows.is_dir() else ""
@@ -51,7 +44,7 @@ def train_rows(recipe: Path, rows: Path, out: str, overrides: list[str], say: Ca
         raise BadInputError(f"--rows {rows} is no file of rows{name}")
     settings = load(recipe, TrainSettings, overrides)
     val = rows.with_name("val.jsonl") if settings.loss != "dpo" else None
-    step = launch(settings, rows, Path(out), Path(out) / "train.txt", val)
+    step = launch(settings, rows, out, out / "train.txt", val)
     say(f"adapter {step}; with arms.NAME.adapter a study holds conversations with it")
     return step
 
