@@ -29,8 +29,13 @@ class Example(NamedTuple):
 class Maker(Protocol):
     """The half of a loss (losses/) that planning needs."""
 
-    def example(self, renderer: Renderer, pair: Pair) -> Example: ...  # noqa: D102
-    def weight(self, example: Example) -> int: ...  # noqa: D102
+    def example(self, renderer: Renderer, pair: Pair) -> Example:
+        """The token rows of a pair."""
+        ...
+
+    def weight(self, example: Example) -> int:
+        """How many equal parts of the mean this example is: learned tokens, or 1."""
+        ...
 
 
 class Step(NamedTuple):

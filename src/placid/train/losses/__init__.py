@@ -7,9 +7,7 @@ some rows. A step's loss is (sum over all rows of all ranks) / (sum of their wei
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from placid.records import Pair
-from placid.render import Renderer
-from placid.train.data import Example
+from placid.train.data import Example, Maker
 from placid.train.losses.act import Activations
 from placid.train.losses.cross_entropy import CrossEntropy
 from placid.train.losses.dpo import DirectPreference
@@ -22,19 +20,8 @@ if TYPE_CHECKING:
     from placid.train.model import Learner
 
 
-class Loss(Protocol):
+class Loss(Maker, Protocol):
     """One way to learn from pairs."""
-
-    frozen: bool
-    """True if it compares with the untrained model, which is the base without its adapter."""
-
-    def example(self, renderer: Renderer, pair: Pair) -> Example:
-        """The token rows of a pair."""
-        ...
-
-    def weight(self, example: Example) -> int:
-        """How many equal parts of the mean this example is: learned tokens, or 1."""
-        ...
 
     def total(self, learner: "Learner", examples: Sequence[Example]) -> "Tensor":
         """Weighted sum over the examples, a scalar."""

@@ -34,8 +34,6 @@ _BLOCK: dict[Site, Callable[[Any], Any]] = {
 class Activations:
     """See the file's equation. An example weighs as many parts as its suffix has tokens."""
 
-    frozen = True
-
     def __init__(self, site: Site) -> None:
         """site: whose output is compared in every layer."""
         self.site: Site = site

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 class CrossEntropy:
     """See the file's equation. An example weighs as many parts as it has learned tokens."""
 
-    frozen = False
-
     def example(self, renderer: Renderer, pair: Pair) -> Example:
         """Context and target as one row."""
         return Example((renderer.example(pair.messages, pair.target),))

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 class DirectPreference:
     """See the file's equation. Every pair weighs the same."""
 
-    frozen = True
-
     def __init__(self, beta: float) -> None:
         """beta: how far from the untrained model a preference may pull (dimensionless)."""
         self.beta = beta

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 class OutputDistribution:
     """See the file's equation. An example weighs as many parts as its target has tokens."""
 
-    frozen = True
-
     def example(self, renderer: Renderer, pair: Pair) -> Example:
         """The target after the conversation, and after the bare prompt."""
         clean = renderer.example(clean_context(pair.messages), pair.target)
