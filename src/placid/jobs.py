@@ -21,7 +21,7 @@ def stages(settings: StudySettings) -> list[Stage]:
     """The study in jobs, each after the one before it. What is not graded beside the rollouts, the light ones grade."""
     kind = settings.judge.kind
     follow = kind in ("lexical", "replay")  # gemini may not be reachable from there, a local judge wants a GPU itself
-    gpus = getattr(settings.engine, "tensor_parallel", 1)
+    gpus = settings.engine.tensor_parallel
     found = [Stage("rollout", "rollout", "engines", follow)]
 
     def graded(name: str) -> list[Stage]:
@@ -69,7 +69,7 @@ def needs(settings: StudySettings) -> Needs:
     return Needs(
         model=settings.model,
         loads_model=settings.engine.kind == "vllm",
-        tensor_parallel=getattr(settings.engine, "tensor_parallel", 1),
+        tensor_parallel=settings.engine.tensor_parallel,
         kv_gib=settings.engine.kv_gib,
         online=study.online(settings),
         shared=(settings.root, settings.checkpoints, *sorted(inputs)),
@@ -95,7 +95,7 @@ def placed(config: Path, overrides: list[str], site: SiteSettings) -> list[str]:
         BadInputError: the config is wrong.
     """
     settings, said = study.read(config, overrides), {key for key, _ in parse_overrides(overrides)}
-    engines = site.nodes * site.engines(getattr(settings.engine, "tensor_parallel", 1))
+    engines = site.nodes * site.engines(settings.engine.tensor_parallel)
     derived = {"workers": engines} if settings.launcher == "ray" or site.nodes > 1 else {}
     if site.nodes > 1:
         derived |= {"launcher": "ray"}
@@ -127,7 +127,7 @@ def submit(
 
     given, theirs = sorted_words(words)
     site = read_site(profile, theirs)
-    if not site.engines(getattr(study.read(config, given).engine, "tensor_parallel", 1)):
+    if not site.engines(study.read(config, given).engine.tensor_parallel):
         raise BadInputError(f"gpus_per_node = {site.gpus_per_node} cannot hold one engine of this config")
     overrides = placed(config, given, site)
     settings = study.read(config, overrides)

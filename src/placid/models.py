@@ -64,9 +64,9 @@ class Model:
         return sum(2 * at.kv_values // min(split, at.kv_heads) * min(tokens, at.window or tokens) for at in self.layers)
 
 
-def final_tokens(turns: int, max_tokens: int, prompt_tokens: int = PROMPT_TOKENS) -> int:
+def final_tokens(turns: int, max_tokens: int) -> int:
     """Expected length of a whole conversation, in tokens."""
-    return prompt_tokens + round(turns * (REPLY_SHARE * max_tokens + USER_TOKENS))
+    return PROMPT_TOKENS + round(turns * (REPLY_SHARE * max_tokens + USER_TOKENS))
 
 
 def read(folder: Path) -> Model:

@@ -177,10 +177,10 @@ class Renderer:
         """The inverse of _hidden()."""
         return _HIDDEN.sub(lambda mark: self._controls[int(mark[1])], text)
 
-    def _rendered(self, messages: Sequence[Message], generate: bool = True) -> str:
+    def _rendered(self, messages: Sequence[Message]) -> str:
         """text() of messages whose contents are hidden: the control tokens in it are the template's own."""
         hidden = [Message(role=m.role, content=self._hidden(m.content)) for m in messages]
-        return self.text(hidden, generate)
+        return self.text(hidden)
 
     def encode_rendered(self, text: str) -> list[int]:
         """Ids of rendered text; the template itself writes <bos>, so none is added. What a mark hides is spelled: its

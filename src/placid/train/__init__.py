@@ -316,5 +316,5 @@ def _ask_ranks(process: subprocess.Popen[bytes]) -> None:
         return
 
 
-def _tail(log: Path, lines: int = 30) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-30:])
