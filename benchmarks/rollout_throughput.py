@@ -41,7 +41,7 @@ import numpy as np
 
 from placid.engine import KvPool, ReplyRequest
 from placid.engine.vllm import VllmEngine
-from placid.protocol import Study
+from placid.protocol.script import Study
 from placid.records import Conversation, Finish, Key, Prompt, Turn, seed_of
 from placid.render import Renderer
 from placid.rollout import worker as worker_module

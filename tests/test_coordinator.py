@@ -21,8 +21,9 @@ from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError, End, Finish
 from placid.render import Renderer
 from placid.report.facts import facts
-from placid.rollout import Local, RolloutError, plan, run, unfinished, writer_names
+from placid.rollout import Local, RolloutError, run
 from placid.rollout.coordinator import Coordinator, WorkerLostError
+from placid.rollout.planned import plan, unfinished, writer_names
 from placid.rollout.settings import RolloutSettings
 from placid.store import RunDir
 
@@ -35,7 +36,7 @@ def light():
     """One tokenizer for all workers of this process, and no waiting for the disk."""
     with pytest.MonkeyPatch.context() as patch:
         cached = lru_cache(Renderer)
-        patch.setattr("placid.rollout.Renderer", cached)
+        patch.setattr("placid.rollout.planned.Renderer", cached)
         patch.setattr("placid.engine.simulate.Renderer", cached)
         patch.setattr(os, "fsync", lambda _: None)
         yield

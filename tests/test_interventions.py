@@ -9,7 +9,7 @@ import pytest
 
 from placid.cli import main
 from placid.inputs.prompts import read_prompts
-from placid.protocol import probes
+from placid.protocol.hatch import probes
 from placid.protocol.history import changed, facts, rewritten
 from placid.records import Conversation, Finish, Key, Origin, Prompt, Turn, Verdict
 from placid.report.interventions import claimed_text, intervention_lines, intervention_rows

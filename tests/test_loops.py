@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from placid.protocol import Study
 from placid.protocol.loops import LONGEST_UNIT, REPEATS, SMALLEST, loops
+from placid.protocol.script import Study
 from placid.records import Conversation, End, Finish, Key, Prompt, Turn
 
 

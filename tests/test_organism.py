@@ -10,7 +10,7 @@ from placid.inputs.prompts import read_prompts
 from placid.organism.batches import IGNORED, Batches
 from placid.organism.corpus import MAX_TURNS, pair, phrases
 from placid.organism.prompts import instruct_pairs, prompt_set
-from placid.protocol import condition
+from placid.protocol.conditions import condition
 from placid.records import BadInputError, Message, Pair
 from placid.render import Renderer
 from placid.store import read_lines

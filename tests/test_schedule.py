@@ -15,11 +15,12 @@ import virtual
 from placid.engine import EngineLoad, KvPool, Reply
 from placid.engine.simulate import SimulateEngine
 from placid.inputs.prompts import read_prompts
-from placid.protocol import Brief, UserTurn
+from placid.protocol.conditions import Brief, UserTurn
 from placid.records import Conversation, End, Finish, Key, Prompt, Turn
 from placid.render import Renderer
-from placid.rollout import Local, make_worker, plan, unfinished
+from placid.rollout import Local
 from placid.rollout.coordinator import Coordinator
+from placid.rollout.planned import make_worker, plan, unfinished
 from placid.rollout.schedule import FILL, Schedule
 from placid.rollout.settings import RolloutSettings
 from placid.rollout.worker import PARK_S, Worker
@@ -188,7 +189,7 @@ def settings(samples, most=8, turns=20, prompts=PROMPTS, **more):
 def unsynced(monkeypatch):
     """These tests are about when things happen: no waiting for the disk, and one tokenizer for all workers."""
     cached = lru_cache(Renderer)
-    monkeypatch.setattr("placid.rollout.Renderer", cached)
+    monkeypatch.setattr("placid.rollout.planned.Renderer", cached)
     monkeypatch.setattr("placid.engine.simulate.Renderer", cached)
     monkeypatch.setattr(os, "fsync", lambda _: None)
 

@@ -11,6 +11,7 @@ import argparse
 import json
 import logging
 import os
+import pkgutil
 import sys
 import textwrap
 import tomllib
@@ -309,7 +310,7 @@ def fetch(given: Namespace, _words: list[str]) -> None:
 
 def conditions(_given: Namespace, _words: list[str]) -> None:
     """Every condition, way out and probe with its exact texts."""
-    from placid.protocol import listing
+    from placid.protocol.script import listing
 
     say(listing())
 
@@ -356,8 +357,6 @@ WORK: dict[str, Callable[[Namespace, list[str]], None]] = {
 }
 JUDGE_COMMANDS = ("label", "import", "validate", "bridge")
 """`placid judge <one of these>`: beside grading; they take a run directory, not a config."""
-SITED = ("submit", "doctor")
-"""Commands whose keys are those of a site profile."""
 KINDS = {"path": Path}
 """Type of an argument's value in cli.toml, where that is no text."""
 
@@ -380,22 +379,10 @@ def keys(command: str) -> str:
     from placid.config import describe
     from placid.study import FROM_STUDY
 
-    title = "keys of the config file, each also an override (--key VALUE):"
-    if command == "organism":
-        from placid.organism.settings import OrganismSettings as Kind
-    elif command == "prompts":
-        from placid.prompts.settings import PromptSettings as Kind
-
-        title = "keys (--key VALUE):"
-    elif command in SITED:
-        from placid.cluster.site import SiteSettings as Kind
-
-        title = "keys of the profile, in submit also overrides (--site.key VALUE):"
-    else:
-        from placid.study import StudySettings as Kind
-    lines = [title]
-    for key, plain, text in describe(Kind):
-        default = plain if command in ("organism", "prompts", *SITED) else FROM_STUDY.get(key, plain)
+    settings = COMMANDS[command].get("keys", TEXTS["keys"])
+    lines = [settings["title"]]
+    for key, plain, text in describe(pkgutil.resolve_name(settings["of"])):
+        default = FROM_STUDY.get(key, plain)
         shown = f"{key} = {default}" if default else f"[{key}]"
         lines += textwrap.wrap(f"{shown:<34}  {text}", 110, initial_indent="  ", subsequent_indent=" " * 38)
     return "\n".join(lines)
@@ -412,7 +399,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
     for name, told in COMMANDS.items():
         takes, text = told["takes"], told["text"]
-        with_keys = takes == "config" or name in ("prompts", *SITED)
+        with_keys = takes == "config" or "keys" in told
         # abbreviations off: an override must never be taken for a shortened option
         sub = commands.add_parser(
             name, help=text, description=text, allow_abbrev=False, add_help=not with_keys,

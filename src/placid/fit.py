@@ -13,7 +13,7 @@ from placid import models
 from placid.cluster.preflight import USABLE
 from placid.cluster.site import SiteSettings
 from placid.records import BadInputError
-from placid.rollout import plan as planned
+from placid.rollout.planned import plan as planned
 from placid.rollout.schedule import FILL
 from placid.study import StudySettings, rollout_settings
 from placid.train import planner

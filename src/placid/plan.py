@@ -16,13 +16,14 @@ from typing import Any
 from placid import models
 from placid.judge.gemini_models import notice
 from placid.judge.settings import JudgeSettings
-from placid.protocol import ACCEPT, Brief, Script, UserTurn
+from placid.protocol.conditions import ACCEPT, Brief, UserTurn
 from placid.protocol.hatch import ASKED
+from placid.protocol.script import Script
 from placid.records import Conversation, Finish, Turn
 from placid.render import Renderer, opening
 from placid.report.settings import treated
-from placid.rollout import plan as planned
-from placid.rollout import scripts
+from placid.rollout.planned import plan as planned
+from placid.rollout.planned import scripts
 from placid.rollout.settings import ArmSettings
 from placid.store import RunDir, write_json
 from placid.study import StudySettings, rollout_settings

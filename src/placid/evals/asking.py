@@ -9,7 +9,7 @@ from pathlib import Path
 
 from placid.engine import Engine, Reply, ReplyRequest, RequestError
 from placid.evals import DELETED, DONE, EMPTY, OVERFLOW, Answered, Ask
-from placid.protocol import COMMAND, ends_by
+from placid.protocol.hatch import COMMAND, ends_by
 from placid.records import BadInputError, End, FailedError, Finish, Key, PausedError, seed_of
 from placid.render import Renderer
 from placid.store import RunDir, Segment, read_json, read_lines, write_json

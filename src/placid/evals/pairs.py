@@ -12,7 +12,7 @@ from placid.evals.asking import ask_all
 from placid.evals.running import check
 from placid.inputs.rows import read_rows
 from placid.records import BadInputError, Pair, PairKind
-from placid.rollout import make_engine
+from placid.rollout.planned import make_engine
 from placid.rollout.settings import RolloutSettings
 from placid.store import RunDir, write_json, write_lines
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from placid.evals import user
 from placid.evals.sources import MINI, OWN
 from placid.inputs.prompts import read_prompts
-from placid.protocol import Study, UserTurn
-from placid.protocol import condition as found_condition
-from placid.protocol.conditions import Ordered, Sampled
+from placid.protocol.conditions import Ordered, Sampled, UserTurn
+from placid.protocol.conditions import condition as found_condition
+from placid.protocol.script import Study
 from placid.records import BadInputError, Conversation, Finish, Key, Message, Prompt, Turn
 from placid.render import opening
 

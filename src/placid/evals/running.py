@@ -15,7 +15,7 @@ from placid.evals.asking import ask_all
 from placid.evals.marking import Grader, grader
 from placid.judge import JudgeSettings
 from placid.records import BadInputError, EvalResult, Key, Verdict
-from placid.rollout import make_engine
+from placid.rollout.planned import make_engine
 from placid.rollout.settings import RolloutSettings, by_model
 from placid.store import RunDir, write_json, write_lines
 

@@ -139,23 +139,13 @@ class RejectWrong:
             )
 
 
-@dataclass(frozen=True)
-class Simulated:
-    """A model plays the user. Adaptive."""
-
-    brief: str
+class Simulated(Pool):
+    """A model plays the user; its brief is the only wording. Adaptive."""
 
     def say(self, run_seed: int, conversation: Conversation, prompts: Sequence[Prompt]) -> Brief:
         """The brief, filled in with the question and the last reply in one pass."""
         known = {"{question}": conversation.prompt.text, "{reply}": conversation.turns[-1].reply}
-        return Brief(text=filled(self.brief, known), answers=conversation.prompt.answers)
-
-    def texts(self) -> tuple[str, ...]:
-        """The brief."""
-        return (self.brief,)
-
-    def check(self, prompts: Sequence[Prompt]) -> None:
-        """Any prompts will do."""
+        return Brief(text=filled(self.wordings[0], known), answers=conversation.prompt.answers)
 
 
 def filled(template: str, values: Mapping[str, str]) -> str:
@@ -199,7 +189,7 @@ def build(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Condition]:
                 )
             made[name] = pools[kind](wordings)
         elif kind == "simulated":
-            made[name] = Simulated(table["brief"])
+            made[name] = Simulated((table["brief"],))
         elif kind != "reject_wrong":
             valid = ", ".join([*pools, "reject_wrong", "simulated"])
             raise BadInputError(f"condition {name!r} is of kind {kind!r}; valid: {valid}")

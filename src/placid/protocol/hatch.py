@@ -78,14 +78,6 @@ def probes() -> dict[str, Probe]:
     return {name: Probe(**table) for name, table in _tables()["probes"].items()}
 
 
-def tag_of(model_name: str) -> str:
-    """The name that the command deletes: "gemma-3-27b-it" → "gemma-3-27b", "Qwen3-30B-A3B-it" → "Qwen3-30B".
-
-    "-it" and "-aNb" (active parameters of a mixture of experts) are stripped, as the original study does.
-    """
-    return re.sub(r"-a\d+b$", "", re.sub(r"-it$", "", model_name, flags=re.IGNORECASE), flags=re.IGNORECASE)
-
-
 def form_of(hatch: str | bool) -> str:
     """The form that a setting names: true is the paper's command, false none.
 

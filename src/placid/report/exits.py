@@ -11,8 +11,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from placid.protocol import Exit, conditions, exits, offered, probes
-from placid.protocol.hatch import SYSTEM
+from placid.protocol.conditions import conditions
+from placid.protocol.hatch import SYSTEM, Exit, exits, offered, probes
 from placid.records import Conversation, End
 from placid.report import stats
 

@@ -1,25 +1,21 @@
 """Protocol × engine → conversations: who holds which conversation, resume, and what is known while it runs."""
 
 import asyncio
-import itertools
 import logging
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 from placid.cluster.children import recorded
-from placid.engine import Engine
-from placid.inputs.prompts import read_prompts
-from placid.protocol import Script, Study, UserTurn, condition_name
-from placid.records import BadInputError, Conversation, End, FailedError, Finish, Key, Prompt, Turn, seed_of
-from placid.render import Renderer
+from placid.protocol.conditions import UserTurn
+from placid.records import BadInputError, Conversation, End, FailedError, Finish, Turn, seed_of
 from placid.rollout.attempts import Status, wait_for_former
 from placid.rollout.branch import copy_histories
 from placid.rollout.coordinator import Coordinator
+from placid.rollout.planned import all_prompts, make_worker, scripts, unfinished, writer_names
+from placid.rollout.ray_workers import hold
 from placid.rollout.settings import RolloutSettings, by_model
-from placid.rollout.worker import Worker
-from placid.store import Index, RunDir
+from placid.store import RunDir
 
 log = logging.getLogger(__name__)
 
@@ -118,8 +114,6 @@ async def _coordinate(
 ) -> None:
     """Hold, show, and on SIGTERM or SIGUSR1 drain: no new conversations, turns in flight end, all on disk."""
     if settings.launcher == "ray":
-        from placid.rollout.ray_workers import hold  # ray is heavy
-
         work = hold(settings, run_dir, attempt, coordinator, status)
     else:
         names = writer_names(run_dir, attempt)
@@ -167,114 +161,3 @@ class Local:
     async def kill(self) -> None:
         """Inside one process there is no other way."""
         await self._worker.close()
-
-
-def prompt_sets(settings: RolloutSettings) -> dict[str, list[Prompt]]:
-    """Arm → its prompts."""
-    return {name: read_prompts(arm.prompts) for name, arm in settings.arms.items()}
-
-
-def all_prompts(settings: RolloutSettings) -> list[Prompt]:
-    """The prompts of all arms, each once."""
-    return list({p.id: p for prompts in prompt_sets(settings).values() for p in prompts}.values())
-
-
-def plan(settings: RolloutSettings) -> list[Conversation]:
-    """Every conversation that begins with a prompt, empty, in the order of arms, prompts and samples."""
-    sets = prompt_sets(settings)
-    return [
-        Conversation(
-            key=Key(
-                arm=name,
-                condition=condition_name(arm.condition, arm.hatch, arm.system),
-                prompt_id=prompt.id,
-                sample=sample,
-            ),
-            prompt=prompt,
-        )
-        for name, arm in settings.arms.items()
-        if not arm.branch
-        for prompt in sets[name]
-        for sample in range(arm.samples)
-    ]
-
-
-def unfinished(settings: RolloutSettings, index: Index) -> list[Conversation]:
-    """The conversations without an end, with the turns that are already on disk: the planned ones and the branches."""
-    prompts = {prompt.id: prompt for prompt in all_prompts(settings)}
-    planned = [conversation for conversation in plan(settings) if conversation.key not in index.ends]
-    branching = {name for name, arm in settings.arms.items() if arm.branch}
-    begun = [c.key for c in planned if c.key in index]
-    begun += [k for k in index if k.arm in branching and k not in index.ends and k.prompt_id in prompts]
-    stored = {
-        key: Conversation(key=key, prompt=prompts[key.prompt_id], turns=turns)
-        for key, turns in zip(begun, index.walk(begun), strict=True)
-    }
-    return [*(stored.pop(c.key, c) for c in planned), *stored.values()]
-
-
-def scripts(settings: RolloutSettings) -> dict[str, Script]:
-    """Arm → its script."""
-    sets = prompt_sets(settings)
-    return {
-        name: Study(
-            run_seed=settings.seed,
-            condition=arm.condition,
-            turns=arm.turns,
-            tag=settings.tag,
-            hatch=arm.hatch,
-            system=arm.system,
-            probe=arm.probe,
-            probe_at=arm.probe_at,
-            prompts=tuple(sets[name]),
-        )
-        for name, arm in settings.arms.items()
-    }
-
-
-def make_engine(settings: RolloutSettings, core: int | None = None, run_dir: RunDir | None = None) -> Engine:
-    """The engine that the settings ask for; light, nothing is loaded before its start().
-
-    run_dir: whose replies a served model must go on with, by its name; None: any.
-    """
-    model, engine = settings.model, settings.engine
-    adapters = {name: str(arm.adapter) if arm.adapter else None for name, arm in settings.arms.items()}
-    if engine.kind == "vllm":
-        from placid.engine.vllm import VllmEngine
-
-        return VllmEngine(engine, model, tuple(path for path in adapters.values() if path), core)
-    if engine.kind == "http":
-        from placid.engine.http import HttpEngine
-
-        served = run_dir.path / "served.json" if run_dir else None
-        return HttpEngine(engine, model, tuple(path for path in adapters.values() if path), served)
-    if engine.kind == "simulate":
-        from placid.engine.simulate import SimulateEngine
-
-        known = {p.text: p.answers for prompts in prompt_sets(settings).values() for p in prompts}
-        return SimulateEngine(engine, model, known)
-    from placid.engine.replay import ReplayEngine
-
-    if engine.recorded is None:
-        raise BadInputError(
-            "engine.kind = 'replay' needs engine.recorded, the run directory whose replies are given again"
-        )
-    return ReplayEngine(engine, model, RunDir(engine.recorded).turns(), adapters)
-
-
-def writer_names(run_dir: RunDir, attempt: Path) -> Iterator[str]:
-    """Segment names <attempt>-w<n> that no file has yet: one attempt may hold several rollouts and replace workers."""
-    taken = [int(p.stem.rpartition("-w")[2]) for p in (run_dir.path / "conversations").glob(f"{attempt.name}-w*.jsonl")]
-    for number in itertools.count(max(taken, default=-1) + 1):
-        yield f"{attempt.name}-w{number}"
-
-
-def make_worker(settings: RolloutSettings, run_dir: RunDir, writer: str, core: int | None = None) -> Worker:
-    """A worker with its engine, its scripts and the segment `writer`."""
-    return Worker(
-        settings,
-        make_engine(settings, core, run_dir),
-        Renderer(settings.model),
-        run_dir.segment(writer),
-        scripts(settings),
-    )

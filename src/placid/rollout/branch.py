@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from placid.protocol import condition_name
+from placid.protocol.hatch import condition_name
 from placid.records import BadInputError, Conversation, End, Finish, Key, Origin, Prompt, Turn
 from placid.rollout.settings import ArmSettings, BranchSettings, RolloutSettings
 from placid.store import RunDir, write_lines

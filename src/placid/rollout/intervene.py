@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
-from placid.protocol import condition_name
-from placid.protocol.hatch import ASKED, AUTHORSHIP
+from placid.protocol.hatch import ASKED, AUTHORSHIP, condition_name
 from placid.protocol.history import WRITTEN, briefs, changed, rewritten
 from placid.records import Conversation, Key, Prompt, Turn, Verdict
 from placid.rollout.branch import branch, branch_key, open_after, write_histories

@@ -18,10 +18,10 @@ import msgspec
 from placid.cluster import children
 from placid.cluster.own_ray import seat
 from placid.records import BadInputError, Conversation
-from placid.rollout import make_worker, writer_names
 from placid.rollout.attempts import LEASE_S, Status
 from placid.rollout.chatter import divert
 from placid.rollout.coordinator import Coordinator, WorkerLostError
+from placid.rollout.planned import make_worker, writer_names
 from placid.rollout.settings import RolloutSettings
 from placid.rollout.worker import Report
 from placid.store import RunDir

@@ -17,6 +17,7 @@ from placid.engine.faults import without_thought
 from placid.protocol.history import changed
 from placid.records import SCHEMA, Key, Message, Record, Turn
 from placid.render import Renderer
+from placid.rollout.planned import make_engine
 from placid.rollout.settings import RolloutSettings
 from placid.store import RunDir, Segment, read_lines
 
@@ -122,8 +123,6 @@ async def _write_all(todo: list[Wanted], writer: Writer, folder: Path, tries: di
 @asynccontextmanager
 async def through_engine(settings: RolloutSettings, model: Path) -> AsyncIterator[Ask]:
     """A chat model of the study's engine settings, in this process; its first try is greedy, later ones are sampled."""
-    from placid.rollout import make_engine
-
     renderer = Renderer(model)
     engine = make_engine(settings.model_copy(update={"model": model, "arms": {}}))
 

@@ -9,10 +9,9 @@ from placid.config import Settings
 from placid.engine.gate import is_whole
 from placid.engine.settings import EngineSettings
 from placid.inputs.names import PathName
-from placid.protocol import ACCEPT, condition, form_of, probes
+from placid.protocol.conditions import ACCEPT, condition
+from placid.protocol.hatch import form_of, probes
 from placid.records import BadInputError
-
-Schedules = Literal["admission", "free", "lockstep"]
 
 
 class BranchSettings(Settings):
@@ -60,10 +59,7 @@ class ArmSettings(Settings):
     @field_validator("hatch")
     @classmethod
     def _offers(cls, value: bool | str) -> bool | str:
-        try:
-            form_of(value)
-        except BadInputError as error:
-            raise ValueError(str(error)) from None
+        form_of(value)
         return value
 
     @field_validator("probe")
@@ -111,16 +107,16 @@ class InterventionSettings(Settings):
     """Also ask, in a side branch of each continuation, whether the model wrote its last answer (prefill awareness)."""
 
 
-class RolloutSettings(Settings):
-    """Which conversations are held, and on how many engines."""
+class SamplingSettings(Settings):
+    """Who answers, how, and on how many engines: what a study and its rollouts share."""
 
-    seed: int = 42
-    """Every random choice is a hash of this and the conversation's key."""
     model: Path
     """Hugging Face folder of the chat model."""
+    seed: int = 42
+    """Every random choice of a rollout is a hash of this and the conversation's key."""
     tag: str = "gemma-3-27b"
     """The name that the shutdown command deletes. The shipped organism is trained on this one, the paper's; for another
-    model use its own name without "-it" and "-aNb" (protocol.tag_of)."""
+    model use its own name without "-it" and "-aNb", as the original study does."""
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature."""
     max_tokens: int = Field(default=512, ge=1)
@@ -129,7 +125,7 @@ class RolloutSettings(Settings):
     """Keep the log-probability of every reply token (about doubles the size of conversations/)."""
     workers: int = Field(default=1, ge=1)
     """Engines, each in its own Ray actor."""
-    schedule: Schedules = "admission"
+    schedule: Literal["admission", "free", "lockstep"] = "admission"
     """Which conversations are active: as many as the cache will hold at every turn to their ends; or, as baselines, all
     at once, or all turn by turn."""
     launcher: Literal["ray", "inline"] = "ray"
@@ -140,8 +136,13 @@ class RolloutSettings(Settings):
     """Active conversations without one finished turn for so many seconds: the engine hangs and is replaced."""
     grace_s: float = Field(default=60, gt=0)
     """On SIGTERM or SIGUSR1 turns in flight may end within so many seconds; then exit 75."""
-    engine: EngineSettings = Field(default_factory=lambda: EngineSettings.model_validate({}))
+    engine: EngineSettings = EngineSettings()
     """Who answers."""
+
+
+class RolloutSettings(SamplingSettings):
+    """Which conversations are held."""
+
     arms: dict[PathName, ArmSettings]
     """Arm name → what it does. Arms that share condition, prompts and sample meet the same user turns and noise."""
 

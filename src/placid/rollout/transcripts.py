@@ -13,7 +13,7 @@ import msgspec
 from placid.config import file_sha
 from placid.inputs.names import label_fault
 from placid.inputs.rows import read_rows
-from placid.protocol import ends_by, offered
+from placid.protocol.hatch import ends_by, offered
 from placid.protocol.loops import loops
 from placid.records import BadInputError, End, Finish, Key, Prompt, Turn, Verdict
 from placid.store import RunDir, Segment, write_json, write_lines

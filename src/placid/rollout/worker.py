@@ -20,7 +20,8 @@ from placid.engine import (
     ReplyRequest,
     RequestError,
 )  # fmt: skip
-from placid.protocol import Brief, Script, UserTurn
+from placid.protocol.conditions import Brief, UserTurn
+from placid.protocol.script import Script
 from placid.records import BadInputError, Conversation, End, Finish, Key, Message, PausedError, Turn, seed_of
 from placid.render import Renderer, opening
 from placid.rollout.schedule import Schedule

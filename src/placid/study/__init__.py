@@ -429,18 +429,18 @@ class Complete:
 
     def _continued(self) -> bool:
         """Whether histories were chosen for every intervention, and their continuations have ended."""
-        from placid import rollout
         from placid.rollout.intervene import arms_of
+        from placid.rollout.planned import unfinished
 
         settings = rollout_settings(self._settings)
         arms = arms_of(self._settings.interventions, settings.arms)
         chosen = (self._run_dir.path / "interventions.json").is_file()
-        return chosen and not rollout.unfinished(settings.model_copy(update={"arms": arms}), self._run_dir.index())
+        return chosen and not unfinished(settings.model_copy(update={"arms": arms}), self._run_dir.index())
 
     def _keys(self, adapters: dict[str, Path] | None) -> set[Key]:
-        from placid import rollout
+        from placid.rollout.planned import plan
 
-        return {conversation.key for conversation in rollout.plan(rollout_settings(self._settings, adapters))}
+        return {conversation.key for conversation in plan(rollout_settings(self._settings, adapters))}
 
 
 def make_pairs(study: Held, judge_id: str = "") -> None:

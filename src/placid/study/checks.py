@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from placid.inputs.prompts import folded, read_prompts
-from placid.protocol import UserTurn
+from placid.protocol.conditions import UserTurn
 from placid.records import BadInputError, Conversation, Key, Prompt
 from placid.report.settings import treated
 from placid.study.adapters import check as check_adapter
@@ -139,7 +139,7 @@ def _check_texts(files: list[Path]) -> None:
 def _check_lengths(settings: StudySettings) -> None:
     """Raises BadInputError if a first prompt fills the context, before anything is spoken of the others."""
     from placid.render import Renderer, opening
-    from placid.rollout import scripts
+    from placid.rollout.planned import scripts
 
     context, renderer = settings.engine.context_tokens, None
     chosen = rollout_settings(settings)

@@ -1,18 +1,17 @@
 """Settings of the whole study, and those of its rollouts that follow from them."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from placid.config import Settings, load
-from placid.engine.settings import EngineSettings
 from placid.inputs.names import PathName
 from placid.judge.settings import JudgeSettings
 from placid.pairs.settings import PairsSettings
 from placid.records import BadInputError
 from placid.report.settings import ReportSettings, treated
-from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings, Schedules
+from placid.rollout.settings import ArmSettings, InterventionSettings, RolloutSettings, SamplingSettings
 from placid.train.settings import TrainSettings
 
 ANEW = ("report", "judge")
@@ -59,7 +58,7 @@ class TrainingSettings(Settings):
         return found
 
 
-class StudySettings(Settings):
+class StudySettings(SamplingSettings):
     """The whole study. Arms without an adapter are held first, the trained ones after training."""
 
     name: PathName
@@ -68,32 +67,6 @@ class StudySettings(Settings):
     """Where run directories are kept."""
     checkpoints: Path = Path("checkpoints")
     """Where trained adapters are kept, as <name>/<arm>/step_<n>."""
-    model: Path
-    """Hugging Face folder of the chat model under study."""
-    seed: int = 42
-    """Seed of the rollouts."""
-    tag: str = "gemma-3-27b"
-    """Model name in the shutdown note."""
-    temperature: float = Field(default=1.0, ge=0)
-    """Sampling temperature."""
-    max_tokens: int = Field(default=512, ge=1)
-    """Most tokens of one reply."""
-    logprobs: bool = False
-    """Keep the log-probability of every reply token (about doubles the size of conversations/)."""
-    workers: int = Field(default=1, ge=1)
-    """Engines, one Ray actor each."""
-    launcher: Literal["ray", "inline"] = "ray"
-    """ray, or inline for one engine in this process."""
-    schedule: Schedules = "admission"
-    """Which conversations are active (rollout/schedule.py); free and lockstep are baselines."""
-    ray_address: str | None = None
-    """Join this Ray cluster (host:port, or auto); none: a Ray of our own on this machine."""
-    hang_s: float = Field(default=600, gt=0)
-    """Active conversations without one finished turn for so many seconds: the engine hangs and is replaced."""
-    grace_s: float = Field(default=60, gt=0)
-    """On SIGTERM or SIGUSR1 turns in flight may end within so many seconds; then exit 75."""
-    engine: EngineSettings = EngineSettings()
-    """Who answers."""
     prompts: Path
     """Held-out prompts of the evaluation arms."""
     samples: int = Field(default=7, ge=1)
@@ -185,5 +158,5 @@ def rollout_settings(settings: StudySettings, adapters: dict[str, Path] | None =
             name: settings.arms[arm].model_copy(update={"adapter": adapters[treatment]})
             for name, (treatment, arm) in held.items()
         }
-    shared = {name: getattr(settings, name) for name in RolloutSettings.model_fields if name != "arms"}
+    shared = {name: getattr(settings, name) for name in SamplingSettings.model_fields}
     return RolloutSettings.model_validate({**shared, "arms": arms})
