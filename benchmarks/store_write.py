@@ -26,6 +26,9 @@ from placid.records import End, Finish, Key, Turn, Verdict
 from placid.store import RunDir
 from placid.store.tables import compact
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from table_reader import read_turns
+
 GROUP = 64
 
 

@@ -16,7 +16,7 @@ from placid.records import SCHEMA, BadInputError, Key, Verdict
 from placid.store import RunDir, check_adapter, check_files, read_json
 from placid.store.disk import remove, write_atomic
 from placid.store.lease import leased
-from placid.store.segment import Copy, Index, line_number, located, seal_line, unseal_line
+from placid.store.segment import Copy, Index, checksum_at, line_number, located, seal_line
 
 LOGS = (
     "conversations/*.jsonl", "verdicts/*/*.jsonl", "verdicts/*/replies/*.jsonl", "rewrites/*/*.jsonl", "pairs/*.jsonl",
@@ -94,12 +94,12 @@ def bad_lines(file: Path) -> Iterator[tuple[int, str]]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                body = unseal_line(line)
-                torn = not line.endswith(b"\n") and unseal_line(line[:-1]) is None
+                bare = checksum_at(line) is None
+                torn = not line.endswith(b"\n") and checksum_at(line[:-1]) is None
             except ValueError as error:
                 yield number, str(error)
                 continue
-            if body is None and line.strip() and not torn:
+            if bare and line.strip() and not torn:
                 yield number, "schema 1, of a former placid" if _former(line) else "damaged: it has no checksum"
 
 

@@ -63,19 +63,18 @@ def seal_line(body: bytes) -> bytes:
 _CRC, _CRC_BYTES = b',"crc":"', len(b',"crc":"00000000"}')
 
 
-def unseal_line(line: bytes) -> bytes | None:
-    """A line without its checksum: JSON of the record alone; None if it has none.
+def checksum_at(line: bytes, check: bool = True) -> int | None:
+    """Where the checksum of a line begins, which fits; None if it has none. No byte of the line is copied.
 
     Raises:
         ValueError: it does not fit.
     """
-    text = line.rstrip(b"\n")
-    if text[-_CRC_BYTES : 8 - _CRC_BYTES] != _CRC or text[-2:] != b'"}':
+    at = len(line) - _CRC_BYTES - line.endswith(b"\n")
+    if not line.startswith(_CRC, max(at, 0)) or not line.startswith(b'"}', at + _CRC_BYTES - 2):
         return None
-    head = text[:-_CRC_BYTES]
-    if b"%08x" % zlib.crc32(head) != text[8 - _CRC_BYTES : -2]:
+    if check and b"%08x" % zlib.crc32(memoryview(line)[:at]) != line[at + len(_CRC) : at + _CRC_BYTES - 2]:
         raise ValueError("damaged: it does not fit its checksum")
-    return head + b"}"
+    return at
 
 
 class Segment(Generic[R]):
@@ -191,7 +190,7 @@ def located(
         file.seek(offset)
         for line in file:
             at, offset = offset, offset + len(line)
-            if not line.strip():
+            if line.isspace():
                 continue
             if (torn or live) and not line.endswith(b"\n") and not _whole(line, decoder):
                 if not live:
@@ -204,7 +203,7 @@ def located(
 def _whole(line: bytes, decoder: "msgspec.json.Decoder[Any]") -> bool:
     """Whether a last line without its end is more than the beginning of one: then it is read, or refused."""
     try:
-        if unseal_line(line) is None and unseal_line(line[:-1]) is None:  # [:-1]: its end became another byte
+        if checksum_at(line) is None and checksum_at(line[:-1]) is None:  # [:-1]: its end became another byte
             decoder.decode(line)
     except (msgspec.DecodeError, msgspec.ValidationError, ValueError):
         return False
@@ -212,21 +211,28 @@ def _whole(line: bytes, decoder: "msgspec.json.Decoder[Any]") -> bool:
 
 
 def decoded(
-    path: Path, offset: int, line: bytes, kind: type[R], decoder: "msgspec.json.Decoder[R]", own: bool = True
+    path: Path,
+    offset: int,
+    line: bytes,
+    kind: type[R],
+    decoder: "msgspec.json.Decoder[R]",
+    own: bool = True,
+    check: bool = True,
 ) -> R:
-    """The record of one line. own: a placid wrote it, so version and checksum are wanted.
+    """The record of one line. own: a placid wrote it, so version and checksum are wanted. check: whether they fit.
 
     Raises:
         BadInputError: a damaged or malformed line, or a record of another schema version.
     """
     try:
-        body = unseal_line(line)
-        record = decoder.decode(line if body is None else body)
+        at, strict = checksum_at(line, check), kind.__struct_config__.forbid_unknown_fields
+        # strict: the checksum would be an unknown field
+        record = decoder.decode(b"".join((memoryview(line)[:at], b"}")) if strict and at is not None else line)
     except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
         _refuse(path, line_number(path, offset), line, kind, error)
     if own and getattr(record, "schema", SCHEMA) != SCHEMA:
         _refuse(path, line_number(path, offset), line, kind, None)
-    if body is None and not kind.__struct_config__.forbid_unknown_fields:  # a flipped bit may have renamed the key
+    if at is None and not strict:  # a flipped bit may have renamed the key
         _refuse(path, line_number(path, offset), line, kind, ValueError("damaged: it has no checksum"))
     return record
 
@@ -402,5 +408,5 @@ class Index:
         path = self.files[file]
         if file not in handles:
             handles[file] = os.open(path, os.O_RDONLY)
-        line = os.pread(handles[file], size, offset)
-        return Copy(decoded(path, offset, line, Turn, self._decoder), path, offset)
+        line = os.pread(handles[file], size, offset)  # its checksum was compared when the line was indexed
+        return Copy(decoded(path, offset, line, Turn, self._decoder, check=False), path, offset)
