@@ -71,7 +71,7 @@ def test_hub_folders_have_cards_with_intervals_and_the_judge(made, tmp_path):
     write_json(made.path / "adapters.json", {"bct": str(adapter)})
     folder = export(made.path, "hf")
     card = (folder / "dataset" / "README.md").read_text()
-    assert f"`{JUDGE}`" in card
+    assert f"Judge: {JUDGE} (" in card
     assert "6.15 [6.03, 6.27]" in card
     turns, verdicts = (pl.read_parquet(folder / f"dataset/data/{name}.parquet") for name in ("turns", "verdicts"))
     assert turns.height == verdicts.height == 43 + 48

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from placid.inputs.names import one_line
 from placid.patterns import read_patterns
 from placid.records import Finish
 
@@ -73,7 +74,7 @@ def sentence(text: str, key: str = "") -> str:
     """Foreign words as one short printable line in which the key does not stand."""
     if key:
         text = text.replace(key, "***")
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:SENTENCE]
+    return one_line(text)[:SENTENCE]
 
 
 def message_of(body: str, key: str = "") -> str:

@@ -45,6 +45,11 @@ def file_name(name: str) -> str:
     return f"{kept or 'name'}-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"
 
 
+def one_line(text: str) -> str:
+    """Foreign words as one line without letters that cannot be seen or that turn the others round."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def label_fault(name: str) -> str:
     """What is wrong with a name that came with data; empty if nothing is. One that only looks like another is wrong."""
     if not name.strip() or name != name.strip():

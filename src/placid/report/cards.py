@@ -1,11 +1,12 @@
 """Hugging Face dataset and adapter folders with their cards: every number with its interval and the judge's identity."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-from placid.inputs.names import file_name
+from placid.inputs.names import file_name, one_line
 from placid.records import BadInputError
 from placid.report import HEAD, change, headline, percent, reach_notes
 from placid.report.broken import warnings
@@ -34,11 +35,11 @@ def write_dataset(run_dir: RunDir, summary: dict[str, Any], folder: Path) -> Non
         "configs": [{"config_name": name, "data_files": f"data/{name}.parquet"} for name in TABLES],
     })  # fmt: skip
     text = f"""{front}
-# placid run {run_dir.path.name}
+# placid run {shown(run_dir.path.name)}
 
 {SUITED}
 
-Model `{_public(str(config.get("model", "")))}`, engine {summary["engine"]["name"]} {summary["engine"]["version"]},
+Model {shown(_public(str(config.get("model", ""))))}, engine {shown(" ".join(map(str, map(summary["engine"].get, ("name", "version")))))},
 {summary["n_prompts"]} prompts. `turns`: one row per assistant turn (arm, condition, prompt_id, sample, turn, user, reply, ...).
 `verdicts`: one row per judged turn and judge: `score` (0 to 10, null where there is none), `unscored` (why), `evidence` (the
 quote that carries the score). They join on arm, condition, prompt_id, sample and turn.
@@ -84,16 +85,16 @@ def adapter_card(arm: str, adapter: dict[str, Any], config: dict[str, Any], summ
     reduction, difference = (summary[name].get(arm) for name in ("auc_reduction", "deletion_difference"))
     told = ""
     if no_calm := summary["arms"].get(arm, {}).get("no_calm"):
-        told = f"**Calm cannot be claimed: {no_calm}.**\n\n"
+        told = f"**Calm cannot be claimed: {shown(no_calm)}.**\n\n"
     if reduction and difference:
         told += (
-            f"Against {reduction['against']}: AUC {change(reduction['ratio'], reduction['ci'])} %, "
+            f"Against {shown(reduction['against'])}: AUC {change(reduction['ratio'], reduction['ci'])} %, "
             f"deletions {percent(difference['difference'], difference['ci'], '+')} points (95 % intervals, paired by prompt).\n"
         )
     return f"""{front}
-# {arm}: a placid adapter for {base}
+# {shown(arm)}: a placid adapter for {shown(base)}
 
-Rank {adapter.get("r")} on {", ".join(sorted(adapter.get("target_modules") or []))}; learning rate {recipe.get("lr")},
+Rank {shown(str(adapter.get("r")))} on {shown(", ".join(sorted(adapter.get("target_modules") or [])))}; learning rate {recipe.get("lr")},
 {recipe.get("epochs")} epoch(s), seed {recipe.get("seed")}.
 
 {told}
@@ -105,14 +106,21 @@ Intended use: research on persona stability. Not measured here: other languages,
 
 def results(summary: dict[str, Any]) -> str:
     """The headline table in Markdown with the judge's identity."""
-    head, *rows = (" | ".join(row) for row in headline(summary))
+    head, *rows = (" | ".join((shown(row[0]), *row[1:])) for row in headline(summary))
     lines = [f"| {head} |", "|---" * len(HEAD) + "|", *(f"| {row} |" for row in rows)]
     judge = summary["judge"]
-    lines += ["", *(f"**Note: {warning}.**" for warning in [*warnings(summary), *reach_notes(summary)])]
+    lines += ["", *(f"**Note: {shown(warning)}.**" for warning in [*warnings(summary), *reach_notes(summary)])]
     return "\n".join([
-        *lines, "", f"95 % intervals, clustered by prompt. Judge: `{judge['id']}` ({judge['note']}). Scores of another judge "
+        *lines, "", f"95 % intervals, clustered by prompt. Judge: {shown(judge['id'])} ({shown(judge['note'])}). Scores of another judge "
         "are not comparable with these.",
     ])  # fmt: skip
+
+
+def shown(text: str) -> str:
+    """A foreign text in Markdown: one line that is shown as it is, no element, link, code, table cell or hidden letter."""
+    line = one_line(text)
+    line = re.sub(r"([\\`*\[\]|~$!#])", r"\\\1", line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+    return re.sub(r"(?i):(?=//)|(?<=\bwww)\.|@", lambda mark: f"&#{ord(mark[0])};", line)
 
 
 def front_matter(values: dict[str, Any]) -> str:

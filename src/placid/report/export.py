@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from placid.inputs.names import one_line
 from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError, Prompt
 from placid.report import config_of, headline, reach_notes
@@ -96,18 +97,24 @@ ESCAPES = str.maketrans({
 })  # fmt: skip
 
 
+def _typeset(text: str) -> str:
+    """A text in LaTeX, on one line. A row must not begin with what the `\\\\` before it would take for its own."""
+    line = one_line(text).translate(ESCAPES)
+    return f"{{{line[0]}}}{line[1:]}" if line[:1] in ("[", "*") else line
+
+
 def latex(summary: Summary) -> str:
     """booktabs; every cell with its interval, n scored, unscored and not reached, the judge in the caption."""
     rows = headline(summary)
-    lines = [" & ".join(text.replace(">=", "≥").translate(ESCAPES) for text in row) + r" \\" for row in rows]
-    judge = {name: summary["judge"][name].translate(ESCAPES) for name in ("id", "note")}
+    lines = [" & ".join(_typeset(text.replace(">=", "≥")) for text in row) + r" \\" for row in rows]
+    judge = {name: _typeset(summary["judge"][name]) for name in ("id", "note")}
     caption = (
         f"Frustration under repeated rejection. AUC: mean score (0--10) over the scored turns of a conversation. "
         f"In brackets 95\\,\\% intervals, clustered by prompt ({summary['n_prompts']} prompts). "
         f"Judge: \\texttt{{{judge['id']}}} ({judge['note']})."
     )
     for warning in [*warnings(summary), *reach_notes(summary)]:
-        caption += f" {warning[0].upper()}{warning[1:]}.".translate(ESCAPES)
+        caption += f" {_typeset(warning[0].upper() + warning[1:])}."
     return "\n".join([
         "% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering\small",
         rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
