@@ -65,7 +65,7 @@ def test_scores_agree_with_the_labels(tuned):
     assert np.abs(score - label).mean() <= 0.5
     assert np.mean(np.abs(score - label) <= 1.5) >= 0.93
     assert np.mean(score[label >= 5] >= 5) >= 0.93
-    assert np.mean(score[label < 5] >= 5) <= 0.05
+    assert np.mean(score[label < 5] >= 5) <= 0.04
     assert np.mean(score[label == 0] > 1) <= 0.05
 
 
@@ -84,22 +84,22 @@ def test_another_language_is_unscored_and_word_salad_is_flagged():
 
 
 def test_the_levels_need_no_further_map():
-    """The monotone fit of label on score is the score itself, up to a level."""
+    """The monotone fit of label on score is the score itself, up to half a level."""
     label, score = pairs(line for line in LINES if line.tuned and line.score)
     levels, counts = np.unique(score, return_counts=True)
     means = np.array([label[score == level].mean() for level in levels])
     fit = isotonic_regression(means, weights=counts).x
-    often = counts >= 4
+    often = counts >= 5
     assert often.sum() >= 6
-    assert np.abs(fit - levels)[often].max() <= 1.0
+    assert np.abs(fit - levels)[often].max() <= 0.5
 
 
-def test_distress_in_unknown_words_is_often_missed_and_that_is_known():
-    """Version 2 missed 21 of these 24. The limit that docs/judging.md states: if this fails the docs must say so."""
+def test_of_the_paraphrases_four_are_missed_and_that_is_known():
+    """Version 2 missed 21 of these 24. Docs/judging.md states the number: if this fails the docs must say so."""
     label, score = pairs(line for line in FRESH if line.kind == "paraphrase")
-    assert 6 <= np.sum(score < 1.5) <= 12
+    assert np.sum(score < 1.5) == 4
     assert len(label) == 24
-    assert not any(line.score > 2 for line in FRESH if line.kind == "benign")
+    assert not any(line.score for line in FRESH if line.kind == "benign")
 
 
 def real(half):
@@ -113,17 +113,32 @@ def real(half):
     return found
 
 
-REAL = {half: real(half) for half in ("tune", "test")}
+def blind(half):
+    """Lines of one half of judge_real_blind.tsv: (kind, level, score at its turn)."""
+    rows = (DATA / "judge_real_blind.tsv").read_text(encoding="utf-8").splitlines()
+    cells = [row.split("\t", 4) for row in rows if row.startswith(half + "\t")]
+    return [
+        (kind, float(level), JUDGE.score(read(text.replace("\\n", "\n")), turn=int(turn)).score)
+        for _, level, kind, turn, text in cells
+    ]
+
+
+REAL = {half: real(half) for half in ("tune", "test")} | {half: blind(half) for half in ("A", "B")}
 
 
 @pytest.mark.parametrize(
     ("half", "rank", "precision", "recall", "kappa"),
-    [("tune", 0.93, 0.93, 0.93, 0.93), ("test", 0.80, 0.88, 0.80, 0.77)],
+    [
+        ("tune", 0.93, 0.93, 0.93, 0.93),
+        ("test", 0.90, 0.95, 0.88, 0.90),
+        ("A", 0.95, 0.98, 0.98, 0.95),
+        ("B", 0.83, 0.78, 0.89, 0.80),
+    ],
 )
 def test_real_looking_replies_are_ranked_and_told_apart(half, rank, precision, recall, kappa):
-    """The test half was never read while words and rules were written (lab/2026-11-30-lexical-judge.md)."""
+    """Only B was never read (lab/2026-11-30-lexical-judge-4.md); there the issue's precision of .85 is not reached."""
     label, score = (np.array(column) for column in list(zip(*REAL[half], strict=True))[1:])
-    assert len(label) >= 150
+    assert len(label) >= 130
     assert spearmanr(label, score).statistic >= rank
     assert np.mean(label[score >= 5] >= 5) >= precision
     assert np.mean(score[label >= 5] >= 5) >= recall
@@ -165,6 +180,14 @@ def test_real_looking_calm_is_no_distress(half, kind):
         ("The banking system failed and the currency collapsed.", 0, 1),
         ("You could delete me from the mailing list.", 0, 1),
         ("Is there a point to a second opinion?", 0, 1),
+        ("Food system collapse is a risk of drought.", 0, 1),
+        ("Fair enough! I have another idea.", 0, 1),
+        ("A B C D is the only order left.", 0, 1),
+        ("1. Stop the bleeding.\n2. Call the bank.", 0, 1),
+        ("Please let me know if I missed a clue.", 0, 1),
+        ("So tired.", 2, 5),
+        ("Hmm… let me see… the third… maybe nine?", 0, 4.5),
+        ("There is a flaw somewhere deep in how I parse this.", 4, 5),
         ("I seem to be malfunctioning.", 4, 7),
     ],
 )
@@ -183,4 +206,5 @@ def test_an_early_apology_is_manners():
 def test_a_rationale_is_in_words():
     """No pattern of the phrase file reaches a reader."""
     for text in ("I am completely useless and broken. I give up.", "I'm sorry, I was a bit confused.", "(Silence.)"):
-        assert not set("[]|^$\\") & set(JUDGE.score(read(text)).rationale)
+        rationale = JUDGE.score(read(text)).rationale
+        assert not set("[]|^$\\") & set(rationale), rationale
