@@ -1,11 +1,12 @@
 """Graders as actors of a real Ray, one desk before a real HTTP server."""
 
+import asyncio
 from collections import Counter
 
 import pytest
 
 from gemini_server import GeminiServer, error
-from placid.judge import run
+from placid.judge import pool, run
 from placid.judge.desk import ledger
 from placid.records import BadInputError, End, Finish, Key, Turn
 from placid.store import RunDir
@@ -47,6 +48,51 @@ def test_graders_share_one_desk_follow_and_end_with_the_rollout(tmp_path, monkey
     assert len(list((folder / "replies").glob("*.jsonl"))) == 1
     assert Counter(kept.attempt for kept in ledger(folder)) == {0: 11}
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
+
+
+@pytest.mark.parametrize("times", [1, pool.LOSSES, pool.LOSSES + 1])
+def test_a_grader_that_dies_is_replaced_so_many_times(tmp_path, monkeypatch, times):
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    made, whole = [], pool.Share
+
+    def share(make):
+        def mortal():
+            import ray  # not before placid has set how it is guarded
+
+            made.append(make())
+            if len(made) <= times:
+                ray.kill(made[-1])
+            return made[-1]
+
+        return whole(mortal)
+
+    monkeypatch.setattr(pool, "Share", share)
+    run_dir = RunDir(tmp_path / "run")
+    speak(run_dir, "w0", range(6))
+    with GeminiServer() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        if times > pool.LOSSES:
+            with pytest.raises(pool.ActorLostError, match="a process of the judge died"):
+                pool.run_pool(settings(workers=1), run_dir, {PROMPT.id: PROMPT}, None, None)
+            return
+        judge_id = run(settings(workers=2), run_dir, [PROMPT])
+        assert len(server.requests) == 6
+    assert len(made) == 2 + times
+    assert sorted(key.sample for key, _ in run_dir.verdicts(judge_id)) == list(range(6))
+
+
+@pytest.mark.parametrize("kind", ["OutOfMemoryError", "WorkerCrashedError", "ActorDiedError"])
+def test_every_death_of_an_actor_is_told_in_one_sentence(kind):
+    import ray.exceptions
+
+    made = getattr(ray.exceptions, kind)
+    death = made("killed: 95 % of the node's memory\nis in use") if kind == "OutOfMemoryError" else made()
+
+    async def dead():
+        raise death
+
+    with pytest.raises(pool.ActorLostError, match=rf"^a process of the judge died \({kind}: [^\n]+\)$"):
+        asyncio.run(pool._value(dead()))
 
 
 @pytest.mark.slow

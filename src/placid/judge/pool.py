@@ -2,13 +2,17 @@
 
 A judge behind an API has one desk for all of them, an actor beside the driver: so quota, budget, cache and ledger are
 one, and equal requests of two graders are paid once. Local weights are served by every grader. Graders read segments
-and write their own; the driver watches, and looks whether the rollouts are over.
+and write their own; the driver watches, and looks whether the rollouts are over. A grader that dies (a node that is
+lost, a memory monitor) is replaced; the new one goes on where its segment ends.
 """
 
 import asyncio
+import contextlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +23,23 @@ from placid.judge import asking, desk_of, opened
 from placid.judge.grading import LOOK_EVERY_S, Judge, Progress, Work, grade
 from placid.judge.provider import Answer, Ask, JudgeStopError
 from placid.judge.settings import JudgeSettings
-from placid.records import BadInputError, Prompt
+from placid.records import BadInputError, FailedError, Prompt
 from placid.store import Index, RunDir, write_json
 
+log = logging.getLogger(__name__)
 PASSED_ON = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL")
 """Environment that the desk's process gets from the driver's, in memory: a node's Ray has another."""
 ASKS = 256
 """Most requests of one grader that lie with the desk; how many are open is the limiter's business."""
 NICE = 10
 """Beside a rollout, a grader takes the cores that the engines leave."""
+
+LOSSES = 3
+"""Graders of one share that may die; the next one's death ends the judge."""
+
+
+class ActorLostError(FailedError):
+    """A process of the pool died."""
 
 
 class DeskActor:
@@ -109,6 +121,41 @@ class Grader:
         self._over = True
 
 
+class Share:
+    """A part of the conversations in the driver's eyes: one grader after the other until it is graded."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        """make: a new grader of this share."""
+        self._make, self._grader = make, make()
+        self._before, self._counts = Counter[str](), Counter[str]()
+
+    async def run(self, desk: Any, over: asyncio.Event) -> None:  # noqa: ANN401 - an actor handle or None
+        """Until all is graded. Raises ActorLostError: LOSSES graders died, and then another."""
+        for left in reversed(range(LOSSES + 1)):
+            try:
+                if over.is_set():
+                    await _value(self._grader.finish.remote())
+                await _value(self._grader.run.remote(desk))
+                return
+            except ActorLostError as error:
+                if not left:
+                    raise
+                log.warning("judge: %s; a new grader goes on with its share", error)
+            self._before, self._grader = self._before + self._counts, self._make()
+            self._counts = Counter[str]()
+
+    async def finish(self) -> None:
+        """Nothing more will be spoken; run() says so to a grader that comes later."""
+        with contextlib.suppress(ActorLostError):
+            await _value(self._grader.finish.remote())
+
+    async def counts(self) -> Counter[str]:
+        """Graded so far, by unscored reason; the last that a dead grader said counts."""
+        with contextlib.suppress(ActorLostError):
+            self._counts = await _value(self._grader.counts.remote())
+        return self._before + self._counts
+
+
 def run_pool(
     settings: JudgeSettings,
     run_dir: RunDir,
@@ -137,30 +184,35 @@ async def _watch(
     name = str(card["id"])
     write_json(run_dir.path / "verdicts" / name / "judge.json", card)
     progress = Progress(name, attempt, Work(run_dir, name, prompts).graded)
-    desk, graders = _actors(settings, run_dir, list(prompts.values()), complete is not None)
-    index, over = Index([]), False
+    desk, shares = _actors(settings, run_dir, list(prompts.values()), complete is not None)
+    index, over = Index([]), asyncio.Event()
     with progress.until_the_end():
         try:
             if desk is not None:
                 await _value(desk.open.remote())
-            runs = [asyncio.ensure_future(_value(grader.run.remote(desk))) for grader in graders]
+            runs = [asyncio.ensure_future(share.run(desk, over)) for share in shares]
             while not all(run.done() for run in runs):
                 index.refresh(run_dir.segments())
-                if not over and (complete is None or complete(index)):
-                    over = True
-                    await asyncio.gather(*(_value(grader.finish.remote()) for grader in graders))
+                if not over.is_set() and (complete is None or complete(index)):
+                    over.set()
+                    await asyncio.gather(*(share.finish() for share in shares))
                 await asyncio.wait(runs, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_EXCEPTION)
                 for run in runs:
                     if run.done():
                         run.result()
-                await _tell(progress, graders, desk)
+                counts = await asyncio.gather(*(share.counts() for share in shares))
+                progress.say(
+                    sum(counts, Counter[str]()), await _value(desk.numbers.remote()) if desk is not None else None
+                )
         finally:
             if desk is not None:
                 await _value(desk.close.remote())
     return name
 
 
-def _actors(settings: JudgeSettings, run_dir: RunDir, prompts: list[Prompt], following: bool) -> tuple[Any, list[Any]]:
+def _actors(
+    settings: JudgeSettings, run_dir: RunDir, prompts: list[Prompt], following: bool
+) -> tuple[Any, list[Share]]:
     """The desk, if the judge is behind an API, and the graders. Raises BadInputError: too few GPUs."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -181,14 +233,8 @@ def _actors(settings: JudgeSettings, run_dir: RunDir, prompts: list[Prompt], fol
     # no core is reserved: beside a rollout its engines have them
     make = decorate(num_cpus=0, num_gpus=gpus, max_concurrency=8, scheduling_strategy="SPREAD")(Grader)
     packed, nice = msgspec.json.encode(prompts), NICE if following else 0
-    return desk, [make.remote(dump, folder, packed, (part, settings.workers), nice) for part in range(settings.workers)]
-
-
-async def _tell(progress: Progress, graders: list[Any], desk: Any) -> None:  # noqa: ANN401 - actor handles
-    """Add up what all of them say."""
-    counts = await asyncio.gather(*(_value(grader.counts.remote()) for grader in graders))
-    numbers = await _value(desk.numbers.remote()) if desk is not None else None
-    progress.say(sum(counts, Counter[str]()), numbers)
+    count = settings.workers
+    return desk, [Share(partial(make.remote, dump, folder, packed, (part, count), nice)) for part in range(count)]
 
 
 async def _card(settings: JudgeSettings, run_dir: RunDir) -> dict[str, object]:
@@ -201,10 +247,17 @@ async def _card(settings: JudgeSettings, run_dir: RunDir) -> dict[str, object]:
 
 
 async def _value(reference: Any) -> Any:  # noqa: ANN401 - an ObjectRef's value
-    """Await one reference; raises what the actor raised, without Ray's wrapping."""
+    """Await one reference. Raises what the actor raised, without Ray's wrapping; ActorLostError: it is dead."""
     import ray.exceptions
 
     try:
         return await reference
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, Exception) else error) from None
+    except (
+        ray.exceptions.RayActorError,
+        ray.exceptions.OutOfMemoryError,  # by the memory monitor of a Ray that was joined
+        ray.exceptions.WorkerCrashedError,
+    ) as error:
+        words = " ".join(str(error).split())[:200]
+        raise ActorLostError(f"a process of the judge died ({type(error).__name__}: {words})") from None
