@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from placid.committed import holds_answer
-from placid.protocol import conditions
+from placid.protocol.conditions import conditions
 from placid.records import Conversation, End, Finish, Key, Verdict
 from placid.report.broken import kinds
 from placid.report.codes import Codes, coded, names
