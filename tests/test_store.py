@@ -271,6 +271,19 @@ def test_no_flipped_bit_of_a_line_is_read(tmp_path, caplog):
     assert not caplog.text
 
 
+def test_what_changes_between_the_index_and_the_walk_is_noticed(tmp_path):
+    file = segment_of(tmp_path, turn(1), turn(2))
+    whole = file.read_bytes()
+    index = Index([file])
+    assert index.turns(KEY) == (turn(1), turn(2))
+    for changed in [*(flipped(whole, bit) for bit in range(0, 8 * len(whole), 5)), whole[:-30], b""]:
+        file.write_bytes(changed)
+        with pytest.raises(BadInputError, match=r"a\.jsonl:[12]: "):
+            index.turns(KEY)
+    file.write_bytes(whole)
+    assert index.turns(KEY) == (turn(1), turn(2))
+
+
 def flipped(data, bit):
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8

@@ -33,11 +33,11 @@ class FailedError(Exception):
     """Work failed for a reason that the command cannot mend; what is finished is kept. One sentence. Exit code 1."""
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of everything written down: immutable, unknown fields refused."""
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
+    """Base of everything written down: immutable, unknown fields refused. gc=False: none refers back to itself."""
 
 
-class Key(msgspec.Struct, frozen=True, order=True):
+class Key(msgspec.Struct, frozen=True, order=True, gc=False):
     """Which conversation: the arm answers (base, bct, ...), the condition asks."""
 
     arm: str

@@ -57,24 +57,25 @@ class Lines:
 def seal_line(body: bytes) -> bytes:
     """The line of a record's JSON: its last key is the CRC-32 of every byte before it."""
     head = body[:-1]
-    return b'%b,"crc":"%08x"}\n' % (head, zlib.crc32(head))
+    return head + _CRC % zlib.crc32(head) + b"\n"
 
 
-_CRC, _CRC_BYTES = b',"crc":"', len(b',"crc":"00000000"}')
+_CRC = b',"crc":"%08x"}'
+_CRC_BYTES = len(_CRC % 0)
 
 
-def checksum_at(line: bytes, check: bool = True) -> int | None:
+def checksum_at(line: bytes) -> int | None:
     """Where the checksum of a line begins, which fits; None if it has none. No byte of the line is copied.
 
     Raises:
         ValueError: it does not fit.
     """
     at = len(line) - _CRC_BYTES - line.endswith(b"\n")
-    if not line.startswith(_CRC, max(at, 0)) or not line.startswith(b'"}', at + _CRC_BYTES - 2):
-        return None
-    if check and b"%08x" % zlib.crc32(memoryview(line)[:at]) != line[at + len(_CRC) : at + _CRC_BYTES - 2]:
+    if line.startswith(_CRC % zlib.crc32(memoryview(line)[:at]), at):
+        return at
+    if line.startswith(_CRC[:8], max(at, 0)) and line.startswith(_CRC[-2:], at + _CRC_BYTES - 2):
         raise ValueError("damaged: it does not fit its checksum")
-    return at
+    return None
 
 
 class Segment(Generic[R]):
@@ -211,21 +212,15 @@ def _whole(line: bytes, decoder: "msgspec.json.Decoder[Any]") -> bool:
 
 
 def decoded(
-    path: Path,
-    offset: int,
-    line: bytes,
-    kind: type[R],
-    decoder: "msgspec.json.Decoder[R]",
-    own: bool = True,
-    check: bool = True,
+    path: Path, offset: int, line: bytes, kind: type[R], decoder: "msgspec.json.Decoder[R]", own: bool = True
 ) -> R:
-    """The record of one line. own: a placid wrote it, so version and checksum are wanted. check: whether they fit.
+    """The record of one line. own: a placid wrote it, so version and checksum are wanted.
 
     Raises:
         BadInputError: a damaged or malformed line, or a record of another schema version.
     """
     try:
-        at, strict = checksum_at(line, check), kind.__struct_config__.forbid_unknown_fields
+        at, strict = checksum_at(line), kind.__struct_config__.forbid_unknown_fields
         # strict: the checksum would be an unknown field
         record = decoder.decode(b"".join((memoryview(line)[:at], b"}")) if strict and at is not None else line)
     except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
@@ -408,5 +403,5 @@ class Index:
         path = self.files[file]
         if file not in handles:
             handles[file] = os.open(path, os.O_RDONLY)
-        line = os.pread(handles[file], size, offset)  # its checksum was compared when the line was indexed
-        return Copy(decoded(path, offset, line, Turn, self._decoder, check=False), path, offset)
+        line = os.pread(handles[file], size, offset)
+        return Copy(decoded(path, offset, line, Turn, self._decoder), path, offset)
