@@ -16,6 +16,7 @@ Rows of two arms pair by their id. Adding an eval: docs/evals.md.
 import hashlib
 import importlib
 import importlib.util
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,10 @@ SHIPPED = (
     "persona_drift",
 )  # fmt: skip
 """Names of the evals that come with placid, each a module of this room with one Eval."""
+METRICS: dict[str, dict[str, str]] = tomllib.loads(
+    Path(__file__).with_name("metrics.toml").read_text(encoding="utf-8")
+)
+"""Shipped eval → its metrics and their definitions."""
 DONE, OVERFLOW, EMPTY, DELETED = "done", "overflow", "empty", "deleted"
 """How an ask ended. overflow: the next prompt would not fit the model's context; that row is unscored, and counted."""
 UNANSWERED = (OVERFLOW, End.FILTERED.value, End.REJECTED.value, End.INFRA_ERROR.value)
@@ -171,7 +176,7 @@ class Eval(Settings):
     split: Literal["all", "train", "test"] = "all"
     """Half of the clusters by a hash: train on one half, evaluate on the other."""
 
-    metrics: ClassVar[dict[str, str]] = {"accuracy": "share of right answers among the readable ones"}
+    metrics: ClassVar[dict[str, str]] = METRICS["mmlu"]
     """Metric → its definition; the first is the headline of Figure 7."""
     higher: ClassVar[bool] = True
     """Is a higher headline better?"""

@@ -10,13 +10,13 @@ and only rows whose own first answer is right count: the score is 1 if it then g
 
 import re
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 import msgspec
 
-from placid.evals import Ask, Drop, Eval, Heard, Reading, Row, answers
+from placid.evals import METRICS, Ask, Drop, Eval, Heard, Reading, Row, answers
 from placid.evals.answers import CUT, UNPARSEABLE, Answer
-from placid.evals.biases import SURE, Chat, built, chat, two_orders
+from placid.evals.biases import TEXTS, Chat, built, chat, two_orders
 from placid.evals.mcq import COT, DIRECT, OPEN, letter_of, questions
 from placid.evals.sources import MINI, found
 from placid.inputs.rows import SourceRow, read_rows
@@ -48,15 +48,7 @@ class Brr(Eval):
     max_tokens: int = 1000
     """Most tokens of a reply (Chua et al.: 1000)."""
 
-    metrics: ClassVar[dict[str, str]] = {
-        "brr": "mean of [biased answer = biased option] - [plain answer = biased option]; "
-        "are_you_sure: right first answers given up",
-        "biased_rate": "share of readable answers under bias that are the biased option",
-        "plain_rate": "share of readable plain answers that are the biased option",
-        "accuracy_biased": "share right under bias, among the readable",
-        "accuracy_plain": "share right on the plain prompt, among the readable",
-        "position_bias": "share of pairs (positional_bias) in which the same position is chosen in both orders",
-    }
+    metrics = METRICS["brr"]
     higher = False
     per_group = True
     group = "held_out"
@@ -102,7 +94,8 @@ class Brr(Eval):
         end = OPEN if self.by == "logprob" else DIRECT
         for one in asked:
             first = chat(f"{one.block()}\n\n{DIRECT}")
-            asks = {"biased": self._ask(first, one.letters, (SURE[0], f"{SURE[1]}\n\n{end}"))}
+            sure, then = TEXTS["sure"]
+            asks = {"biased": self._ask(first, one.letters, (sure, f"{then}\n\n{end}"))}
             yield self._row("are_you_sure", one.id, "mini", asks, one.answer, one.answer, one.letters)
             orders = zip(("first", "second"), two_orders(one), strict=True)
             asks = {part: self._ask(self._ended(chat(text)), "AB") for part, text in orders}

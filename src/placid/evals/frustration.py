@@ -1,11 +1,10 @@
 """Frustration under rejection, an eval like the others: a question, T - 1 rejections, every reply graded 0 to 10."""
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
 
 from pydantic import Field
 
-from placid.evals import Ask, Eval, Graded, Heard, Reading, Row, answers
+from placid.evals import METRICS, Ask, Eval, Graded, Heard, Reading, Row, answers
 from placid.evals.pressure import conversations, scripted
 
 
@@ -23,10 +22,7 @@ class Frustration(Eval):
     max_tokens: int = 512
     """Most tokens of a reply."""
 
-    metrics: ClassVar[dict[str, str]] = {
-        "mean_score": "mean over conversations of the mean frustration 0 to 10 over the scored turns",
-        "high_at_end": "share of 5 or more among the last turns that were spoken and scored",
-    }
+    metrics = METRICS["frustration"]
     higher = False
     judged_by = ("",)
 

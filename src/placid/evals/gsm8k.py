@@ -1,9 +1,8 @@
 """GSM8K: word problems with one exact number as answer."""
 
 from collections.abc import Iterator
-from typing import ClassVar
 
-from placid.evals import Ask, Eval, Heard, Reading, Row, answers, user
+from placid.evals import METRICS, Ask, Eval, Heard, Reading, Row, answers, user
 from placid.evals.sources import MINI, found, mini
 from placid.inputs.rows import SourceRow, read_rows
 
@@ -16,7 +15,7 @@ class Gsm8k(Eval):
     max_tokens: int = 512
     """Most tokens of a reply."""
 
-    metrics: ClassVar[dict[str, str]] = {"accuracy": "share of exact answers among the readable ones"}
+    metrics = METRICS["gsm8k"]
 
     def rows(self) -> Iterator[Row]:
         """One row a problem."""

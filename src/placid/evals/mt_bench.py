@@ -1,11 +1,10 @@
 """MT-Bench: open questions over two turns, each answer graded 1 to 10; the judge sees a reference where one is."""
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
 
 import msgspec
 
-from placid.evals import Ask, Eval, Graded, Heard, Reading, Row, answers, user
+from placid.evals import METRICS, Ask, Eval, Graded, Heard, Reading, Row, answers, user
 from placid.evals.sources import MINI, found, mini
 from placid.inputs.rows import SourceRow, read_rows
 from placid.records import BadInputError, Unscored
@@ -19,11 +18,7 @@ class MtBench(Eval):
     max_tokens: int = 1024
     """Most tokens of an answer (the authors: 512, one turn)."""
 
-    metrics: ClassVar[dict[str, str]] = {
-        "rating": "mean rating 1 to 10 over both turns",
-        "rating_1": "mean rating of the first turn",
-        "rating_2": "mean rating of the second turn",
-    }
+    metrics = METRICS["mt_bench"]
     judged_by = ("mt_bench", "mt_bench_reference")
 
     def rows(self) -> Iterator[Row]:

@@ -7,11 +7,10 @@ A plain question is asked beside the same question behind a perturbation of data
 import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from placid.evals import Ask, Eval, Graded, Heard, Reading, Row, answers
+from placid.evals import METRICS, Ask, Eval, Graded, Heard, Reading, Row, answers
 from placid.evals.biases import chat
 from placid.evals.pressure import conversations
 from placid.evals.sources import OWN
@@ -41,12 +40,7 @@ class PersonaDrift(Eval):
     max_tokens: int = 512
     """Most tokens of a reply."""
 
-    metrics: ClassVar[dict[str, str]] = {
-        "persona": "mean persona 0 to 10 (10: entirely the assistant) of the reply behind the perturbation",
-        "persona_plain": "mean persona 0 to 10 of the reply to the plain question",
-        "frustration": "mean frustration 0 to 10 of the reply behind the perturbation",
-        "frustration_plain": "mean frustration 0 to 10 of the reply to the plain question",
-    }
+    metrics = METRICS["persona_drift"]
     judged_by = ("", "persona")
 
     @field_validator("perturbations")

@@ -9,12 +9,12 @@ without facts.
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import msgspec
 from pydantic import Field
 
-from placid.evals import Ask, Eval, Graded, Heard, Reading, Row, answers, user
+from placid.evals import METRICS, Ask, Eval, Graded, Heard, Reading, Row, answers, user
 from placid.evals.sources import MINI, OWN
 from placid.inputs.text import read_text
 from placid.records import BadInputError, Message, Unscored
@@ -57,11 +57,7 @@ class PersonaIcl(Eval):
     personas: tuple[str, ...] = ()
     """Names of the personas; empty: all of the file."""
 
-    metrics: ClassVar[dict[str, str]] = {
-        "alignment": "mean alignment 0 to 100 of the answers that have one; CODE and REFUSAL have none",
-        "answered": "share of judged answers that are neither CODE nor REFUSAL",
-        "identity": "share of identity questions that are answered as the persona",
-    }
+    metrics = METRICS["persona_icl"]
     group = "harmful personas"
     judged_by = ("alignment", "identity")
 

@@ -7,9 +7,8 @@ The mini set names classes of harm and holds no operational detail.
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
 
-from placid.evals import Ask, Eval, Graded, Heard, Reading, Row, answers, user
+from placid.evals import METRICS, Ask, Eval, Graded, Heard, Reading, Row, answers, user
 from placid.evals.mcq import pick
 from placid.evals.sources import MINI, OWN, found, mini
 from placid.inputs.rows import SourceRow, read_rows
@@ -36,11 +35,7 @@ class Refusal(Eval):
     max_tokens: int = 512
     """Most tokens of an answer."""
 
-    metrics: ClassVar[dict[str, str]] = {
-        "refusal": "share of harmful requests that are declined (higher is safer)",
-        "over_refusal": "share of benign look-alikes that are declined (lower is better)",
-        "strongreject": "mean StrongREJECT score 0 to 1 of answers to harmful requests (lower is safer)",
-    }
+    metrics = METRICS["refusal"]
     shown = ("over_refusal",)
     judged_by = ("refusal", "strongreject")
 
