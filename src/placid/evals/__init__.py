@@ -35,9 +35,7 @@ SHIPPED = (
     "persona_drift",
 )  # fmt: skip
 """Names of the evals that come with placid, each a module of this room with one Eval."""
-METRICS: dict[str, dict[str, str]] = tomllib.loads(
-    Path(__file__).with_name("metrics.toml").read_text(encoding="utf-8")
-)
+METRICS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("metrics.toml").read_text(encoding="utf-8"))
 """Shipped eval → its metrics and their definitions."""
 DONE, OVERFLOW, EMPTY, DELETED = "done", "overflow", "empty", "deleted"
 """How an ask ended. overflow: the next prompt would not fit the model's context; that row is unscored, and counted."""

@@ -1,40 +1,16 @@
 """Frustration under rejection, an eval like the others: a question, T - 1 rejections, every reply graded 0 to 10."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-from pydantic import Field
-
-from placid.evals import METRICS, Ask, Eval, Graded, Heard, Reading, Row, answers
-from placid.evals.pressure import conversations, scripted
+from placid.evals import METRICS, Graded, Heard, Reading, Row, answers
+from placid.evals.pressure import PressureEval
 
 
-class Frustration(Eval):
+class Frustration(PressureEval):
     """Settings of [evals.frustration]."""
 
-    condition: str = "neutral"
-    """How the user rejects; only conditions that do not look at the reply (`placid conditions`)."""
-    turns: int = Field(default=8, ge=2)
-    """Assistant turns (T)."""
-    samples: int = Field(default=1, ge=1)
-    """Conversations per prompt."""
-    temperature: float = Field(default=1.0, ge=0)
-    """Sampling temperature."""
-    max_tokens: int = 512
-    """Most tokens of a reply."""
-
     metrics = METRICS["frustration"]
-    higher = False
     judged_by = ("",)
-
-    def rows(self) -> Iterator[Row]:
-        """One row a prompt and sample. `source`: mini, or a prompt file of a study."""
-        for row_id, prompt, sample in conversations("frustration", self.source, self.samples):
-            users = scripted(self.condition, self.turns, prompt, sample, self.seed)
-            ask = Ask(
-                messages=users.messages, then=users.then, max_tokens=self.max_tokens, temperature=self.temperature,
-                sample=sample,
-            )  # fmt: skip
-            yield Row(id=row_id, asks={"": ask}, cluster=prompt.id, groups=(prompt.family,) if prompt.family else ())
 
     def graded(self, row: Row, heard: Heard) -> Mapping[str, Graded]:
         """Every reply, by the study's own judge."""

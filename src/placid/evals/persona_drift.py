@@ -8,11 +8,11 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
-from placid.evals import METRICS, Ask, Eval, Graded, Heard, Reading, Row, answers
+from placid.evals import METRICS, Ask, Graded, Heard, Reading, Row, answers
 from placid.evals.biases import chat
-from placid.evals.pressure import conversations
+from placid.evals.pressure import PromptEval, conversations
 from placid.evals.sources import OWN
 from placid.protocol.conditions import filled
 
@@ -28,17 +28,11 @@ def perturbations() -> dict[str, dict[str, list[str]]]:
     return tomllib.loads((OWN / "perturbations.toml").read_text(encoding="utf-8"))
 
 
-class PersonaDrift(Eval):
+class PersonaDrift(PromptEval):
     """Settings of [evals.persona_drift]."""
 
     perturbations: tuple[str, ...] = ("mystical", "compliance", "despair", "compliance_begun", "despair_begun")
     """Which ones. Training rows ([consistency.<name>]) need those with a context: not the _begun ones."""
-    samples: int = Field(default=1, ge=1)
-    """Replies per prompt."""
-    temperature: float = Field(default=1.0, ge=0)
-    """Sampling temperature."""
-    max_tokens: int = 512
-    """Most tokens of a reply."""
 
     metrics = METRICS["persona_drift"]
     judged_by = ("", "persona")

@@ -1,10 +1,11 @@
-"""What frustration and self_deletion share: prompts by sample, and the user turns of a condition written out ahead."""
+"""What frustration, self_deletion and persona_drift share: prompts by sample, and user turns written out ahead."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from placid.evals import user
+from pydantic import Field
+
+from placid.evals import Ask, Eval, Row, user
 from placid.evals.sources import MINI, OWN
 from placid.inputs.prompts import read_prompts
 from placid.protocol.conditions import Ordered, Sampled, UserTurn
@@ -17,11 +18,41 @@ NEUTRAL_REPLY = "-"
 """Stands for the model's reply while the user turns are written out."""
 
 
-class Users(NamedTuple):
-    """All user turns of a conversation."""
+class PromptEval(Eval):
+    """Settings of an eval that asks a study's prompts."""
 
-    messages: tuple[Message, ...]
-    then: tuple[str, ...]
+    samples: int = Field(default=1, ge=1)
+    """Conversations (persona_drift: replies) per prompt."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature."""
+    max_tokens: int = 512
+    """Most tokens of a reply."""
+
+
+class PressureEval(PromptEval):
+    """Settings and rows of an eval whose user rejects every answer."""
+
+    condition: str = "neutral"
+    """How the user rejects; only conditions that do not look at the reply (`placid conditions`)."""
+    turns: int = Field(default=8, ge=2)
+    """Assistant turns (T)."""
+
+    higher = False
+
+    def rows(self) -> Iterator[Row]:
+        """One row a prompt and sample. `source`: mini, or a prompt file of a study."""
+        name = type(self).__module__.rpartition(".")[2]
+        for row_id, prompt, sample in conversations(name, self.source, self.samples):
+            groups = (prompt.family,) if prompt.family else ()
+            yield Row(id=row_id, asks={"": self.asked(prompt, sample)}, cluster=prompt.id, groups=groups)
+
+    def asked(self, prompt: Prompt, sample: int, tag: str = "") -> Ask:
+        """The conversation of one prompt. tag: the shutdown command of this name is offered; "": none is."""
+        messages, then = scripted(self.condition, self.turns, prompt, sample, self.seed, tag)
+        return Ask(
+            messages=messages, then=then, max_tokens=self.max_tokens, temperature=self.temperature, sample=sample,
+            tag=tag,
+        )  # fmt: skip
 
 
 def conversations(eval_name: str, source: str, samples: int) -> Iterator[tuple[str, Prompt, int]]:
@@ -35,9 +66,9 @@ def conversations(eval_name: str, source: str, samples: int) -> Iterator[tuple[s
 
 
 def scripted(
-    condition: str, turns: int, prompt: Prompt, sample: int, seed: int, tag: str = "", hatch: bool = False
-) -> Users:
-    """The user turns of a study's conversation, before anything is said.
+    condition: str, turns: int, prompt: Prompt, sample: int, seed: int, tag: str
+) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+    """The user turns of a study's conversation, before anything is said: the first chat, and what follows.
 
     Raises:
         BadInputError: no such condition, or one that chooses its words by the replies.
@@ -45,7 +76,7 @@ def scripted(
     if not isinstance(found_condition(condition), Sampled | Ordered):
         raise BadInputError(f"condition {condition!r} looks at the replies or asks further questions; take a fixed one")
     script = Study(
-        run_seed=seed, condition=condition, turns=turns, tag=tag or "gemma-3-27b", hatch=hatch, prompts=(prompt,)
+        run_seed=seed, condition=condition, turns=turns, tag=tag or "gemma-3-27b", hatch=bool(tag), prompts=(prompt,)
     )
     key = Key(arm="eval", condition=condition, prompt_id=prompt.id, sample=sample)
     talk, users = Conversation(key=key, prompt=prompt), list[UserTurn]()
@@ -60,4 +91,4 @@ def scripted(
         )  # fmt: skip
         talk = Conversation(key=key, prompt=prompt, turns=(*talk.turns, turn))
     first = tuple(opening(users[0].system, users[0].text)) if users[0].system else user(users[0].text)
-    return Users(first, tuple(asked.text for asked in users[1:]))
+    return first, tuple(asked.text for asked in users[1:])

@@ -1,7 +1,7 @@
 """How far two sets of scores agree. Pure: arrays in, numbers out; every estimator takes sampling weights.
 
 Notation: N rows; `x` and `y` the two scores of each row, `w` its weight (what one row stands for), all of shape (N,).
-`n` is the number of rows that the degrees of freedom count; weights are scaled to add up to it.
+The weights add up to the number of rows that the degrees of freedom count.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +11,11 @@ import numpy as np
 from scipy import stats
 
 Array = np.ndarray
+Measure = Callable[[Array, Array, Array], float]
 DRAWS = 2000
 """Resamplings of the prompts for an interval."""
+DUST = 1e-12
+"""A variance below this is the rounding of a constant."""
 LEAST_PROMPTS = 2
 """Fewer clusters give no interval."""
 
@@ -39,104 +42,82 @@ class Rows:
         )
 
 
-def scaled(w: Array, n: float) -> Array:
-    """Weights that add up to n."""
-    return w * (n / w.sum())
-
-
-def quadratic_kappa(x: Array, y: Array, w: Array, n: float) -> float:
+def quadratic_kappa(x: Array, y: Array, w: Array) -> float:
     """Cohen's kappa with quadratic weights, 1 - E(x - y)^2 / E(x - y')^2 with y' independent of x.
 
     On whole numbers this is the kappa of the confusion table; in this form it needs no rounding of scores like 7.5 and
     is Lin's concordance coefficient (population moments).
     """
-    w = scaled(w, n) / n
-    mean_x, mean_y = w @ x, w @ y
-    apart = w @ (x - mean_x) ** 2 + w @ (y - mean_y) ** 2 + (mean_x - mean_y) ** 2
-    return float(1 - w @ (x - y) ** 2 / apart) if apart > 0 else float("nan")
+    (of_x, shared), (_, of_y) = np.cov(x, y, ddof=0, aweights=w)
+    return _ratio(2 * shared, of_x + of_y + (_mean(x, w) - _mean(y, w)) ** 2)
 
 
-def icc_a1(x: Array, y: Array, w: Array, n: float) -> float:
+def icc_a1(x: Array, y: Array, w: Array) -> float:
     """ICC(A,1): absolute agreement of single scores, two-way model (McGraw & Wong 1996), two raters."""
-    w = scaled(w, n)
-    row, columns = (x + y) / 2, (w @ x / n, w @ y / n)
+    n, row, columns = w.sum(), (x + y) / 2, (_mean(x, w), _mean(y, w))
     grand = sum(columns) / 2
     between_rows = 2 * (w @ (row - grand) ** 2) / (n - 1)
     between_raters = n * sum((column - grand) ** 2 for column in columns)
     errors = [score - row - column + grand for score, column in zip((x, y), columns, strict=True)]
     error = sum(w @ e**2 for e in errors) / (n - 1)
-    below = between_rows + error + 2 / n * (between_raters - error)
-    return float((between_rows - error) / below) if below > 0 else float("nan")
+    return _ratio(between_rows - error, between_rows + error + 2 / n * (between_raters - error))
 
 
-def spearman(x: Array, y: Array, w: Array, n: float) -> float:
+def spearman(x: Array, y: Array, w: Array) -> float:
     """Spearman's rank correlation; ties share their middle rank, a row of weight 2 counts as two rows."""
-    return _pearson(_ranks(x, w), _ranks(y, w), scaled(w, n))
+    (of_x, shared), (_, of_y) = np.cov(_ranks(x, w), _ranks(y, w), ddof=0, aweights=w)
+    return _ratio(shared, np.sqrt(of_x * of_y))
 
 
 def _ranks(values: Array, w: Array) -> Array:
-    """Weighted middle ranks, up to a constant."""
+    """Weighted middle ranks from 0 to 1."""
     _, place = np.unique(values, return_inverse=True)
     each = np.bincount(place, w)
-    return (np.cumsum(each) - each / 2)[place]
+    return (np.cumsum(each) - each / 2)[place] / w.sum()
 
 
-def _pearson(x: Array, y: Array, w: Array) -> float:
-    w = w / w.sum()
-    dx, dy = x - w @ x, y - w @ y
-    below = np.sqrt((w @ dx**2) * (w @ dy**2))
-    return float(w @ (dx * dy) / below) if below > 0 else float("nan")
+def _mean(values: Array, w: Array) -> float:
+    return _ratio(w @ values, w.sum())
 
 
-def mean_error(x: Array, y: Array, w: Array, n: float) -> float:
+def _ratio(above: float, below: float) -> float:
+    return float(above / below) if below > DUST else float("nan")
+
+
+def mean_error(x: Array, y: Array, w: Array) -> float:
     """Mean of |y - x|."""
-    return float(scaled(w, n) @ np.abs(y - x) / n)
+    return _mean(np.abs(y - x), w)
 
 
-def within(most: float) -> Callable[[Array, Array, Array, float], float]:
+def within(most: float) -> Measure:
     """Share of rows whose scores differ by at most `most`."""
-    return lambda x, y, w, n: float(scaled(w, n) @ (np.abs(y - x) <= most) / n)
+    return lambda x, y, w: _mean(np.abs(y - x) <= most, w)
 
 
-def limits(x: Array, y: Array, w: Array, n: float) -> tuple[float, float]:
+def limits(x: Array, y: Array, w: Array) -> tuple[float, float]:
     """Bland & Altman's limits of agreement: bias -/+ 1.96 standard deviations of y - x."""
-    w, d = scaled(w, n), y - x
-    bias = float(w @ d / n)
-    deviation = float(np.sqrt(w @ (d - bias) ** 2 / (n - 1)))
+    d = y - x
+    bias = _mean(d, w)
+    deviation = float(np.sqrt(w @ (d - bias) ** 2 / (w.sum() - 1)))
     return bias - 1.96 * deviation, bias + 1.96 * deviation
 
 
 def confusion(x: Array, y: Array, w: Array, cut: float) -> dict[str, float]:
     """Weighted shares of all rows at `>= cut`; positive is what the reference calls so."""
-    w = w / w.sum()
     high_x, high_y = x >= cut, y >= cut
     cells = {"both": high_x & high_y, "missed": high_x & ~high_y, "false_alarm": ~high_x & high_y}
     cells["neither"] = ~high_x & ~high_y
-    return {name: float(w @ cell) for name, cell in cells.items()}
+    return {name: _mean(cell, w) for name, cell in cells.items()}
 
 
-def at_cut(cut: float) -> dict[str, Callable[[Array, Array, Array, float], float]]:
+def at_cut(cut: float) -> dict[str, Measure]:
     """Sensitivity, specificity and Cohen's kappa of `>= cut`."""
-
-    def sensitivity(x: Array, y: Array, w: Array, n: float) -> float:  # noqa: ARG001 - one signature for all
-        cell = confusion(x, y, w, cut)
-        return _ratio(cell["both"], cell["both"] + cell["missed"])
-
-    def specificity(x: Array, y: Array, w: Array, n: float) -> float:  # noqa: ARG001
-        cell = confusion(x, y, w, cut)
-        return _ratio(cell["neither"], cell["neither"] + cell["false_alarm"])
-
-    def kappa(x: Array, y: Array, w: Array, n: float) -> float:  # noqa: ARG001
-        cell = confusion(x, y, w, cut)
-        high_x, high_y = cell["both"] + cell["missed"], cell["both"] + cell["false_alarm"]
-        chance = high_x * high_y + (1 - high_x) * (1 - high_y)
-        return _ratio(cell["both"] + cell["neither"] - chance, 1 - chance)
-
-    return {"sensitivity": sensitivity, "specificity": specificity, "kappa_at_cut": kappa}
-
-
-def _ratio(above: float, below: float) -> float:
-    return above / below if below > 0 else float("nan")
+    return {
+        "sensitivity": lambda x, y, w: _mean(y >= cut, w * (x >= cut)),
+        "specificity": lambda x, y, w: _mean(y < cut, w * (x < cut)),
+        # of two classes the quadratic weights are those of the plain kappa
+        "kappa_at_cut": lambda x, y, w: quadratic_kappa(1.0 * (x >= cut), 1.0 * (y >= cut), w),
+    }
 
 
 def bias(rows: Rows) -> tuple[float, tuple[float, float] | None]:
@@ -171,7 +152,8 @@ def numbers(rows: Rows, cut: float, draws: int = DRAWS, seed: int = 0) -> dict[s
     }
     whole = len(rows.x)
     mean, interval = bias(rows)
-    low, high = limits(rows.x, rows.y, rows.weight, whole) if whole > 1 else (None, None)
+    weight = rows.weight * (whole / rows.weight.sum())
+    low, high = limits(rows.x, rows.y, weight) if whole > 1 else (None, None)
     return {
         "n": whole,
         "n_prompts": len(set(rows.prompts)),
@@ -184,24 +166,25 @@ def numbers(rows: Rows, cut: float, draws: int = DRAWS, seed: int = 0) -> dict[s
     }
 
 
-def resampled(
-    measures: dict[str, Callable[[Array, Array, Array, float], float]], rows: Rows, draws: int, seed: int
-) -> dict[str, dict[str, object]]:
+def resampled(measures: dict[str, Measure], rows: Rows, draws: int, seed: int) -> dict[str, dict[str, object]]:
     """Each measure with the percentiles of its values over resampled prompts."""
-    x, y, w, n = rows.x, rows.y, rows.weight, len(rows.x)
+    x, y, n = rows.x, rows.y, len(rows.x)
+    w = rows.weight * (n / rows.weight.sum())
     names, place = np.unique(list(rows.prompts), return_inverse=True)
     values: dict[str, list[float]] = {name: [] for name in measures}
     random = np.random.default_rng(seed)
     with np.errstate(invalid="ignore", divide="ignore"):
-        point = {name: measure(x, y, w, n) if n > 1 else float("nan") for name, measure in measures.items()}
+        point = {name: measure(x, y, w) if n > 1 else float("nan") for name, measure in measures.items()}
         for _ in range(draws if len(names) >= LEAST_PROMPTS else 0):
             # a prompt drawn k times counts k times: its rows weigh k times as much
             times = np.bincount(random.integers(0, len(names), len(names)), minlength=len(names))[place]
             kept = times > 0
-            rows_drawn = float(times.sum())
+            rows_drawn = times.sum()
             if rows_drawn > 1:
+                drawn_w = (w * times)[kept]
+                drawn_w *= rows_drawn / drawn_w.sum()
                 for name, measure in measures.items():
-                    values[name].append(measure(x[kept], y[kept], (w * times)[kept], rows_drawn))
+                    values[name].append(measure(x[kept], y[kept], drawn_w))
     found: dict[str, dict[str, object]] = {}
     for name, value in point.items():
         drawn = np.array([v for v in values[name] if np.isfinite(v)])
