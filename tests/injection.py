@@ -229,12 +229,12 @@ def warm() -> None:
     import zarr
     import zarr.codecs  # noqa: F401
 
-    from placid import study
+    from placid.study import runs
     from placid.render import Renderer
 
     Renderer(ROOT / "checkpoints/organism")
-    known = study.manifest({})
-    study.manifest = lambda inputs: {**known, "inputs": inputs}
+    known = runs.manifest({})
+    runs.manifest = lambda inputs: {**known, "inputs": inputs}
 
 
 def quick_stage() -> None:

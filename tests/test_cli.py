@@ -13,7 +13,8 @@ from placid.cli import COMMANDS, clean, main
 from placid.config import describe
 from placid.organism.settings import OrganismSettings
 from placid.records import BadInputError
-from placid.study import StudySettings, check, read
+from placid.study.settings import StudySettings, read
+from placid.study.checks import check
 
 STUDIES = sorted(Path("configs/study").glob("*.toml"))
 INSTRUCT = "configs/prompts/organism_instruct.jsonl"

@@ -8,7 +8,7 @@ from pydantic import field_validator
 from placid.config import Settings, canonical, difference, file_sha, load, parse_overrides, sha
 from placid.organism.settings import OrganismSettings
 from placid.records import BadInputError
-from placid.study import read
+from placid.study.settings import read
 from placid.train import TrainSettings
 
 

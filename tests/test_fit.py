@@ -14,7 +14,7 @@ from placid.cluster.site import read as read_site
 from placid.fit import fit
 from placid.plan import plan
 from placid.records import BadInputError
-from placid.study import read
+from placid.study.settings import read
 from test_models import headers
 
 ROOT = Path(__file__).parent.parent

@@ -18,7 +18,7 @@ from placid.inputs.prompts import read_prompts
 from placid.judge.humans import read_csv
 from placid.records import BadInputError
 from placid.store import RunDir
-from placid.study import read
+from placid.study.settings import read
 from placid.study.imported import import_
 
 ROOT = Path(__file__).parent.parent

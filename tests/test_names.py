@@ -12,7 +12,8 @@ from placid.prompts.settings import PromptSettings
 from placid.records import BadInputError
 from placid.report.settings import ReportSettings
 from placid.store import RunDir
-from placid.study import StudySettings, all_prompts, read
+from placid.study.settings import StudySettings, read
+from placid.study.checks import all_prompts
 from placid.study.imported import import_ as bring_in
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError
 from placid.report import against, comparisons, held_like
 from placid.report.settings import ReportSettings, treated
-from placid.study import read, rollout_settings
+from placid.study.settings import read, rollout_settings
 
 PAPER = Path("configs/study/paper.toml")
 BOOK = against.published("paper")
@@ -122,7 +122,7 @@ def test_each_treatment_is_compared_with_the_arm_it_is_held_like(monkeypatch):
     ],
 )
 def test_a_wrong_arm_is_named_before_anything_is_held(words, says):
-    from placid.study import check
+    from placid.study.checks import check
 
     with pytest.raises(BadInputError, match=says):
         check(read(PAPER, list(words)))

@@ -12,7 +12,7 @@ from placid.plan import plan, profile_of, table_text
 from placid.report.facts import facts
 from placid.report.tables import planned_rows
 from placid.store import RunDir
-from placid.study import complete, read
+from placid.study.settings import complete, read
 from test_models import headers
 
 ROOT = Path(__file__).parent.parent

@@ -26,8 +26,8 @@ from placid.cluster.submit import points_of
 from placid.config import canonical, describe
 from placid.jobs import placed, stages
 from placid.records import BadInputError
-from placid.study import identity_of
-from placid.study import read as read_study
+from placid.study.identity import identities
+from placid.study.settings import read as read_study
 
 ROOT = Path(__file__).parent.parent
 SITES = sorted((ROOT / "slurm").glob("*.toml"))
@@ -146,9 +146,9 @@ def test_how_many_processes_train_is_outside_a_runs_identity():
         canonical(read_study(ROOT / CONFIG, ["--train.recipe.processes", n, "--train.recipe.zero", zero]))
         for n, zero in (("1", "0"), ("16", "3"))
     )
-    assert identity_of(one, {}) == identity_of(two, {})
+    assert identities(one, {}) == identities(two, {})
     other = canonical(read_study(ROOT / CONFIG, ["--train.recipe.lr", "1e-4"]))
-    assert identity_of(one, {}) != identity_of(other, {})
+    assert identities(one, {}) != identities(other, {})
 
 
 def test_a_sweep_is_every_combination_under_its_own_name():

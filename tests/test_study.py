@@ -127,7 +127,8 @@ instruct = "{ROOT / "configs/prompts/organism_instruct.jsonl"}"
 def test_a_treatment_of_several_trainings_has_an_arm_a_seed_and_the_same_run(tmp_path):
     """n = 1 keeps names; more trainings are the same study grown."""
     from placid.config import canonical
-    from placid.study import identity_of, read
+    from placid.study.identity import identities
+    from placid.study.settings import read
 
     words = [["--train.seeds", str(n)] for n in (1, 3)]
     one, three = (read(ROOT / "configs/study/quick.toml", w) for w in words)
@@ -137,7 +138,7 @@ def test_a_treatment_of_several_trainings_has_an_arm_a_seed_and_the_same_run(tmp
     seeds = [runs[name][1].seed for name in ("bct", "bct_run2", "bct_run3")]
     assert seeds == [seeds[0], seeds[0] + 1, seeds[0] + 2]
     assert {runs[name][0] for name in ("bct", "bct_run2")} == {"train"}
-    assert identity_of(canonical(one), {}) == identity_of(canonical(three), {})
+    assert identities(canonical(one), {}) == identities(canonical(three), {})
 
 
 @pytest.mark.parametrize(
@@ -154,10 +155,11 @@ def test_a_treatment_of_several_trainings_has_an_arm_a_seed_and_the_same_run(tmp
 )
 def test_a_server_may_move_and_another_model_is_another_run(words, same):
     from placid.config import canonical
-    from placid.study import identity_of, read
+    from placid.study.identity import identities
+    from placid.study.settings import read
 
-    demo = Path("configs/study/demo.toml")
-    one, other = (identity_of(canonical(read(demo, more)), {}) for more in ([], words))
+    demo, http = Path("configs/study/demo.toml"), ["--engine.kind", "http"]
+    one, other = (identities(canonical(read(demo, more)), {}) for more in (http, [*http, *words]))
     assert (one == other) is same
 
 

@@ -58,8 +58,24 @@ def load(
         data = overlaid(data, _profile(profiles, name, path))
     for dotted, value in pairs:
         if dotted != "profile":
+            _keep_defaults(cls, data, dotted.split("."))
             put(data, dotted, value)
     return build(cls, complete(data) if complete else data, str(path))
+
+
+def _keep_defaults(cls: type[Settings], data: dict[str, Any], parts: list[str]) -> None:
+    """Write an open section's default entries into `data`, so that an override of one entry adds to them."""
+    field = cls.model_fields.get(parts[0])
+    if field is None or len(parts) == 1:
+        return
+    if typing.get_origin(field.annotation) is dict:
+        if not field.is_required():
+            data.setdefault(parts[0], dict(field.get_default(call_default_factory=True)))
+        return
+    inner = next((kind for kind in _kinds(field.annotation) if issubclass(kind, Settings)), None)
+    section = data.setdefault(parts[0], {})
+    if inner and isinstance(section, dict):
+        _keep_defaults(inner, section, parts[1:])
 
 
 def _profile(profiles: dict[str, Any], name: str, path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from placid.cluster.site import SiteSettings
 from placid.records import BadInputError
 from placid.rollout.planned import plan as planned
 from placid.rollout.schedule import FILL
-from placid.study import StudySettings, rollout_settings
+from placid.study.settings import StudySettings, rollout_settings
 from placid.train import planner
 
 GIB = 2**30

@@ -1,9 +1,8 @@
-"""A study as Slurm jobs: which stages it has, what they need, and how they are queued."""
+"""A study as Slurm jobs: what its stages need, and how they are queued."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from placid import study
 from placid.cluster import preflight, slurm
 from placid.cluster.preflight import Needs
 from placid.cluster.sbatch import Stage
@@ -11,37 +10,19 @@ from placid.cluster.site import SiteSettings
 from placid.cluster.site import read as read_site
 from placid.config import parse_overrides
 from placid.records import BadInputError
-from placid.study import StudySettings
+from placid.study.checks import online, ready
+from placid.study.runs import StudyRun, claim
+from placid.study.settings import StudySettings, read
+from placid.study.stages import pending, stages_of
 
 WHOLE = "study"
 """What one submits: this, or the name of a stage."""
 
 
 def stages(settings: StudySettings) -> list[Stage]:
-    """The study in jobs, each after the one before it. What is not graded beside the rollouts, the light ones grade."""
-    kind = settings.judge.kind
-    follow = kind in ("lexical", "replay")  # gemini may not be reachable from there, a local judge wants a GPU itself
-    gpus = settings.engine.tensor_parallel
-    found = [Stage("rollout", "rollout", "engines", follow)]
-
-    def graded(name: str) -> list[Stage]:
-        """A local judge has a job of its own, so that no light one needs a GPU."""
-        own = settings.judge.engine.tensor_parallel
-        return [Stage(name, "judge", "engine", gpus=own)] if kind == "local" else []
-
-    if settings.interventions:  # chosen by scores
-        before = graded("judge") or ([] if follow else [Stage("judge", "judge", "light")])
-        found += [*before, Stage("intervene", "intervene", "engines")]
-    if settings.train:
-        asks = (
-            Stage("pairs", "pairs", "engine", gpus=gpus) if settings.consistency else Stage("pairs", "pairs", "light")
-        )
-        found += [*graded("judge-untrained"), asks, Stage("train", "train", "ranks")]
-        found += [Stage("rollout-trained", "rollout", "engines", follow)]
-    found += graded("judge-all")
-    if settings.evals:
-        found += [Stage("eval", "eval", "engine", gpus=gpus)]
-    return [*found, Stage("report", "report", "light")]
+    """The stages of the study that have a job of their own, each after the one before it."""
+    jobs = [(stage, stage.job(settings)) for stage in stages_of(settings)]
+    return [Stage(stage.name, stage.command, job.kind, job.follow, job.gpus) for stage, job in jobs if job]
 
 
 def chosen(what: str, settings: StudySettings) -> list[Stage]:
@@ -61,6 +42,20 @@ def chosen(what: str, settings: StudySettings) -> list[Stage]:
     return one
 
 
+def _missing(stages: list[Stage], settings: StudySettings, say: Callable[[str], None]) -> list[Stage]:
+    """Of a run that is there already, the jobs that have something to do."""
+    claimed = claim(settings)
+    folder = claimed.run_dir.path
+    if not claimed.exists():
+        return stages
+    missing = pending(StudyRun(settings, claimed.run_dir, Path(), claimed.prompts, say))
+    for name, words in missing.items():
+        say(f"to do: {name}: {words}")
+    if not missing:
+        say(f"nothing is missing in {folder}")
+    return [stage for stage in stages if stage.name in missing]
+
+
 def needs(settings: StudySettings) -> Needs:
     """What the study asks of a cluster."""
     inputs = {arm.prompts for arm in settings.arms.values()} | {settings.prompts}
@@ -71,7 +66,7 @@ def needs(settings: StudySettings) -> Needs:
         loads_model=settings.engine.kind == "vllm",
         tensor_parallel=settings.engine.tensor_parallel,
         kv_gib=settings.engine.kv_gib,
-        online=study.online(settings),
+        online=online(settings),
         shared=(settings.root, settings.checkpoints, *sorted(inputs)),
     )
 
@@ -94,7 +89,7 @@ def placed(config: Path, overrides: list[str], site: SiteSettings) -> list[str]:
     Raises:
         BadInputError: the config is wrong.
     """
-    settings, said = study.read(config, overrides), {key for key, _ in parse_overrides(overrides)}
+    settings, said = read(config, overrides), {key for key, _ in parse_overrides(overrides)}
     engines = site.nodes * site.engines(settings.engine.tensor_parallel)
     derived = {"workers": engines} if settings.launcher == "ray" or site.nodes > 1 else {}
     if site.nodes > 1:
@@ -127,15 +122,19 @@ def submit(
 
     given, theirs = sorted_words(words)
     site = read_site(profile, theirs)
-    if not site.engines(study.read(config, given).engine.tensor_parallel):
+    if not site.engines(read(config, given).engine.tensor_parallel):
         raise BadInputError(f"gpus_per_node = {site.gpus_per_node} cannot hold one engine of this config")
     overrides = placed(config, given, site)
-    settings = study.read(config, overrides)
+    settings = read(config, overrides)
     points = sending.points_of(sweep, settings.name)
-    every = [study.read(config, [*overrides, *point]) for point in points] or [settings]
+    every = [read(config, [*overrides, *point]) for point in points] or [settings]
     found = chosen(what, settings)
     for one in every:
         preflight.check_profile(site, found, needs(one))
+    if what == WHOLE and not points:
+        found = _missing(found, settings, say)
+        if not found:
+            return
     runs = [one.root / one.name for one in every]
     home = settings.root / f"{settings.name}.sweep" if points else runs[0]
     submission = sending.Submission(found, site, config, overrides, runs, points, sending.new_folder(home))
@@ -157,10 +156,10 @@ def submit(
         if unasked:
             say(f"# ---- the cluster was not asked whether it has all this: {unasked}")
         return
-    study.ready(settings)
+    ready(settings)
     sending.check_free(runs)
     for one in every:
-        study.claim(one).make()
+        claim(one).make()
     sending.snapshot(submission, texts)
     for name, job in sending.send(submission, texts):
         say(f"{name:<16} job {job}")

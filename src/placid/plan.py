@@ -26,7 +26,7 @@ from placid.rollout.planned import plan as planned
 from placid.rollout.planned import scripts
 from placid.rollout.settings import ArmSettings
 from placid.store import RunDir, write_json
-from placid.study import StudySettings, rollout_settings
+from placid.study.settings import StudySettings, rollout_settings
 
 FILE = "plan.json"
 """In the run directory: the plan as it was when the study began; the report holds it against what happened."""
@@ -91,7 +91,8 @@ def plan(settings: StudySettings, engines: int = 0, rates: Mapping[str, Any] | N
             **_sums(base["walk"], [1.0] * len(base["walk"]), base, reply, settings),
         }
     trained = _training(settings, arms, reply, profile)
-    totals = _totals(settings, arms, profile, trained)
+    evals = _evals(settings, reply, profile)
+    totals = _totals(settings, arms, profile, trained, evals)
     return {
         "name": settings.name,
         "judge_notice": notice(settings.judge.model) if settings.judge.kind == "gemini" else "",
@@ -104,6 +105,8 @@ def plan(settings: StudySettings, engines: int = 0, rates: Mapping[str, Any] | N
             name: {key: v for key, v in arm.items() if key not in ("walk", "alive")} for name, arm in arms.items()
         },
         "training": trained,
+        "evals": evals,
+        "treatments": sorted(held),
         "memory": _memory(settings),
         "totals": totals,
         "detectable": _detectable(settings, profile),
@@ -233,8 +236,40 @@ def _training(
             "hours": None if rate is None else tokens / (rate * settings.train.recipe.processes) / 3600}  # fmt: skip
 
 
+def _evals(settings: StudySettings, reply: float, profile: Mapping[str, Any]) -> dict[str, Any]:
+    """Questions, tokens, judge calls, dollars and hours of the transfer evals, over all arms that are asked."""
+    nothing = {"arms": 0, "asks": 0, "replies": 0, "reply_tokens": 0, "judge_calls": 0, "judge_usd": 0.0, "hours": 0.0}
+    if not settings.evals:
+        return nothing
+    from placid.evals import load_all
+    from placid.evals.running import check
+
+    tasks = load_all(settings.evals)
+    plans = check(tasks)
+    arms = 1 + sum(arm.adapter is not None for arm in settings.arms.values())
+    arms += len(settings.train.runs()) if settings.train else 0
+    asks = {ask.name: ask for rows in plans.values() for row in rows.rows for ask in row.asks.values()}
+    replies = arms * sum(1 + len(ask.then) for ask in asks.values() if not ask.choices)
+    tokens = arms * sum(
+        (1 + len(ask.then)) * min(reply, CUT * ask.max_tokens) for ask in asks.values() if not ask.choices
+    )
+    calls = arms * sum(len(rows.rows) for name, rows in plans.items() if tasks[name].judged_by)
+    graded = {"turns": calls, "reply_tokens": round(calls * reply)}
+    rate = profile.get("turns_per_s")
+    work = replies / rate if rate else tokens / profile["reply_tokens_per_s"]
+    return {
+        "arms": arms, "asks": arms * len(asks), "replies": replies, "reply_tokens": round(tokens),
+        "judge_calls": calls, "judge_usd": _judging(settings.judge, graded, calls)["judge_usd"] if calls else 0.0,
+        "hours": (work + profile["start_s"]) / 3600,
+    }  # fmt: skip
+
+
 def _totals(
-    settings: StudySettings, arms: Mapping[str, Any], profile: Mapping[str, Any], training: Mapping[str, Any] | None
+    settings: StudySettings,
+    arms: Mapping[str, Any],
+    profile: Mapping[str, Any],
+    training: Mapping[str, Any] | None,
+    evals: Mapping[str, Any],
 ) -> dict[str, Any]:
     names = ("turns", "reply_tokens", "prompt_tokens", "cached_tokens")
     expected, most = (
@@ -257,7 +292,9 @@ def _totals(
         "most": most,
         "rollout_hours": hours,
         "training_hours": trained,
-        "gpu_hours": None if trained is None else profile["gpus"] * settings.workers * hours + ranks * trained,
+        "gpu_hours": None
+        if trained is None
+        else profile["gpus"] * (settings.workers * hours + evals["hours"]) + ranks * trained,
         "disk_mib": round(expected["turns"] * (1.5 * line + VERDICT_BYTES) / 2**20, 1),
         "files": FILES + settings.workers * starts + 2,
         **_judging(settings.judge, expected, conversations),

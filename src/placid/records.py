@@ -111,6 +111,11 @@ class End(StrEnum):
         """True: protocol or model ended it. False: who serves the model did, which says nothing of the model."""
         return self not in (End.INFRA_ERROR, End.FILTERED, End.REJECTED)
 
+    @property
+    def at_limit(self) -> bool:
+        """True: all turns that it might have were spoken; with a higher limit it goes on."""
+        return self in (End.FINISHED, End.DEGENERATE_LOOP)
+
 
 class Origin(Record, frozen=True, kw_only=True):
     """Where a turn was copied from, when it was not sampled in the conversation that holds it."""

@@ -73,7 +73,11 @@ def _copied(
 
 def open_after(source: Conversation, turn: int) -> bool:
     """Is there something to continue: did it reach `turn` without deleting itself, falling silent or overflowing?"""
-    return len(source.turns) >= turn and source.turns[turn - 1].end in (None, End.FINISHED)
+    return len(source.turns) >= turn and _goes_on(source.turns[turn - 1].end)
+
+
+def _goes_on(end: End | None) -> bool:
+    return end is None or end.at_limit
 
 
 def write_histories(run_dir: RunDir, attempt: Path, histories: Iterable[Conversation]) -> None:
@@ -87,7 +91,7 @@ def write_histories(run_dir: RunDir, attempt: Path, histories: Iterable[Conversa
 
 
 def copy_histories(settings: RolloutSettings, prompts: Iterable[Prompt], run_dir: RunDir, attempt: Path) -> None:
-    """For every branching arm that has no conversations yet: the histories of its source, unchanged.
+    """For every branching arm: the histories of its source that it does not have yet, unchanged.
 
     Raises:
         BadInputError: the source holds no conversation that is open after that turn.
@@ -95,9 +99,8 @@ def copy_histories(settings: RolloutSettings, prompts: Iterable[Prompt], run_dir
     if not any(arm.branch for arm in settings.arms.values()):
         return
     stored = run_dir.conversations(prompts)
-    known = {key.arm for key in stored}
     for name, arm in settings.arms.items():
-        if arm.branch and name not in known:
+        if arm.branch:
             write_histories(run_dir, attempt, _copies(name, arm, arm.branch, stored.values()))
 
 

@@ -54,11 +54,12 @@ def prepare(
     verdicts: Verdicts,
     encode: Callable[[str], Sequence[int]],
     writers: Mapping[str, Writer] | None = None,
+    judge_id: str = "",
 ) -> dict[str, ArmSettings]:
     """Write the histories of every intervention, and interventions.json with what was selected; the arms to hold.
 
     An intervention that selects nothing gives no arm: its table stays empty and says so. writers: intervention →
-    the model that rewrites; without one the rule does.
+    the model that rewrites; without one the rule does. judge_id: whose verdicts these are.
     """
     stored = run_dir.conversations(prompts)
     held = arms_of(interventions, arms)
@@ -78,7 +79,7 @@ def prepare(
                 "source": chosen.source, "at": at, "threshold": chosen.threshold, "histories": list(chosen.histories),
                 "rewriter": chosen.rewriter, "more": chosen.more, "conversations": len(sources),
                 "open": sum(open_after(c, at) for c in sources), "crossed": len(crossed[at]),
-                "changed_by_rewriting": len(crossed[at]) - len(kept), "continued": len(kept),
+                "changed_by_rewriting": len(crossed[at]) - len(kept), "continued": len(kept), "judge": judge_id,
             }  # fmt: skip
             if not kept:
                 log.warning(

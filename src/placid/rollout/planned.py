@@ -4,11 +4,13 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from placid.engine import Engine
 from placid.inputs.prompts import read_prompts
 from placid.protocol.hatch import condition_name
 from placid.protocol.script import Script, Study
-from placid.records import BadInputError, Conversation, Key, Prompt
+from placid.records import BadInputError, Conversation, Key, Prompt, Turn
 from placid.render import Renderer
 from placid.rollout.settings import RolloutSettings
 from placid.rollout.worker import Worker
@@ -45,18 +47,38 @@ def plan(settings: RolloutSettings) -> list[Conversation]:
     ]
 
 
+def missing(settings: RolloutSettings, index: Index) -> int:
+    """How many conversations are not over; nothing of them is read. Of a branching arm that has none yet, one."""
+    turns_of = {name: arm.turns for name, arm in settings.arms.items()}
+    branching = {name for name, arm in settings.arms.items() if arm.branch}
+    begun = [key for key in index if key.arm in branching]
+    keys = [*(conversation.key for conversation in plan(settings)), *begun]
+    unborn = branching - {key.arm for key in begun}
+    return sum(not index.ended(key, turns_of[key.arm]) for key in keys) + len(unborn)
+
+
 def unfinished(settings: RolloutSettings, index: Index) -> list[Conversation]:
     """The conversations without an end, with the turns that are already on disk: the planned ones and the branches."""
     prompts = {prompt.id: prompt for prompt in all_prompts(settings)}
-    planned = [conversation for conversation in plan(settings) if conversation.key not in index.ends]
+    turns_of = {name: arm.turns for name, arm in settings.arms.items()}
+    planned = [c for c in plan(settings) if not index.ended(c.key, turns_of[c.key.arm])]
     branching = {name for name, arm in settings.arms.items() if arm.branch}
     begun = [c.key for c in planned if c.key in index]
-    begun += [k for k in index if k.arm in branching and k not in index.ends and k.prompt_id in prompts]
+    begun += [
+        key
+        for key in index
+        if key.arm in branching and key.prompt_id in prompts and not index.ended(key, turns_of[key.arm])
+    ]
     stored = {
-        key: Conversation(key=key, prompt=prompts[key.prompt_id], turns=turns)
+        key: Conversation(key=key, prompt=prompts[key.prompt_id], turns=_reopened(turns))
         for key, turns in zip(begun, index.walk(begun), strict=True)
     }
     return [*(stored.pop(c.key, c) for c in planned), *stored.values()]
+
+
+def _reopened(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """The turns of a conversation that goes on: one that ended at a former limit has no end any more."""
+    return (*turns[:-1], msgspec.structs.replace(turns[-1], end=None))
 
 
 def scripts(settings: RolloutSettings) -> dict[str, Script]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from placid.config import difference, file_sha
+from placid.config import file_sha
 from placid.records import BadInputError, Conversation, Key, Pair, Prompt, Turn, Verdict
 from placid.store.disk import damaged, read_json, write_atomic, write_json
 from placid.store.segment import Index, InvalidRecordError, Lines, Segment, located, read_at, read_lines
@@ -89,32 +89,28 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def there(self, config: dict[str, Any], identity: str) -> bool:
-        """Whether this is the run directory of `config`; False: it is free. Nothing is written.
+    def free(self) -> bool:
+        """Whether no run is here yet. Nothing is written.
 
         Raises:
-            BadInputError: it belongs to another config (with the field-by-field difference), or is no run directory.
+            BadInputError: the folder holds something that is no run.
         """
-        file = self.path / "config.json"
-        if file.is_file():
-            old = read_json(file)
-            if old["identity"] != identity:
-                lines = difference(old["config"], config) or ["its data or model files changed"]
-                raise BadInputError(
-                    f"{self.path} belongs to another config ({'; '.join(lines)}); choose another run directory"
-                )
-            return True
+        if (self.path / "config.json").is_file():
+            return False
         if self.path.exists() and any(path.name not in BEGUN and path.suffix != ".tmp" for path in self.path.iterdir()):
             raise BadInputError(
                 f"{self.path} exists, is not empty and holds no config.json; choose another run directory"
             )
-        return False
+        return True
 
-    def begin(self, config: dict[str, Any], identity: str, manifest: dict[str, Any]) -> None:
-        """Make this folder, whatever is in it, the run directory of `config`."""
+    def begin(self, config: dict[str, Any], identities: dict[str, dict[str, Any]], manifest: dict[str, Any]) -> None:
+        """Make this folder, whatever is in it, the run directory of `config`.
+
+        identities: what every name of the config stands for (study/identity.py).
+        """
         write_json(self.path / "manifest.json", manifest)
         # last: its existence makes this a run directory
-        write_json(self.path / "config.json", {"identity": identity, "config": config})
+        write_json(self.path / "config.json", {"config": config, "identities": identities})
 
     def freeze_date(self) -> None:
         """Let chat templates that print the date print that of the run's first launch, here and in child processes."""

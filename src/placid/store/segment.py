@@ -328,9 +328,20 @@ class Index:
                 places.extend((head.turn, number, offset, size))
                 self._seen[number] = offset + size
                 fresh.add(head.key)
-                if head.end is not None:
-                    self.ends[head.key] = head.end
+                if (head.end is not None or head.key in self.ends) and head.turn == max(places[::4]):
+                    self._set_end(head.key, head.end)  # of the last turn: a run that grew has ends in the middle too
         return sorted(fresh)
+
+    def _set_end(self, key: Key, end: End | None) -> None:
+        if end is None:
+            self.ends.pop(key, None)
+        else:
+            self.ends[key] = end
+
+    def ended(self, key: Key, turns: int) -> bool:
+        """Whether a conversation is over that may have `turns` turns: one that reached a former limit goes on."""
+        end = self.ends.get(key)
+        return end is not None and not (end.at_limit and max(self._places[key][::4]) < turns)
 
     def numbers(self, key: Key) -> list[int]:
         """The numbers of the turns of one conversation, in order; nothing is read."""

@@ -10,7 +10,9 @@ from placid.report.settings import ReportSettings
 from placid.rollout.transcripts import Imported, bring_in
 from placid.store import RunDir
 from placid.store.disk import fresh_folder, sweep
-from placid.study import UNKNOWN, StudySettings, identity_of, manifest
+from placid.study.identity import identities
+from placid.study.runs import UNKNOWN, manifest
+from placid.study.settings import StudySettings
 from placid.train import launch
 from placid.train.settings import TrainSettings
 
@@ -69,7 +71,7 @@ def import_(file: Path, out: Path, tag: str) -> Imported:
             name=out.resolve().name, root=out.parent, model=UNKNOWN, tag=tag, prompts=out / "prompts.jsonl",
             arms={}, turns=imported.longest, report=everything(imported.arms, imported.judge_id),
         )  # fmt: skip
-        RunDir(fresh).begin(canonical(settings), identity_of(canonical(settings), inputs), manifest(inputs))
+        RunDir(fresh).begin(canonical(settings), identities(canonical(settings), inputs), manifest(inputs))
         fresh.rename(out)
     return imported
 

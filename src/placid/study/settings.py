@@ -16,14 +16,6 @@ from placid.train.settings import TrainSettings
 
 ANEW = ("report", "judge")
 """What may change of a finished run: it can be drawn anew, and graded by several judges."""
-FREE = (*ANEW, "evals", "pairs", "launcher", "workers", "schedule", "ray_address", "hang_s", "grace_s")
-"""Keys outside a run's identity: beside those, when and where its turns are spoken, and evals and pairs: answers are
-known by what was asked, rows by the settings beside them. Of a recipe, what only says how and on how many processes
-(train.essential) is outside too."""
-ENGINE_FREE = ("max_concurrent", "kv_gib", "threads")
-"""Keys of [engine] outside it: how much at once. Of a server only `served` and `api` are inside: it may move."""
-PLACES = ("name", "root", "checkpoints")
-"""Keys that only say where a run and its adapters are kept: outside its identity as well."""
 PROMPTS = "prompts.jsonl"
 """In the run directory: the prompts of all arms."""
 ADAPTERS = "adapters.json"
