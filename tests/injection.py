@@ -229,8 +229,8 @@ def warm() -> None:
     import zarr
     import zarr.codecs  # noqa: F401
 
-    from placid.study import runs
     from placid.render import Renderer
+    from placid.study import runs
 
     Renderer(ROOT / "checkpoints/organism")
     known = runs.manifest({})

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 import placid.judge
-from placid.cli import COMMANDS, clean, main
+from placid.cli import all_commands, clean, main
 from placid.config import describe
 from placid.organism.settings import OrganismSettings
 from placid.records import BadInputError
-from placid.study.settings import StudySettings, read
 from placid.study.checks import check
+from placid.study.settings import StudySettings, read
 
 STUDIES = sorted(Path("configs/study").glob("*.toml"))
 INSTRUCT = "configs/prompts/organism_instruct.jsonl"
@@ -52,7 +52,7 @@ def test_every_key_of_a_study_says_what_it_means():
     assert [key for key, _, text in describe(StudySettings) if not text] == []
 
 
-@pytest.mark.parametrize("command", [name for name, told in COMMANDS.items() if told["takes"] == "config"])
+@pytest.mark.parametrize("command", [name for name, told in all_commands([]).items() if told["takes"] == "config"])
 def test_help_lists_every_key_with_its_default(command, capsys):
     assert left(command, "--help") == 0
     shown = capsys.readouterr().out
@@ -209,7 +209,7 @@ def test_launch_names_the_stages_in_order(capsys):
     names = ["rollout", "judge", "intervene", "pairs", "train", "rollout", "judge", "report"]
     assert [Path(words[1]).stem for words in commands] == names
     assert all(words[0] == sys.executable and Path(words[1]).is_file() for words in commands)
-    assert set(names) < COMMANDS.keys()
+    assert set(names) < all_commands([]).keys()
 
 
 def test_no_such_config():

@@ -18,8 +18,8 @@ from placid.inputs.prompts import read_prompts
 from placid.judge.humans import read_csv
 from placid.records import BadInputError
 from placid.store import RunDir
-from placid.study.settings import read
 from placid.study.imported import import_
+from placid.study.settings import read
 
 ROOT = Path(__file__).parent.parent
 PROMPTS = [

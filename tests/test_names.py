@@ -12,9 +12,9 @@ from placid.prompts.settings import PromptSettings
 from placid.records import BadInputError
 from placid.report.settings import ReportSettings
 from placid.store import RunDir
-from placid.study.settings import StudySettings, read
 from placid.study.checks import all_prompts
 from placid.study.imported import import_ as bring_in
+from placid.study.settings import StudySettings, read
 
 ROOT = Path(__file__).parent.parent
 PATHS = ["../../x", "/etc/x", "a/b", "a\\b", "..", ".", ".hidden", "", " ", "a b", "a\nb", "con", "NUL.txt", "com1", "a.", "é",

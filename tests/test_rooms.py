@@ -37,10 +37,11 @@ MAY_IMPORT = {
     "cluster": "records checkpoint_files store environment",
     "status": "records store",
     "study": ALL,
+    "commands": "records report study plan",
     "jobs": "records store cluster study",
-    "plan": "records models store render protocol rollout judge report study",
+    "plan": "records models store render protocol rollout judge evals report study",
     "fit": "records models cluster rollout study train",
-    "cli": ALL + " environment status study jobs plan fit",
+    "cli": ALL + " environment status study jobs plan fit commands",
 }
 HEAVY_HOME = {
     "torch": ("models.py", "train/", "organism/"),
@@ -116,8 +117,8 @@ def test_the_readme_draws_the_house_as_it_stands():
 def test_the_front_door_is_light():
     # also after a study without weights is read and checked
     code = (
-        "import sys; from pathlib import Path; from placid import cli, status, study; "
-        "study.check(study.read(Path('configs/study/simulate.toml'), [])); "
+        "import sys; from pathlib import Path; from placid import cli, status; from placid.study import checks, settings; "
+        "checks.check(settings.read(Path('configs/study/simulate.toml'), [])); "
         f"print([m for m in {sorted(HEAVY_HOME)} if m in sys.modules])"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

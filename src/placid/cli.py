@@ -18,7 +18,6 @@ import tomllib
 import unicodedata
 from argparse import Namespace
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ from placid.store import disk
 from placid.store.commands import COMMANDS as UPKEEP
 
 if TYPE_CHECKING:
-    from placid.study import Held
+    from placid.study.settings import StudySettings
 
 INTERRUPTED = 75
 """EX_TEMPFAIL: a scheduler may requeue."""
@@ -46,26 +45,17 @@ def say(line: str) -> None:
 
 
 def study(given: Namespace, overrides: list[str]) -> None:
-    """Hold the whole study, print its table and where everything is."""
-    from placid import plan, report
-    from placid import study as room
+    """Run the whole study."""
+    from placid import commands
 
-    settings = room.read(given.config, overrides)
-    for key in ("samples", "turns"):
-        own = {
-            arm: getattr(its, key) for arm, its in settings.arms.items() if getattr(its, key) != getattr(settings, key)
-        }
-        if own and f"--{key}" in overrides:
-            shown = ", ".join(f"--arms.{arm}.{key} {value}" for arm, value in own.items())
-            say(f"--{key} is not for arms that have their own: {shown}")
-    summary = room.run(settings, say, lambda held: plan.record(held.settings, held.run_dir))
-    folder = settings.root / settings.name
-    say("")
-    say(report.table_text(summary))
-    say(f"page     {folder / 'report' / 'index.html'}")
-    say(f"summary  {folder / 'report' / 'summary.json'}")
-    if settings.train and (settings.checkpoints / settings.name).is_dir():
-        say(f"adapters {settings.checkpoints / settings.name}")
+    commands.study(given, overrides, say)
+
+
+def stage(given: Namespace, overrides: list[str]) -> None:
+    """Run the stages of one command."""
+    from placid import commands
+
+    commands.run_stage(given, overrides, say)
 
 
 def plan(given: Namespace, overrides: list[str]) -> None:
@@ -78,13 +68,14 @@ def plan(given: Namespace, overrides: list[str]) -> None:
     from placid.cluster.site import SiteSettings
     from placid.cluster.site import read as read_site
     from placid.config import load_words, parse_overrides
-    from placid.study import check, online, read
+    from placid.study.checks import check, online
+    from placid.study.settings import read
 
     words, theirs = jobs.sorted_words(overrides)
     if not given.site and not theirs:
         settings = read(given.config, words)
         check(settings, weights=False)
-        say(room.table_text(room.plan(settings)))
+        _show_plan(settings, room.plan(settings))
         return
     one = ["--gpus_per_node", "1", *theirs]
     site = read_site(given.site, theirs) if given.site else load_words(SiteSettings, one, "", "--site")
@@ -92,7 +83,7 @@ def plan(given: Namespace, overrides: list[str]) -> None:
     more = [word for key, value in found.chosen.items() for word in (f"--{key}", str(value))]
     settings = read(given.config, [*words, *more])
     check(settings, weights=False)
-    say(room.table_text(room.plan(settings, jobs.engines(settings, site), found.rates)))
+    _show_plan(settings, room.plan(settings, jobs.engines(settings, site), found.rates))
     for line in found.lines:
         say(line)
     if not found.rates:  # nothing was set
@@ -107,95 +98,14 @@ def plan(given: Namespace, overrides: list[str]) -> None:
     say(f"so          {shlex.join(['placid', *first, *shown])}")
 
 
-def rollout(given: Namespace, overrides: list[str]) -> None:
-    """Hold the untrained arms and, once training has written adapters.json, the treatments too."""
+def _show_plan(settings: "StudySettings", planned: dict[str, Any]) -> None:
+    """The tables of a plan: by arm, then by stage."""
     from placid import plan
-    from placid import study as room
+    from placid.study.stages import estimates
 
-    with room.held(room.read(given.config, overrides), say, alone="rollout") as held:
-        room.hold_untrained(held)
-        plan.record(held.settings, held.run_dir)  # of the config alone; the engines need not wait for its seconds
-        if (held.run_dir.path / room.ADAPTERS).is_file():
-            room.hold_trained(held)
-    say(f"conversations {held.run_dir.path / 'conversations'}")
-
-
-def _reading(
-    config: Path, overrides: list[str], stage: str, *more: str, alone: str = ""
-) -> AbstractContextManager["Held"]:
-    """The run of a config file, or a run directory itself, to be graded or shown. more: sections that may change."""
-    from placid import study as room
-
-    if config.is_dir():
-        return room.reopened(config, overrides, say, stage, (*room.ANEW, *more), alone)
-    return room.held(room.read(config, overrides), say, new=False, alone=alone, stage=stage)
-
-
-def judge(given: Namespace, overrides: list[str]) -> None:
-    """Grade the turns that have no verdict yet; with --follow also those that rollouts under way still speak."""
-    if given.follow:
-        os.nice(10)  # beside a rollout, grading takes the cores that the engines leave
-    from placid import study as room
-
-    with _reading(given.config, overrides, "judge") as held:
-        judge_id = room.grade(held, given.follow, any_measure=True)
-    say(f"verdicts {held.run_dir.path / 'verdicts' / judge_id}")
-
-
-def intervene(given: Namespace, overrides: list[str]) -> None:
-    """Continue the conversations that the config's interventions choose, from rewritten histories."""
-    from placid import study as room
-
-    with room.held(room.read(given.config, overrides), say, new=False, alone="intervene") as held:
-        if not held.settings.interventions:
-            say("this config has no [interventions]; nothing to do")
-            return
-        room.intervene(held)
-    say(f"selected {held.run_dir.path / 'interventions.json'}")
-
-
-def pairs(given: Namespace, overrides: list[str]) -> None:
-    """Make the training rows of a study, or of a run directory; grades first what has no verdict."""
-    from placid import study as room
-
-    with _reading(given.config, overrides, "pairs", "pairs", alone="pairs") as held:
-        own = held.settings.report.judge if given.config.is_dir() else ""
-        room.make_pairs(held, own or room.grade(held))
-        room.make_consistency(held)
-    say(f"pairs {held.run_dir.path / 'pairs'}")
-
-
-def train(given: Namespace, overrides: list[str]) -> None:
-    """Train every treatment on the rows of the run; or, by a recipe, on one file of rows: --rows FILE --out FOLDER."""
-    from placid import study as room
-    from placid.study.imported import train_rows
-
-    if given.rows:
-        train_rows(given.config, given.rows, given.out, overrides, say)
-        return
-    settings = room.read(given.config, overrides)
-    with room.held(settings, say, new=False, alone="train") as held:
-        room.train_all(held)
-    say(f"adapters {settings.checkpoints / settings.name}")
-
-
-def report(given: Namespace, overrides: list[str]) -> None:
-    """Write tables, figures and page; grades first what has no verdict. With --against paper also that table."""
-    from placid import report as writer
-    from placid import study as room
-    from placid.report import against
-
-    if given.against:
-        against.published(given.against)  # an unknown name is told before anything is done
-    with _reading(given.config, overrides, "report") as held:
-        if not held.settings.report.judge:
-            room.grade(held)
-        summary = room.show(held)
-    say(writer.table_text(summary))
-    if given.against:
-        say("")
-        say(against.write(given.against, held.run_dir))
-    say(f"page {held.run_dir.path / 'report' / 'index.html'}")
+    say(plan.table_text(planned))
+    say("")
+    say(plan.stages_text(estimates(settings, planned)))
 
 
 def compare(given: Namespace, runs: list[str]) -> None:
@@ -217,18 +127,6 @@ def export(given: Namespace, _words: list[str]) -> None:
         say(f"{name} {export(given.run, name)}")
 
 
-def evaluate(given: Namespace, overrides: list[str]) -> None:
-    """Ask every transfer eval of every arm, and write their tables and Figure 7."""
-    from placid import study as room
-    from placid.report import transfer
-
-    with room.held(room.read(given.config, overrides), say, alone="eval") as held:
-        rows = room.evaluate(held)
-    say(transfer.table_text(rows))
-    say(f"tables {held.run_dir.path / 'report' / 'tables'}/evals*.csv")
-    say(f"figure {held.run_dir.path / 'report' / 'figures'}/figure7.png")
-
-
 def organism(given: Namespace, overrides: list[str]) -> None:
     """Train the shipped tiny model again, from its generated corpus."""
     from placid import organism as room
@@ -244,6 +142,13 @@ def import_(given: Namespace, _words: list[str]) -> None:
     from placid.study.imported import import_run
 
     import_run(given.file, given.out, given.tag, say)
+
+
+def forget(given: Namespace, _words: list[str]) -> None:
+    """Remove what a name of a run stands for."""
+    from placid.study.forget import forget as remove
+
+    remove(given.run, given.what, say)
 
 
 def status(given: Namespace, _words: list[str]) -> None:
@@ -329,27 +234,38 @@ def upkeep(given: Namespace, _words: list[str]) -> None:
 
 
 TEXTS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("cli.toml").read_text(encoding="utf-8"))
-COMMANDS: dict[str, dict[str, Any]] = TEXTS["commands"] | {
-    name: {"takes": "run", "text": text} for name, (_, text) in UPKEEP.items()
-}
-"""Command → what it takes, its arguments and its help."""
+
+
+def all_commands(words: list[str]) -> dict[str, dict[str, Any]]:
+    """Command → what it takes, its arguments and its help, in the order of --help. Those of stages come from their
+    list, which is loaded where `words` names none of the others; cli.toml has only the arguments of those."""
+    texts: dict[str, list[str]] = {}
+    if not words or words[0] not in WORK:
+        from placid.study.stages import every_stage
+
+        for each in every_stage():
+            texts.setdefault(each.command, []).append(each.help)
+    listed = dict(TEXTS["commands"])
+    stages = {
+        name: {"takes": "config", "text": "; ".join(dict.fromkeys(helps))} | TEXTS["stages"].get(name, {})
+        for name, helps in texts.items()
+    }
+    first = {name: listed.pop(name) for name in ("study", "plan")}
+    upkeep = {name: {"takes": "run", "text": text} for name, (_, text) in UPKEEP.items()}
+    return first | stages | listed | upkeep
+
+
 WORK: dict[str, Callable[[Namespace, list[str]], None]] = {
     "study": study,
     "plan": plan,
-    "rollout": rollout,
-    "judge": judge,
-    "intervene": intervene,
-    "pairs": pairs,
-    "train": train,
-    "report": report,
     "compare": compare,
     "export": export,
-    "eval": evaluate,
     "organism": organism,
     "conditions": conditions,
     "import": import_,
     **dict.fromkeys(UPKEEP, upkeep),
     "status": status,
+    "forget": forget,
     "prompts": prompts,
     "fetch": fetch,
     "submit": submit,
@@ -377,9 +293,9 @@ class Help(argparse.Action):
 def keys(command: str) -> str:
     """The config keys of one command, a line or two each."""
     from placid.config import describe
-    from placid.study import FROM_STUDY
+    from placid.study.settings import FROM_STUDY
 
-    settings = COMMANDS[command].get("keys", TEXTS["keys"])
+    settings = TEXTS["commands"].get(command, {}).get("keys", TEXTS["keys"])
     lines = [settings["title"]]
     for key, plain, text in describe(pkgutil.resolve_name(settings["of"])):
         default = FROM_STUDY.get(key, plain)
@@ -388,20 +304,20 @@ def keys(command: str) -> str:
     return "\n".join(lines)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
+def parser(listed: dict[str, dict[str, Any]]) -> argparse.ArgumentParser:
+    """The command line; listed: what all_commands() says."""
     top = argparse.ArgumentParser(
         prog="placid",
         description="How a chat model comes apart under rejection.",
         epilog="exit codes: 0 done, 2 bad input or a spent budget, 75 interrupted, 1 failed",
         allow_abbrev=False,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="command")
-    for name, told in COMMANDS.items():
+    added = top.add_subparsers(dest="command", required=True, metavar="command")
+    for name, told in listed.items():
         takes, text = told["takes"], told["text"]
         with_keys = takes == "config" or "keys" in told
         # abbreviations off: an override must never be taken for a shortened option
-        sub = commands.add_parser(
+        sub = added.add_parser(
             name, help=text, description=text, allow_abbrev=False, add_help=not with_keys,
             usage=told.get("usage") or TEXTS["usage"].get(takes, "").format(name) or None, epilog=told.get("epilog"),
         )  # fmt: skip
@@ -418,18 +334,19 @@ def parser() -> argparse.ArgumentParser:
 def chosen(words: list[str]) -> tuple[str, Callable[[], None]]:
     """The command and its work; --help and wrong usage leave here."""
     if words[:1] == ["judge"] and words[1:2] and words[1] in JUDGE_COMMANDS:
-        from placid.judge import commands
+        from placid.judge import commands as labels
 
-        return "judge", lambda: commands.main(words[1:], say)
-    given, overrides = parser().parse_known_args(words)
-    command, takes = given.command, COMMANDS[given.command]["takes"]
+        return "judge", lambda: labels.main(words[1:], say)
+    listed = all_commands(words)
+    given, overrides = parser(listed).parse_known_args(words)
+    command, takes = given.command, listed[given.command]["takes"]
     if takes == "config" and sys.stderr.isatty():  # before anything heavy is loaded
         print(f"placid {command}: checking {given.config} ...", file=sys.stderr)
 
     def run() -> None:
         if overrides and takes not in ("config", "words") and command != "submit":
             raise BadInputError(f"{command} takes no {' '.join(overrides)}; see placid {command} --help")
-        WORK[command](given, overrides)
+        WORK.get(command, stage)(given, overrides)
 
     return command, run
 

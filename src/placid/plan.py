@@ -405,6 +405,20 @@ def table_text(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def stages_text(estimates: Mapping[str, Any]) -> str:
+    """For a terminal: a line a stage. estimates: stage → study.stages.Estimate."""
+    rows = [("stage", "replies", "tokens", "judge calls", "dollars", "time")]
+    for name, e in estimates.items():
+        dollars = "not known" if e.usd is None else f"{e.usd:.2f}"
+        rows.append((name, f"{e.turns:,}", f"{e.tokens:,}", f"{e.calls:,}", dollars, _hours(e.hours)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines: list[str] = []
+    for name, *values in rows:
+        cells = (f"{value:>{width}}" for value, width in zip(values, widths[1:], strict=True))
+        lines.append(f"{name:<{widths[0]}}  " + "  ".join(cells))
+    return "\n".join(lines)
+
+
 def _hours(value: float | None) -> str:
     if value is None:
         return "time not known"

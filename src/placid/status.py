@@ -26,8 +26,8 @@ SILENT_S = 60.0
 """A stage that says it is running and wrote nothing for so long was probably killed."""
 WATCH_S = 2.0
 """Watching: a look in this many seconds."""
-STAGES = ("rollout", "judge")
-"""Stages that are shown first, in this order; any other key of a status.json follows with its plain values."""
+DETAILED = ("rollout", "judge")
+"""Parts of a status.json that are shown first, in this order; any other follows with its plain values."""
 
 
 def read(run: Path) -> dict[str, Any]:
@@ -40,14 +40,17 @@ def read(run: Path) -> dict[str, Any]:
     if not found:
         raise BadInputError(f"{run} is no run directory with an attempt; they are below runs/")
     stages: dict[str, Any] = {}
+    listed: dict[str, str] = {}
     for file in found:
         parts = read_json(file)
+        listed |= {name: state or listed.get(name, "") for name, state in parts.pop("stages", {}).items()}
         for name, stage in ((name, part) for name, part in parts.items() if isinstance(part, dict)):
             stages[name] = _aged(stage, file) | {"attempt": int(file.parent.name)}
     stages |= {f"train {file.parent.name}": _aged(read_json(file), file) for file in _trainings(run)}
     rollout = stages.get("rollout", {})
     turns = rollout.get("before", {}).get("turns", 0) + rollout.get("totals", {}).get("turns", 0)
-    return {"run": str(run), "turns": turns, **stages}
+    known = [f"{name} {state or 'to do'}" for name, state in listed.items()]
+    return {"run": str(run), "turns": turns, "list": known, **stages}
 
 
 def _aged(stage: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -73,8 +76,8 @@ def running(known: dict[str, Any]) -> bool:
 def screen(known: dict[str, Any]) -> RenderableType:
     """The whole screen."""
     stages = {name: stage for name, stage in known.items() if isinstance(stage, dict)}
-    order = [name for name in STAGES if name in stages] + [name for name in stages if name not in STAGES]
-    parts: list[RenderableType] = [Text(known["run"], style="bold")]
+    order = [name for name in DETAILED if name in stages] + [name for name in stages if name not in DETAILED]
+    parts: list[RenderableType] = [Text(known["run"], style="bold"), _line(known["list"])]
     for name in order:
         parts += [Text(), _head(name, stages[name])]
         if name == "rollout":

@@ -6,7 +6,8 @@ over it. Adding a stage is adding one record: here, or in a file of your own tha
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -334,6 +335,22 @@ def pending(study: StudyRun) -> dict[str, str]:
     return missing
 
 
+@contextmanager
+def marked(study: StudyRun, *names: str) -> Iterator[None]:
+    """Write into the attempt's status.json, below `stages`, that these stages run, then that they are done."""
+    file = study.attempt / "status.json"
+
+    def mark(state: str) -> None:
+        status = read_json(file)
+        before = status.get("stages", {})
+        order = {stage.name: before.get(stage.name, "") for stage in stages_of(study.settings)}
+        write_json(file, status | {"stages": order | {name: state for name in names if name in order}})
+
+    mark("running")
+    yield
+    mark("done")
+
+
 def run(
     settings: StudySettings,
     say: Callable[[str], None],
@@ -355,5 +372,6 @@ def run(
             for name, words in pending(study).items():
                 say(f"to do: {name}: {words}")
         for stage in stages_of(settings):
-            stage.run(study)
+            with marked(study, stage.name):
+                stage.run(study)
         return read_json(study.run_dir.path / "report" / "summary.json")
