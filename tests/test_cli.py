@@ -206,9 +206,9 @@ def test_launch_names_the_stages_in_order(capsys):
     launch = runpy.run_path("launch/study.py")
     assert launch["main"](["configs/study/demo.toml", "--dry-run"]) == 0
     commands = [line.split() for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
-    names = ["rollout", "judge", "intervene", "pairs", "train", "rollout", "judge", "report"]
-    assert [Path(words[1]).stem for words in commands] == names
-    assert all(words[0] == sys.executable and Path(words[1]).is_file() for words in commands)
+    names = ["rollout", "judge", "pairs", "train", "rollout", "judge", "report"]
+    assert [words[3] for words in commands] == names
+    assert all(words[:3] == [sys.executable, "-m", "placid.cli"] for words in commands)
     assert set(names) < all_commands([]).keys()
 
 

@@ -49,6 +49,8 @@ class Place:
     """Folder of the jobs' output."""
     sweep: str = ""
     """File with one line of overrides a task; empty: no array."""
+    stages: str = ""
+    """PLACID_STAGES of the submitting shell, absolute: files with stages of the user's own."""
 
 
 def script(stage: Stage, site: SiteSettings, place: Place, overrides: list[str], tasks: int = 0) -> str:
@@ -80,6 +82,7 @@ def script(stage: Stage, site: SiteSettings, place: Place, overrides: list[str],
         python=" ".join(map(_filled, shlex.split(site.python))),
         code=_here(place.code),
         config=place.config,
+        stages=shlex.quote(place.stages) if place.stages else "",
         run=shlex.quote(place.run),
         logs=_here(place.logs),
         sweep=shlex.quote(place.sweep) if place.sweep else "",

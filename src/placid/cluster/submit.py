@@ -12,6 +12,7 @@ Jobs are sent through submitit's Slurm executor, whose text is ours.
 """
 
 import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -82,12 +83,14 @@ class Submission:
 
     def texts(self) -> dict[str, str]:
         """Name of a stage → its sbatch text."""
+        own = os.environ.get("PLACID_STAGES", "").split(":")
         place = Place(
             run=str(self.runs[0]) if not self.points else str(self.folder.parent.parent),
             config=str(self.folder / "config.toml"),
             code=str(self.folder / "code"),
             logs=str(self.folder),
             sweep=str(self.folder / "sweep.txt") if self.points else "",
+            stages=":".join(str(Path(file).absolute()) for file in own if file),
         )
         return {s.name: script(s, self.site, place, self.overrides, len(self.points)) for s in self.stages}
 

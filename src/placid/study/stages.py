@@ -304,7 +304,10 @@ def every_stage() -> tuple[Stage, ...]:
         if not Path(file).is_file() or spec is None or spec.loader is None:
             raise BadInputError(f"{EXTRA}: {file} is no Python file")
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise BadInputError(f"{EXTRA}: {file} cannot be loaded: {type(error).__name__}: {error}") from error
         stage, before = getattr(module, "STAGE", None), getattr(module, "BEFORE", "report")
         names = [each.name for each in stages]
         if not isinstance(stage, Stage) or before not in names:
