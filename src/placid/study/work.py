@@ -183,7 +183,8 @@ def make_pairs(study: StudyRun, judge_id: str = "") -> None:
     building, count = settings.pairs, pairs.characters
     if settings.model != UNKNOWN:
         count = _token_counter(settings.model)
-    study.stage("pairs", lambda: pairs.build(building, study.run_dir, study.prompts, judge_id, count))
+    controlled = settings.train is None or "sft_control" in settings.train.rows.values()
+    study.stage("pairs", lambda: pairs.build(building, study.run_dir, study.prompts, judge_id, count, controlled))
 
 
 def missing_consistency(study: StudyRun) -> dict[str, dict[str, Any]]:
