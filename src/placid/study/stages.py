@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from placid import rollout
 from placid.records import BadInputError
+from placid.rollout.planned import missing
 from placid.store import read_json, write_json
 from placid.study import work
 from placid.study.runs import StudyRun, open_run
@@ -122,7 +122,7 @@ def _conversations(count: int) -> str:
 
 
 def _pending_rollout(study: StudyRun) -> str:
-    return _conversations(rollout.missing(rollout_settings(study.settings), study.run_dir.index()))
+    return _conversations(missing(rollout_settings(study.settings), study.run_dir.index()))
 
 
 def _pending_trained(study: StudyRun) -> str:
@@ -130,7 +130,7 @@ def _pending_trained(study: StudyRun) -> str:
     if later:
         return f"all conversations of {', '.join(later)}"
     settings = rollout_settings(study.settings, work.trained(study))
-    return _conversations(rollout.missing(settings, study.run_dir.index()))
+    return _conversations(missing(settings, study.run_dir.index()))
 
 
 def _pending_judge(study: StudyRun) -> str:
@@ -153,9 +153,9 @@ def _pending_intervene(study: StudyRun) -> str:
 
 
 def _pending_pairs(study: StudyRun) -> str:
-    missing = [] if work.rows_made(study) else ["the training rows"]
-    missing += list(work.missing_consistency(study))
-    return ", ".join(missing)
+    rows = [] if work.rows_made(study) else ["the training rows"]
+    rows += list(work.missing_consistency(study))
+    return ", ".join(rows)
 
 
 def _pending_train(study: StudyRun) -> str:
@@ -328,14 +328,14 @@ def estimates(settings: StudySettings, plan: Mapping[str, Any]) -> dict[str, Est
 
 def pending(study: StudyRun) -> dict[str, str]:
     """Stage → what is missing, of all stages that have something to do."""
-    missing: dict[str, str] = {}
+    todo: dict[str, str] = {}
     for stage in stages_of(study.settings):
         words = stage.pending(study)
-        if not words and missing.keys() & set(stage.after):
+        if not words and todo.keys() & set(stage.after):
             words = "what comes new from the stages before it"
         if words:
-            missing[stage.name] = words
-    return missing
+            todo[stage.name] = words
+    return todo
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from placid import rollout
 from placid.config import canonical, difference
 from placid.records import BadInputError
 from placid.rollout.intervene import arms_of, prepare
+from placid.rollout.planned import missing
 from placid.rollout.settings import ArmSettings, InterventionSettings
 from placid.store import Index, RunDir, check_adapter, read_json, write_json
 from placid.store.lease import leased
@@ -131,7 +132,7 @@ class Complete:
     def __call__(self, index: Index) -> bool:
         """index: where the turns are that were spoken so far."""
         study = self._study
-        if rollout.missing(rollout_settings(study.settings), index):
+        if missing(rollout_settings(study.settings), index):
             return False
         if study.settings.interventions and not continued(study, index):
             return False
@@ -139,7 +140,7 @@ class Complete:
             return True
         if untrained(study):
             return False
-        return not rollout.missing(rollout_settings(study.settings, trained(study)), index)
+        return not missing(rollout_settings(study.settings, trained(study)), index)
 
 
 def continued(study: StudyRun, index: Index) -> bool:
@@ -153,7 +154,7 @@ def continued(study: StudyRun, index: Index) -> bool:
     kept = rollout_settings(settings).model_copy(
         update={"arms": {name: arm for name, arm in arms.items() if name in begun}}
     )
-    return not rollout.missing(kept, index)
+    return not missing(kept, index)
 
 
 def make_pairs(study: StudyRun, judge_id: str = "") -> None:
@@ -202,15 +203,15 @@ def make_consistency(study: StudyRun) -> None:
     from placid.evals import load_all
     from placid.evals.pairs import build
 
-    settings, missing = study.settings, missing_consistency(study)
-    if not missing:
+    settings, sections = study.settings, missing_consistency(study)
+    if not sections:
         return
     base = {settings.report.baseline: settings.arms[settings.report.baseline]}
     chosen = rollout_settings(settings).model_copy(update={"arms": base})
     instruct = settings.pairs.instruct if settings.pairs else None
     study.stage(
         "pairs of other consistency",
-        lambda: build(load_all(missing), chosen, instruct, study.run_dir, study.attempt),
+        lambda: build(load_all(sections), chosen, instruct, study.run_dir, study.attempt),
     )
 
 
