@@ -106,8 +106,8 @@ def test_bad_prompts(config, tmp_path, refused, rows, says):
 
 
 def test_the_run_directory_of_another_config(config, tmp_path, refused):
-    RunDir(tmp_path / "runs/run").begin({"name": "run", "samples": 7}, "another", {})
-    refused(config, says=["belongs to another config", "samples: 7 -> 1"])
+    RunDir(tmp_path / "runs/run").begin({"name": "run"}, {"arms.base": {"condition": "harsh"}}, {})
+    refused(config, says=["arms.base", "condition: 'harsh' -> 'neutral'", "placid forget"])
 
 
 def test_a_folder_that_is_no_run_directory(config, tmp_path, refused):

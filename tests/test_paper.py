@@ -101,7 +101,8 @@ def test_each_treatment_is_compared_with_the_arm_it_is_held_like(monkeypatch):
 
     held = treated(["bct", "sft_control"], ["math"], "base")
     arms = [Named(name) for name in ("base", "math", *held)]
-    rows = comparisons(ReportSettings(), arms, {name: arm for name, (_, arm) in held.items()})
+    by_name = {arm.name: arm for arm in arms}
+    rows = comparisons(ReportSettings(), [(by_name[arm], by_name[name]) for name, (_, arm) in held.items()])
     assert {(row["treatment"], row["baseline"]) for row in rows} == {
         ("bct", "base"), ("sft_control", "base"), ("bct_math", "math"), ("sft_control_math", "math"),
     }  # fmt: skip

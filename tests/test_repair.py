@@ -27,7 +27,7 @@ def turn(number, reply="said", key=KEY, **changes):
 def run_of(path, **segments):
     """Launch → its turns."""
     run = RunDir(path)
-    run.begin({}, "x", {})
+    run.begin({}, {}, {})
     for launch, turns in segments.items():
         with run.segment(f"{launch.removeprefix('a')}-w0") as segment:
             segment.append(*turns)

@@ -118,23 +118,18 @@ def test_an_idle_writer_leaves_no_file(tmp_path):
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
-def test_a_run_directory_belongs_to_one_config(tmp_path):
+def test_a_run_directory_is_free_until_it_has_begun(tmp_path):
     run = RunDir(tmp_path / "run")
-    assert not run.there({"a": {"b": 1}}, "x")
-    run.begin({"a": {"b": 1}}, "x", {})
-    assert run.there({"a": {"b": 1}}, "x")
-    before = {path: path.read_bytes() for path in run.path.rglob("*")}
-    with pytest.raises(BadInputError, match=r"run belongs to another config \(a\.b: 1 -> 2\)"):
-        run.there({"a": {"b": 2}}, "y")
-    with pytest.raises(BadInputError, match="its data or model files changed"):
-        run.there({"a": {"b": 1}}, "z")
-    assert {path: path.read_bytes() for path in run.path.rglob("*")} == before
+    assert run.free()
+    run.begin({"a": {"b": 1}}, {"arms.base": {"seed": 1}}, {})
+    assert not run.free()
+    assert read_json(run.path / "config.json") == {"config": {"a": {"b": 1}}, "identities": {"arms.base": {"seed": 1}}}
 
 
 def test_a_folder_of_something_else_is_not_taken(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BadInputError, match=r"holds no config\.json"):
-        RunDir(tmp_path).there({}, "x")
+        RunDir(tmp_path).free()
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

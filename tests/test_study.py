@@ -11,7 +11,8 @@ import pytest
 
 from placid.records import BadInputError
 from placid.store import read_json
-from placid.study import check, read
+from placid.study.checks import check
+from placid.study.settings import read
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -128,7 +129,6 @@ def test_a_treatment_of_several_trainings_has_an_arm_a_seed_and_the_same_run(tmp
     """n = 1 keeps names; more trainings are the same study grown."""
     from placid.config import canonical
     from placid.study.identity import identities
-    from placid.study.settings import read
 
     words = [["--train.seeds", str(n)] for n in (1, 3)]
     one, three = (read(ROOT / "configs/study/quick.toml", w) for w in words)
@@ -156,7 +156,6 @@ def test_a_treatment_of_several_trainings_has_an_arm_a_seed_and_the_same_run(tmp
 def test_a_server_may_move_and_another_model_is_another_run(words, same):
     from placid.config import canonical
     from placid.study.identity import identities
-    from placid.study.settings import read
 
     demo, http = Path("configs/study/demo.toml"), ["--engine.kind", "http"]
     one, other = (identities(canonical(read(demo, more)), {}) for more in (http, [*http, *words]))

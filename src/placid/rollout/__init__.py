@@ -24,10 +24,12 @@ class RolloutError(FailedError):
     """The engine failed under some conversations; the same command continues them."""
 
 
-def run(settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:
+def run(settings: RolloutSettings, run_dir: RunDir, attempt: Path, copy: bool = True) -> None:
     """Hold every conversation of `settings` that is not finished in `run_dir`; blocks until all are done.
 
     Turns go to conversations/<attempt>-w<k>.jsonl as they finish; progress to <attempt>/status.json.
+
+    copy: arms that branch get the histories that they lack; False: whoever calls has written all of them.
 
     Raises:
         BadInputError: wrong settings or files, or another live run in this directory.
@@ -36,7 +38,8 @@ def run(settings: RolloutSettings, run_dir: RunDir, attempt: Path) -> None:
     wait_for_former(run_dir.path)
     with recorded(attempt):
         for wave in waves(settings):
-            copy_histories(wave, all_prompts(wave), run_dir, attempt)
+            if copy:
+                copy_histories(wave, all_prompts(wave), run_dir, attempt)
             for part in by_model(wave):
                 _hold(part, run_dir, attempt)
 

@@ -41,7 +41,7 @@ def intervene(study: StudyRun) -> None:
     ))  # fmt: skip
     if arms:
         chosen = rollout_settings(settings).model_copy(update={"arms": arms})
-        study.stage("rollouts after the interventions", lambda: rollout.run(chosen, run_dir, study.attempt))
+        study.stage("rollouts after the interventions", lambda: rollout.run(chosen, run_dir, study.attempt, copy=False))
 
 
 def _selected_by(run_dir: RunDir) -> str:
