@@ -89,9 +89,9 @@ def test_a_killed_study_goes_on_and_ends_the_same(tmp_path):
     ]
     assert len(keys) == len(set(keys)), "a turn was generated twice"
     assert arms_of(killed) == arms_of(whole)
-    other = placid("study", file, "--samples", "3")
+    other = placid("study", file, "--seed", "3")
     assert other.returncode == 2
-    assert "samples: 2 -> 3" in other.stderr
+    assert "seed: 42 -> 3" in other.stderr
     page = (whole / "runs/run/report/index.html").read_text()
     assert "default-src 'none'" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
