@@ -77,7 +77,7 @@ def _ranks(values: Array, w: Array) -> Array:
 
 
 def _mean(values: Array, w: Array) -> float:
-    return _ratio(w @ values, w.sum())
+    return _ratio(float(w @ values), w.sum())
 
 
 def _ratio(above: float, below: float) -> float:
