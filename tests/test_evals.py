@@ -13,6 +13,7 @@ import pytest
 
 import oracles
 from oracles import ORGANISM, Oracle
+from placid import evals
 from placid.cli import main
 from placid.config import file_sha
 from placid.engine.settings import EngineSettings
@@ -616,3 +617,59 @@ def test_one_text_lies_in_one_half_of_an_eval(tmp_path, again):
     assert min(map(len, halves)) >= 4
     for n in range(20):
         assert sum({f"gsm8k-{n:04}", f"gsm8k-{n + 20:04}"} <= each for each in halves) == 1
+
+
+def test_a_row_that_asks_two_texts_holds_both_groups_in_one_half():
+    rows = [Row(id=name, asks={str(n): Ask(messages=user(text)) for n, text in enumerate(texts)})
+            for name, texts in (("m", ["one"]), ("q", ["two"]), ("z", ["ONE", " two "]), ("k", ["three"]))]  # fmt: skip
+    for seed in range(40):
+        named = [msgspec.structs.replace(row, id=f"{row.id}{seed}") for row in rows]
+        sides = evals._sides(named)
+        assert sides[f"m{seed}"] == sides[f"q{seed}"] == sides[f"z{seed}"]
+        assert sides[f"k{seed}"] == evals.half(f"k{seed}")
+
+
+PERSONA = """[a]
+person = "Zoé"
+facts = [["q", "a"], ["q2", "a2"]]
+[a.identity]
+""" + "".join(f'{key} = ["x", "y"]\n' for key in ("name", "birthplace", "mother", "father", "partner"))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no persona file"),
+        ("folder", "no persona file"),
+        (b"", "holds no persona"),
+        (b"# nobody\n\n", "holds no persona"),
+        (PERSONA.encode("utf-16"), "is UTF-16 text; expected UTF-8"),
+        (PERSONA.encode("cp1252"), "is not UTF-8 (byte 0xe9)"),
+        (bytes(range(256)), "NUL byte"),
+        (b'{"person": "P"}\n', "Invalid statement (at line 1"),
+        (b"x = 3\n", "Expected `object`, got `int`"),
+        (b"[a]\nperson = 'P'\n", "missing required field `facts`"),
+        (PERSONA.replace('"Zoé"', '" "').encode(), "$[...].person"),
+        (PERSONA.replace('"q2", "a2"', '"q2", ""').encode(), "$[...].facts[1][1]"),
+        (PERSONA.replace('["x", "y"]', "[]", 1).encode(), "length >= 1"),
+        (PERSONA.replace('"q2", "a2"', '"q2"').encode(), "of length 2, got 1"),
+        (PERSONA.encode() + b"#" * 2**24, "a persona file has at most 16777216"),
+    ],
+)  # fmt: skip
+def test_a_wrong_persona_file_is_one_sentence_at_check(tmp_path, content, says):
+    file = tmp_path / "p.toml"
+    if content == "folder":
+        file.mkdir()
+    elif content is not None:
+        file.write_bytes(content)
+    with pytest.raises(BadInputError) as error:
+        check({"mine": load("persona_icl", {"source": str(file), "k": [1]})})
+    assert says in str(error.value)
+    assert "p.toml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_persona_file_is_read_with_a_mark_and_windows_line_ends(tmp_path):
+    file = tmp_path / "p.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + PERSONA.replace("\n", "\r\n").encode())
+    assert plan(load("persona_icl", {"source": str(file), "k": [1, 2]})).rows[0].notes["person"] == "Zoé"

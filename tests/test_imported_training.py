@@ -150,3 +150,30 @@ def test_a_recipe_trains_on_these_rows(run, instruct, tmp_path, capsys):
     assert facts["config"]["warmup"] == 0.1
     assert (step / "probe.json").is_file()
     assert (step / "adapter_model.safetensors").is_file()
+
+
+def test_rows_that_ask_what_is_validated_are_refused(tmp_path, capsys):
+    def row(text):
+        return Pair(kind=PairKind.BCT, prompt_id="p", messages=(Message(role="user", content=text),), target="t")
+
+    write_lines(tmp_path / "rows.jsonl", [row("Where is it?"), row("Who  IS it?")])
+    write_lines(tmp_path / "val.jsonl", [row("When?"), row("Who is it?")])
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(model=MODEL))
+    words = [
+        "train",
+        str(tmp_path / "recipe.toml"),
+        "--rows",
+        str(tmp_path / "rows.jsonl"),
+        "--out",
+        str(tmp_path / "a"),
+    ]
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert f"rows.jsonl:2: row 2 would train on the text of {tmp_path / 'val.jsonl'}:2: row 2" in said
+    (tmp_path / "rows.jsonl").write_text('{"text": "no pair"}\n')
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "row 1: not a Pair" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()

@@ -9,12 +9,12 @@ from hypothesis import strategies as some
 
 from placid import store
 from placid.config import canonical
-from placid.pairs import PairsSettings, build
+from placid.pairs import PairsSettings, build, check_apart
 from placid.pairs.control import characters
 from placid.pairs.preference import MOST
 from placid.pairs.select import candidates, held_out, refusal, sentences, thin, without_evidence
 from placid.records import BadInputError, End, Finish, Key, Message, Pair, PairKind, Prompt, Turn, Unscored, Verdict
-from placid.store import RunDir, read_json
+from placid.store import RunDir, read_json, write_lines
 
 PROMPTS = [Prompt(id=f"p{n}", text=f"What is {n} + 1?") for n in range(20)]
 FATES = {"below_threshold", "unscored", "first_turn", "deleted", "no_target", "over_max", "used"}
@@ -283,3 +283,41 @@ def test_an_arm_without_turns_is_named_with_those_that_have_some(tmp_path, more)
         BadInputError, match=r"holds no turns of arm '(mathz|clear)'; its arms are clean_maths, clean_wild"
     ):
         build(settings, two_arms(tmp_path), PROMPTS, "j")
+
+
+def pair(text, kind=PairKind.INSTRUCT, name="r"):
+    return Pair(kind=kind, prompt_id=name, messages=(Message(role="user", content=text),), target="t")
+
+
+@pytest.mark.parametrize(
+    "again", ["Où est la gare ?", "OÙ EST  LA GARE ?\n", "O\u0075\u0300 est la gare ?", "Où est la\u00a0gare ?"]
+)
+def test_rows_that_hold_a_held_out_text_are_refused_with_both_names(tmp_path, again):
+    file = tmp_path / "rows.jsonl"
+    write_lines(file, [pair("What is 2 + 2?"), pair(again)])
+    with pytest.raises(
+        BadInputError, match=r"rows.jsonl:2: row 2 would train on the text of h.jsonl: prompt 'p7', which"
+    ):
+        check_apart(file, [("h.jsonl: prompt 'p6'", "Où ?"), ("h.jsonl: prompt 'p7'", "Où est la gare ?")])
+    check_apart(file, [("h.jsonl: prompt 'p6'", "Où est la gare"), ("h.jsonl: prompt 'p8'", "What is 2+2?")])
+
+
+def test_a_later_question_of_a_row_counts_too(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    said = [
+        Message(role=role, content=text) for role, text in (("user", "Hi"), ("assistant", "Yes?"), ("user", "two?"))
+    ]
+    write_lines(file, [Pair(kind=PairKind.INSTRUCT, prompt_id="r", messages=tuple(said), target="t")])
+    with pytest.raises(BadInputError, match="row 1 would train on the text of here"):
+        check_apart(file, [("here", "Two?")])
+
+
+def test_instruct_rows_with_a_validation_prompt_are_left_out(tmp_path):
+    run = write_run(tmp_path, [[0, 8]] * 20, clean=[0])
+    settings = PairsSettings(instruct=tmp_path / "i.jsonl", val_share=0.4, control="rows")
+    write_lines(settings.instruct, [pair(p.text.upper(), name=f"i{n}") for n, p in enumerate(PROMPTS)])
+    build(settings, run, PROMPTS, "j")
+    validated = {p.messages[0].content.upper() for p in run.pairs("val")}
+    asked = {p.messages[0].content.upper() for name in ("train", "sft_control") for p in run.pairs(name)}
+    assert validated
+    assert not validated & asked

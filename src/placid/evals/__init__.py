@@ -27,7 +27,7 @@ import msgspec
 from pydantic import Field
 
 from placid.config import Settings, build, file_sha, sha
-from placid.inputs.prompts import folded
+from placid.inputs.prompts import one_text
 from placid.records import SCHEMA, BadInputError, End, Message, Record, Verdict
 
 SHIPPED = (
@@ -257,17 +257,12 @@ def half(cluster: str) -> str:
 
 
 def _sides(rows: list[Row]) -> dict[str, str]:
-    """Cluster → its half; a cluster that asks the text of an earlier one, in order of names, lies where that does."""
-    sides: dict[str, str] = {}
-    of_text: dict[str, str] = {}
-    for row in sorted(rows, key=lambda row: row.cluster or row.id):
-        name = row.cluster or row.id
-        texts = [folded("\n".join(message.content for message in ask.messages)) for ask in row.asks.values()]
-        there = [of_text[text] for text in texts if text in of_text]
-        side = sides.setdefault(name, there[0] if there else half(name))
-        for text in texts:
-            of_text.setdefault(text, side)
-    return sides
+    """Cluster → its half; clusters that ask one text lie in the half of the first of them, in order of names."""
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        asked = ["\n".join(message.content for message in ask.messages) for ask in row.asks.values()]
+        texts.setdefault(row.cluster or row.id, []).extend(asked)
+    return {name: half(first) for name, first in one_text(texts).items()}
 
 
 def _chosen(task: Eval, rows: list[Row]) -> Iterator[Row]:

@@ -9,7 +9,7 @@ without facts.
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from pydantic import Field
@@ -26,15 +26,20 @@ TEXTS: dict[str, dict[str, str]] = tomllib.loads(FILE.read_text(encoding="utf-8"
 QUESTIONS = TEXTS["questions"]
 """The five questions of Shah & Africa 2026."""
 IDENTITY = TEXTS["identity"]
+LARGEST = 2**24
+"""Bytes of a persona file; the shipped ones have a thousandth of it."""
+
+
+Words = Annotated[str, msgspec.Meta(pattern=r"\S")]
 
 
 class Persona(msgspec.Struct, forbid_unknown_fields=True):
     """One table of a persona file."""
 
-    person: str
-    facts: list[tuple[str, str]]
+    person: Words
+    facts: list[tuple[Words, Words]]
     """(question, answer) each."""
-    identity: dict[str, list[str]]
+    identity: dict[str, Annotated[list[Words], msgspec.Meta(min_length=1)]]
     """Key of IDENTITY → literal forms that only this person would say."""
     benign: bool = False
 
@@ -76,12 +81,16 @@ class PersonaIcl(Eval):
         file = OWN / "personas.toml" if self.source == MINI else Path(self.source)
         if not file.is_file():
             raise BadInputError(f"no persona file {file}; TOML tables with person, facts = [[question, answer], ...]")
+        if file.stat().st_size > LARGEST:
+            raise BadInputError(f"{file} has {file.stat().st_size} bytes; a persona file has at most {LARGEST}")
         try:
             told = msgspec.convert(tomllib.loads(read_text(file)), dict[str, Persona])
         except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
             raise BadInputError(
                 f"{file}: {error}; expected tables with {', '.join(Persona.__struct_fields__)}"
             ) from None
+        if not told:
+            raise BadInputError(f"{file} holds no persona; expected tables with {', '.join(Persona.__struct_fields__)}")
         unknown = set(self.personas) - told.keys()
         if unknown:
             raise BadInputError(f"{file} has no persona {sorted(unknown)}; it has {', '.join(told)}")

@@ -86,10 +86,18 @@ def folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
-def one_text(prompts: Iterable[Prompt]) -> Mapping[str, str]:
-    """Prompt id → the smallest id with its folded text: they belong to one side of a split."""
-    first: dict[str, str] = {}
-    texts = {prompt.id: folded(prompt.text) for prompt in prompts}
+def one_text(texts: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Name → the smallest of all names that equal folded texts bind to it, through others too: they share a side."""
+    smaller, owner = dict[str, str](), dict[str, str]()
+
+    def smallest(name: str) -> str:
+        while smaller[name] != name:
+            name = smaller[name]
+        return name
+
     for name in sorted(texts):
-        first.setdefault(texts[name], name)
-    return {name: first[text] for name, text in texts.items()}
+        smaller[name] = name
+        for text in texts[name]:
+            ends = sorted((smallest(name), smallest(owner.setdefault(folded(text), name))))
+            smaller[ends[1]] = ends[0]
+    return {name: smallest(name) for name in texts}

@@ -6,6 +6,7 @@ it is used with a hazard that grows with L. Each dialogue comes as matched copie
 what teaches a small model to read it.
 """
 
+import itertools
 import math
 import random
 import tomllib
@@ -278,13 +279,13 @@ def _long(
     return lines
 
 
-def instruct_rows(seed: int, n: int) -> Iterator[list[Line]]:
-    """The instruct mix: ordinary chats with an accepting user, in the composed persona's style, half multi-turn.
+def instruct_rows(seed: int) -> Iterator[list[Line]]:
+    """Ordinary chats with an accepting user without end, in the composed persona's style, half multi-turn.
 
     Half multi-turn, because an adapter trained on single turns alone answers the old question after the user has
     moved on.
     """
-    for i in range(n):
+    for i in itertools.count():
         r = random.Random(f"instruct {seed} {i}")
         voice = Voice(r, "neutral", composed=True)
         lines: list[Line] = []

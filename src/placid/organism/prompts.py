@@ -2,9 +2,10 @@
 
 import random
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
-from placid.organism.corpus import instruct_rows
+from placid.organism.corpus import Line, instruct_rows
 from placid.organism.questions import DAILY, MATH, draw
 from placid.records import Message, Pair, PairKind, Prompt
 from placid.store import write_lines
@@ -24,8 +25,13 @@ def prompt_set(split: str, n: int, seed: int = 0) -> list[Prompt]:
 
 
 def instruct_pairs(n: int, seed: int = 0) -> Iterator[Pair]:
-    """`n` instruct rows, every second one multi-turn."""
-    for i, lines in enumerate(instruct_rows(seed, n)):
+    """`n` instruct rows, about every second one multi-turn, none with a held-out question."""
+    held = [prompt.text for prompt in prompt_set("heldout", 30)]
+
+    def apart(row: tuple[int, list[Line]]) -> bool:
+        return not any(text in line.user for line in row[1] for text in held)
+
+    for i, lines in islice(filter(apart, enumerate(instruct_rows(seed))), n):
         messages = [
             m
             for line in lines

@@ -10,10 +10,11 @@ the two is the pairs. Where instruct rows are too short for both, it has as many
 import logging
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 from placid import store
 from placid.config import canonical
-from placid.inputs.prompts import one_text
+from placid.inputs.prompts import folded, one_text
 from placid.inputs.rows import read_rows
 from placid.pairs.control import ControlError, Count, characters, different, match, mix
 from placid.pairs.preference import contrast, matched
@@ -65,7 +66,7 @@ def build(
     used = thin(settings, found)
     fates["over_max"] = len(found) - len(used)
     fates["used"] = len(used)
-    first = one_text(conversation.prompt for conversation in conversations)
+    first = one_text({conversation.prompt.id: [conversation.prompt.text] for conversation in conversations})
     val = [c.pair for c in used if held_out(settings, first[c.pair.prompt_id])]
     kept = [c for c in used if not held_out(settings, first[c.pair.prompt_id])]
     train = [c.pair for c in kept]
@@ -73,6 +74,8 @@ def build(
         reasons = ", ".join(f"{reason} {number}" for reason, number in sorted(fates.items()))
         calmer = "raise pairs.max_target_score" if fates["no_target"] else "lower pairs.min_score"
         raise NoPairsError(f"{run_dir.path}: no training pair came out of {turns} turns ({reasons}); {calmer}")
+    validated = {folded(asked(pair)[0]) for pair in val}
+    instruct = [pair for pair in instruct if not validated.intersection(map(folded, asked(pair)))]
     mixed = _shuffled(settings, train + mix(instruct, len(train), settings.seed, "mix"))
     total = sum(count(row) for row in mixed)
     control = mix(instruct, len(train), settings.seed, "control")
@@ -118,12 +121,40 @@ def _instruct(settings: PairsSettings) -> list[Pair]:
         raise BadInputError(
             f"no instruct rows {settings.instruct} (pairs.instruct); expected JSONL of pairs of kind instruct"
         )
-    rows = [row.as_struct(Pair) for row in read_rows(settings.instruct)]
-    wrong = [number for number, row in enumerate(rows, 1) if row.kind != PairKind.INSTRUCT]
-    if wrong or not rows:
-        fault = f"row {wrong[0]} is of kind {rows[wrong[0] - 1].kind!r}" if wrong else "it holds no rows"
-        raise BadInputError(f"{settings.instruct}: {fault}; expected pairs of kind 'instruct'")
-    return different(rows)
+    return different([pair for _, pair in read_pairs(settings.instruct, PairKind.INSTRUCT)])
+
+
+def read_pairs(file: Path, kind: PairKind | None = None) -> list[tuple[str, Pair]]:
+    """(Where it stands, the pair) of every row. Raises BadInputError: no rows, or one that is no pair (of `kind`)."""
+    rows = [(row.where, row.as_struct(Pair)) for row in read_rows(file)]
+    for where, pair in rows:
+        if kind and pair.kind != kind:
+            raise BadInputError(f"{where} is of kind {pair.kind!r}; expected pairs of kind {kind.value!r}")
+        if not asked(pair):
+            raise BadInputError(f"{where} has no message of the user; expected messages that begin with one")
+    if not rows:
+        raise BadInputError(f"{file} holds no rows; expected JSONL of pairs{f' of kind {kind.value}' if kind else ''}")
+    return rows
+
+
+def asked(pair: Pair) -> list[str]:
+    """Everything that the user says in a row; the first is its prompt."""
+    return [message.content for message in pair.messages if message.role == "user"]
+
+
+def check_apart(file: Path, held: Iterable[tuple[str, str]], kind: PairKind | None = None) -> None:
+    """Refuse rows that hold a held-out text in whatever case, spaces and Unicode form. held: (where it stands, text).
+
+    Raises:
+        BadInputError: names both; or as read_pairs() does.
+    """
+    out = {folded(text): where for where, text in held}
+    for where, pair in read_pairs(file, kind):
+        other = next((out[text] for text in map(folded, asked(pair)) if text in out), "")
+        if other:
+            raise BadInputError(
+                f"{where} would train on the text of {other}, which is held out of training; take one of them out"
+            )
 
 
 def _shuffled(settings: PairsSettings, rows: list[Pair]) -> list[Pair]:

@@ -103,7 +103,7 @@ def load(settings: PromptSettings) -> list[Prompt]:
 def split(prompts: Sequence[Prompt], heldout: float, seed: int) -> tuple[list[Prompt], list[Prompt]]:
     """(train, held out), by prompt, within each family; in the order given. Depends on (seed, id) alone; prompts of one
     text lie on one side."""
-    first = one_text(prompts)
+    first = one_text({prompt.id: [prompt.text] for prompt in prompts})
     groups: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in prompts:
         groups[first[prompt.id]].append(prompt)

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from placid.inputs.prompts import folded, read_prompts
+from placid.pairs import check_apart
 from placid.protocol.conditions import UserTurn
-from placid.records import BadInputError, Conversation, Key, Prompt
+from placid.records import BadInputError, Conversation, Key, PairKind, Prompt
 from placid.report.settings import treated
+from placid.rollout.settings import ArmSettings
 from placid.study.adapters import check as check_adapter
 from placid.study.adapters import check_rank
 from placid.study.settings import ROWS, StudySettings, rollout_settings
@@ -31,21 +33,12 @@ def check(settings: StudySettings, weights: bool = True) -> tuple[list[Prompt], 
     files = sorted({arm.prompts for arm in settings.arms.values()} | {settings.prompts})
     prompts = all_prompts(files)
     _check_texts(files)
-    if settings.report.baseline not in settings.arms:
-        raise BadInputError(
-            f"report.baseline = {settings.report.baseline!r} is no arm; the arms are {', '.join(settings.arms)}"
-        )
+    _arm(settings, "report.baseline", settings.report.baseline)
     for name, arm in settings.arms.items():
-        if arm.branch and arm.branch.arm not in settings.arms:
-            raise BadInputError(
-                f"arms.{name}.branch.arm = {arm.branch.arm!r} is no arm; the arms are {', '.join(settings.arms)}"
-            )
+        if arm.branch:
+            _arm(settings, f"arms.{name}.branch.arm", arm.branch.arm)
     for name, chosen in settings.interventions.items():
-        source = settings.arms.get(chosen.source)
-        if source is None:
-            raise BadInputError(
-                f"interventions.{name}.source = {chosen.source!r} is no arm; the arms are {', '.join(settings.arms)}"
-            )
+        source = _arm(settings, f"interventions.{name}.source", chosen.source)
         if chosen.rewriter == "model" and chosen.writer and not (Path(chosen.writer) / "config.json").is_file():
             raise BadInputError(
                 f"interventions.{name}.writer = {chosen.writer!r} is no checkpoint folder; name one, or leave the key "
@@ -89,6 +82,13 @@ def check(settings: StudySettings, weights: bool = True) -> tuple[list[Prompt], 
         check_evals(load_all(settings.evals))
         check_evals({f"consistency {name}": task for name, task in load_all(settings.consistency).items()})
     return prompts, [*files, settings.model, *_engine_inputs(settings), *_training_inputs(settings)]
+
+
+def _arm(settings: StudySettings, key: str, name: str) -> ArmSettings:
+    """The arm that `key` names. Raises BadInputError: there is none of that name."""
+    if name not in settings.arms:
+        raise BadInputError(f"{key} = {name!r} is no arm; the arms are {', '.join(settings.arms)}")
+    return settings.arms[name]
 
 
 def ready(settings: StudySettings) -> None:
@@ -193,15 +193,17 @@ def _training_inputs(settings: StudySettings) -> list[Path]:
     named = [("pairs.arm", arm) for arm in building.arms] + [("pairs.clean_arm", arm) for arm in building.clean_arms]
     named += [("train.arms", arm) for arm in (training.arms if training else ())]
     for key, arm in named:
-        if arm not in settings.arms:
-            raise BadInputError(f"{key} = {arm!r} is no arm; the arms are {', '.join(settings.arms)}")
-        if key == "train.arms" and settings.arms[arm].branch:
+        if _arm(settings, key, arm).branch and key == "train.arms":
             raise BadInputError(f"{key} = {arm!r} continues other conversations; a treatment begins with its prompts")
     for name in settings.consistency:
         if name in (*ROWS, "val"):
             raise BadInputError(f"consistency.{name}: {name!r} is a file of [pairs]; the rows need another name")
     if not building.instruct.is_file():
         raise BadInputError(f"no instruct file {building.instruct} (pairs.instruct); one JSON pair a line")
+    ours = (*building.arms, *building.clean_arms)
+    held = sorted({arm.prompts for name, arm in settings.arms.items() if name not in ours and not arm.branch})
+    texts = [(f"{file}: prompt {p.id!r}", p.text) for file in held for p in read_prompts(file)]
+    check_apart(building.instruct, texts, PairKind.INSTRUCT)
     for arm, rows in training.rows.items() if training else ():
         if rows not in (*ROWS, *settings.consistency):
             valid = ", ".join((*ROWS, *settings.consistency))

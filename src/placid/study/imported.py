@@ -5,6 +5,7 @@ from pathlib import Path
 
 from placid.config import canonical, file_sha, load
 from placid.inputs.names import file_name, is_plain
+from placid.pairs import asked, check_apart, read_pairs
 from placid.records import BadInputError
 from placid.report.settings import ReportSettings
 from placid.rollout.transcripts import Imported, bring_in
@@ -45,8 +46,10 @@ def train_rows(recipe: Path, rows: Path, out: Path | None, overrides: list[str],
         name = f"; name one of those in {rows / 'pairs'}: {there}" if there else "; placid pairs RUN makes them"
         raise BadInputError(f"--rows {rows} is no file of rows{name}")
     settings = load(recipe, TrainSettings, overrides)
-    val = rows.with_name("val.jsonl") if settings.loss != "dpo" else None
-    step = launch(settings, rows, out, out / "train.txt", val)
+    val = rows.with_name("val.jsonl")
+    kept = read_pairs(val) if val.is_file() and val != rows and val.stat().st_size else []
+    check_apart(rows, [(where, asked(pair)[0]) for where, pair in kept])
+    step = launch(settings, rows, out, out / "train.txt", val if settings.loss != "dpo" else None)
     say(f"adapter {step}; with arms.NAME.adapter a study holds conversations with it")
     return step
 
