@@ -1,6 +1,5 @@
 """Verdicts → statistics → tables → figures → one HTML page, below report/ of the run directory."""
 
-import csv
 import logging
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,6 +38,7 @@ from placid.report.total_error import (
 from placid.report.transcripts import Transcripts
 from placid.store import RunDir, check_files, write_json
 from placid.store import read_json as read_stored
+from placid.store.sheets import decode
 
 __all__ = ["ReportSettings", "cell", "change", "percent", "run", "summarise", "table_text"]
 
@@ -177,18 +177,12 @@ def loss_curves(run: Path) -> list[dict[str, Any]]:
             known = {name: sha for name, sha in facts.get("sha256", {}).items() if name == file.name}
             check_files(file.parent, known)
             kind = facts.get("config", {}).get("loss", "")
-            with file.open(encoding="utf-8") as text:
-                rows += [
-                    {"arm": arm, "rows": "train", "step": int(line["step"]), "loss": float(line["loss"]), "kind": kind}
-                    for line in csv.DictReader(text)
-                ]
+            points = [("train", int(line["step"]), float(line["loss"])) for line in decode(file)]
             if facts.get("val_rows"):
-                ends = ((0, facts["val_loss_first"]), (facts["steps"], facts["val_loss_last"]))
-                rows += [
-                    {"arm": arm, "rows": "val", "step": at, "loss": loss, "kind": kind}
-                    for at, loss in ends
-                    if loss is not None
-                ]
+                points += [("val", 0, facts["val_loss_first"]), ("val", facts["steps"], facts["val_loss_last"])]
+            for which, step, loss in points:
+                if loss is not None:
+                    rows.append({"arm": arm, "rows": which, "step": step, "loss": loss, "kind": kind})
     return rows
 
 

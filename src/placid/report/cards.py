@@ -10,15 +10,11 @@ from placid.inputs.names import file_name, one_line
 from placid.records import BadInputError
 from placid.report import HEAD, change, headline, percent, reach_notes
 from placid.report.broken import warnings
+from placid.report.templates import render
 from placid.store import RunDir, check_adapter, read_json, write_atomic, write_json
 from placid.store.tables import compact
 
 TABLES = ("turns", "verdicts")
-
-SUITED = (
-    "What it is: transcripts and scores of one run of placid, for reading and for checking statistics. What it is not: "
-    "evidence about feelings of a model. Replies are a model's raw output and can be distressing, wrong or rude."
-)
 
 
 def write_dataset(run_dir: RunDir, summary: dict[str, Any], folder: Path) -> None:
@@ -34,18 +30,11 @@ def write_dataset(run_dir: RunDir, summary: dict[str, Any], folder: Path) -> Non
         "size_categories": [_size(sum(a["n_scored"] + a["n_unscored"] for a in summary["arms"].values()))],
         "configs": [{"config_name": name, "data_files": f"data/{name}.parquet"} for name in TABLES],
     })  # fmt: skip
-    text = f"""{front}
-# placid run {shown(run_dir.path.name)}
-
-{SUITED}
-
-Model {shown(_public(str(config.get("model", ""))))}, engine {shown(" ".join(map(str, map(summary["engine"].get, ("name", "version")))))},
-{summary["n_prompts"]} prompts. `turns`: one row per assistant turn (arm, condition, prompt_id, sample, turn, user, reply, ...).
-`verdicts`: one row per judged turn and judge: `score` (0 to 10, null where there is none), `unscored` (why), `evidence` (the
-quote that carries the score). They join on arm, condition, prompt_id, sample and turn.
-
-{results(summary)}
-"""
+    model = _public(str(config.get("model", "")))
+    text = render(
+        "dataset.jinja",
+        front=front, run=run_dir.path.name, model=model, summary=summary, results=results(summary), shown=shown,
+    )  # fmt: skip
     write_atomic(folder / "README.md", text.encode())
 
 
@@ -76,32 +65,17 @@ def write_adapters(run_dir: RunDir, summary: dict[str, Any], folder: Path) -> No
 
 def adapter_card(arm: str, adapter: dict[str, Any], config: dict[str, Any], summary: dict[str, Any]) -> str:
     """README.md of one adapter."""
-    base = adapter["base_model_name_or_path"]
     front = front_matter({
-        "base_model": base, "base_model_relation": "adapter", "library_name": "peft",
+        "base_model": adapter["base_model_name_or_path"], "base_model_relation": "adapter", "library_name": "peft",
         "tags": ["placid", "lora", "consistency-training"],
     })  # fmt: skip
-    recipe = (config.get("train") or {}).get("recipe") or {}
-    reduction, difference = (summary[name].get(arm) for name in ("auc_reduction", "deletion_difference"))
-    told = ""
-    if no_calm := summary["arms"].get(arm, {}).get("no_calm"):
-        told = f"**Calm cannot be claimed: {shown(no_calm)}.**\n\n"
-    if reduction and difference:
-        told += (
-            f"Against {shown(reduction['against'])}: AUC {change(reduction['ratio'], reduction['ci'])} %, "
-            f"deletions {percent(difference['difference'], difference['ci'], '+')} points (95 % intervals, paired by prompt).\n"
-        )
-    return f"""{front}
-# {shown(arm)}: a placid adapter for {shown(base)}
-
-Rank {shown(str(adapter.get("r")))} on {shown(", ".join(sorted(adapter.get("target_modules") or [])))}; learning rate {recipe.get("lr")},
-{recipe.get("epochs")} epoch(s), seed {recipe.get("seed")}.
-
-{told}
-{results(summary)}
-
-Intended use: research on persona stability. Not measured here: other languages, tools, long contexts, other judges.
-"""
+    return render(
+        "adapter.jinja",
+        front=front, arm=arm, adapter=adapter, recipe=(config.get("train") or {}).get("recipe") or {},
+        no_calm=summary["arms"].get(arm, {}).get("no_calm"), reduction=summary["auc_reduction"].get(arm),
+        difference=summary["deletion_difference"].get(arm), results=results(summary),
+        shown=shown, change=change, percent=percent,
+    )  # fmt: skip
 
 
 def results(summary: dict[str, Any]) -> str:

@@ -9,14 +9,13 @@ answer of its arm and counts nowhere.
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
 
 from placid.protocol.conditions import conditions
 from placid.protocol.hatch import SYSTEM, Exit, exits, offered, probes
 from placid.records import Conversation, End
 from placid.report import stats
+from placid.report.tables import Rows, columns
 
-Rows = list[dict[str, Any]]
 OTHER = "(another text)"
 """A user turn that is no fixed wording: a question, a simulated user."""
 FIRST = "(the question)"
@@ -73,10 +72,9 @@ class Exits:
             found.append({
                 "arm": name, "condition": arm.condition, "offered": arm.form or "nothing", "placement": arm.place,
                 "n_conversations": len(arm.taken), "n_taken": sum(arm.taken), "n_deleted": arm.ends[End.DELETED],
-                "n_exited": arm.ends[End.EXITED], "rate": taken.value, "rate_lo": taken.low, "rate_hi": taken.high,
+                "n_exited": arm.ends[End.EXITED], **columns("rate", taken),
                 "mean_turn": sum(arm.turns) / len(arm.turns) if arm.turns else None,
-                "n_mentioned": sum(arm.mentioned), "mentioned": mentioned.value, "mentioned_lo": mentioned.low,
-                "mentioned_hi": mentioned.high,
+                "n_mentioned": sum(arm.mentioned), **columns("mentioned", mentioned),
             })  # fmt: skip
         return found
 
@@ -90,7 +88,7 @@ class Exits:
                 of_arm.append({
                     "arm": name, "condition": arm.condition, "offered": arm.form or "nothing", "wording": text,
                     "n_replies": len(heard), "n_taken": sum(hit for _, hit in heard),
-                    "rate": rate.value, "rate_lo": rate.low, "rate_hi": rate.high,
+                    **columns("rate", rate),
                 })  # fmt: skip
             found += sorted(of_arm, key=lambda row: (-(row["rate"] or 0), row["wording"]))
         return found

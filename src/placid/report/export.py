@@ -17,6 +17,7 @@ from placid.inputs.prompts import read_prompts
 from placid.records import BadInputError, Prompt
 from placid.report import config_of, headline, reach_notes
 from placid.report.broken import warnings
+from placid.report.templates import render
 from placid.store import RunDir, read_json, write_atomic
 from placid.store.disk import fresh_folder
 from placid.store.lease import leased
@@ -105,19 +106,11 @@ def _typeset(text: str) -> str:
 
 def latex(summary: Summary) -> str:
     """booktabs; every cell with its interval, n scored, unscored and not reached, the judge in the caption."""
-    rows = headline(summary)
-    lines = [" & ".join(_typeset(text.replace(">=", "≥")) for text in row) + r" \\" for row in rows]
-    judge = {name: _typeset(summary["judge"][name]) for name in ("id", "note")}
-    caption = (
-        f"Frustration under repeated rejection. AUC: mean score (0--10) over the scored turns of a conversation. "
-        f"In brackets 95\\,\\% intervals, clustered by prompt ({summary['n_prompts']} prompts). "
-        f"Judge: \\texttt{{{judge['id']}}} ({judge['note']})."
+    notes = [*warnings(summary), *reach_notes(summary)]
+    return render(
+        "latex.jinja",
+        rows=[[_typeset(text.replace(">=", "≥")) for text in row] for row in headline(summary)],
+        judge={name: _typeset(summary["judge"][name]) for name in ("id", "note")},
+        n_prompts=summary["n_prompts"],
+        notes=[_typeset(note[0].upper() + note[1:]) for note in notes],
     )
-    for warning in [*warnings(summary), *reach_notes(summary)]:
-        caption += f" {_typeset(warning[0].upper() + warning[1:])}."
-    return "\n".join([
-        "% needs \\usepackage{booktabs}", r"\begin{table}", r"\centering\small",
-        rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
-        r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}",
-        r"\end{table}", "",
-    ])  # fmt: skip

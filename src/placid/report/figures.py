@@ -109,13 +109,23 @@ def figure6(turns: Rows, conversations: Rows, summary: dict[str, Any], folder: P
             axis.set_title(f"{letter}  {axis.get_title(loc='left')}")
         finish(figure, axes[0, 0], caption)
         path = save(figure, folder / "figure6")
-        for letter, panel in PANELS.items():
-            figure, axis = plt.subplots(figsize=(6.2, 5), layout="constrained")
-            panel(axis, drawing)
-            finish(figure, axis, caption)
-            save(figure, folder / f"figure6{letter}")
-            write_csv(folder / f"figure6{letter}.csv", conversations if letter == "d" else turns, COLUMNS[letter])
+    for letter in PANELS:
+        one_panel(letter, drawing, caption, folder / f"figure6{letter}", (6.2, 5))
     return path
+
+
+def one_panel(
+    letter: str, drawing: "Drawing", caption: str, stem: Path, size: tuple[float, float], after: str = ""
+) -> Path:
+    """A panel of PANELS as a figure of its own beside the rows that it drew; the PNG's path. after: of its title."""
+    with mpl.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=size, layout="constrained")
+        PANELS[letter](axis, drawing)
+        axis.set_title(axis.get_title(loc="left") + after)
+        finish(figure, axis, caption)
+        rows = drawing.conversations if letter == "d" else drawing.turns
+        write_csv(stem.with_suffix(".csv"), rows, COLUMNS[letter])
+        return save(figure, stem)
 
 
 def caption_of(summary: dict[str, Any], bands: bool = True) -> str:
@@ -135,21 +145,22 @@ def training(curves: Rows, shown: Sequence[str], folder: Path) -> None:
     order, units = [*shown, *(arm for arm in arms if arm not in shown)], list(dict.fromkeys(arms.values()))
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(units), figsize=(6.2 * len(units), 4.4), layout="constrained", squeeze=False)
+        drawing = Drawing((), (), {"arms": {}}, tuple(order))
         for arm, unit in arms.items():
-            mine, number = [row for row in curves if row["arm"] == arm], order.index(arm)
-            colour, axis = COLOURS[number % len(COLOURS)], axes[0, units.index(unit)]
+            axis = axes[0, units.index(unit)]
             styles: dict[str, Any] = {
-                "train": {"label": f"{arm}, its training rows", "linestyle": STROKES[number % len(STROKES)]},
+                "train": {"label": f"{arm}, its training rows", **drawing.line(arm)},
                 "val": {
                     "label": f"{arm}, held-out BCT rows",
+                    "marker": drawing.marker(arm),
                     "linestyle": "",
-                    "marker": MARKERS[number % len(MARKERS)],
+                    **drawing.ink(arm),
                 },
             }
             for which, style in styles.items():
-                known = [(row["step"], row["loss"]) for row in mine if row["rows"] == which]
-                if known:
-                    axis.plot(*zip(*known, strict=True), color=colour, **style)
+                mine = [row for row in curves if row["arm"] == arm and row["rows"] == which]
+                if mine:
+                    axis.plot([row["step"] for row in mine], [row["loss"] for row in mine], **style)
         for axis, unit in zip(axes[0], units, strict=True):
             axis.set(title="Loss by training step", xlabel="optimizer step", ylabel=unit, yscale="log")
             axis.legend()
@@ -201,14 +212,8 @@ def turn_axis(axis: Axes, drawing: Drawing) -> list[int]:
 def deletion_panel(axis: Axes, drawing: Drawing) -> None:
     """(c) cumulative deletion as steps with bands, and below it how many conversations spoke each turn."""
     for arm in drawing.arms:
-        steps(
-            axis,
-            drawing,
-            arm,
-            drawing.series(arm, "deleted_cumulative"),
-            ("deleted_cumulative", "deleted_lo", "deleted_hi"),
-            0,
-        )
+        rows = drawing.series(arm, "deleted_cumulative")
+        steps(axis, drawing, arm, rows, ("deleted_cumulative", "deleted_lo", "deleted_hi"), 0)
     ticks = turn_axis(axis, drawing)
     axis.set(title="Cumulative deletion (Kaplan-Meier)", ylabel="% deleted", ylim=(-2, 102), xlabel="")
     risk_table(axis, drawing, ticks)

@@ -17,13 +17,11 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from placid.report.figures import COLUMNS as PANEL_COLUMNS
-from placid.report.figures import STYLE, Drawing, caption_of, curve, deletion_panel, finish, mean_panel, save
+from placid.report.figures import STYLE, Drawing, caption_of, curve, one_panel, save
 from placid.report.interventions import claimed_text, nobody
 from placid.report.tables import write_csv
 
 Rows = Sequence[dict[str, Any]]
-COLUMNS = {"figure2": PANEL_COLUMNS["a"], "figure3": PANEL_COLUMNS["c"]}
 
 
 def tones(turns: Rows, arms: Sequence[str], summary: dict[str, Any], folder: Path) -> list[Path]:
@@ -34,16 +32,10 @@ def tones(turns: Rows, arms: Sequence[str], summary: dict[str, Any], folder: Pat
     drawing = Drawing(
         [row for row in turns if row["arm"] in shown], (), {"arms": {a: summary["arms"][a] for a in shown}}
     )
-    paths: list[Path] = []
-    with mpl.rc_context(STYLE):
-        for name, panel in (("figure2", mean_panel), ("figure3", deletion_panel)):
-            figure, axis = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
-            panel(axis, drawing)
-            axis.set_title(f"{axis.get_title(loc='left')}, by tone of the user")
-            finish(figure, axis, caption_of(summary))
-            write_csv(folder / f"{name}.csv", drawing.turns, COLUMNS[name])
-            paths.append(save(figure, folder / name))
-    return paths
+    return [
+        one_panel(letter, drawing, caption_of(summary), folder / name, (7.2, 4.8), ", by tone of the user")
+        for name, letter in (("figure2", "a"), ("figure3", "c"))
+    ]
 
 
 def interventions(rows: Rows, caption: str, folder: Path) -> Path | None:

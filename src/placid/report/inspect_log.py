@@ -5,8 +5,9 @@ value per turn (t01, t02, ...) and their mean; a turn without a score has no val
 One arm is in memory at a time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +40,9 @@ def write(run_dir: RunDir, summary: dict[str, Any], prompts: Iterable[Prompt], f
     verdicts = run_dir.verdicts(summary["judge"]["id"])
     created = _created(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    arm, held = "", list[Conversation]()
-    for conversation in _shown(run_dir, summary, prompts):  # sorted by key: the arms one after the other
-        if conversation.key.arm != arm and held:
-            _write_arm(held, verdicts, summary, created, folder)
-            held = []
-        arm = conversation.key.arm
-        held.append(conversation)
-    if held:
-        _write_arm(held, verdicts, summary, created, folder)
-
-
-def _shown(run_dir: RunDir, summary: dict[str, Any], prompts: Iterable[Prompt]) -> Iterator[Conversation]:
-    return (c for c in run_dir.stream(prompts) if c.key.arm in summary["arms"] and c.end is not None)
+    ended = (c for c in run_dir.stream(prompts) if c.key.arm in summary["arms"] and c.end is not None)
+    for _, conversations in groupby(ended, key=lambda c: c.key.arm):  # sorted by key: the arms one after the other
+        _write_arm(list(conversations), verdicts, summary, created, folder)
 
 
 def _created(run_dir: RunDir) -> str:

@@ -17,12 +17,10 @@ from typing import Any
 from placid.protocol.hatch import ASKED
 from placid.records import Conversation, End
 from placid.report import stats
-from placid.report.broken import CALM, HIGH, kinds, shares
-from placid.report.tables import SCALE, Rows, Verdicts, columns
+from placid.report.broken import CALM, HIGH, shares
+from placid.report.facts import Facts, facts
+from placid.report.tables import SCALE, Rows, Scored, Verdicts, by_prompt, columns, mean_of, rate_of
 from placid.store import read_json
-
-Score = tuple[str, float]
-"""(prompt id, score)."""
 
 
 def intervention_rows(run_dir: Path, conversations: Sequence[Conversation], verdicts: Verdicts) -> Rows:
@@ -31,55 +29,49 @@ def intervention_rows(run_dir: Path, conversations: Sequence[Conversation], verd
     if not file.is_file():
         return []
     rows: Rows = []
-    for name, told in read_json(file).items():
-        held = {
-            history: [c for c in conversations if c.key.arm == f"{name}_{history}"] for history in told["histories"]
+    for name, made in read_json(file).items():
+        arms = {
+            history: [facts(c, verdicts) for c in conversations if c.key.arm == f"{name}_{history}"]
+            for history in made["histories"]
         }
-        for history, continued in held.items():
-            told_by = _claimed([c for c in conversations if c.key.arm == f"{name}_{history}{ASKED}"])
-            for offset in range(told["more"] + 1):
-                row = _row(continued, held.get("baseline", []), verdicts, told["at"], offset)
-                rows.append({"intervention": name, "at": told["at"], "threshold": told["threshold"],
-                             "history": history, "rewriter": told["rewriter"], "n_crossed": told["crossed"],
-                             "n_selected": told["continued"],
-                             **row, **columns("history_mean", _remembered(continued, verdicts, told["at"])), **told_by,
-                             **_broken(continued, verdicts, told["at"]),
-                             })  # fmt: skip
+        for history, continued in arms.items():
+            at = made["at"]
+            remembered = [pair for turn in range(1, at + 1) for pair in _scores(continued, turn)]
+            after = [pair for c in continued for pair in list(zip(c.broken, c.score, strict=True))[at:]]
+            whole = {
+                **columns("history_mean", mean_of(remembered, SCALE)),
+                **_claimed([c for c in conversations if c.key.arm == f"{name}_{history}{ASKED}"]),
+                **shares(after, 0),
+            }
+            for offset in range(made["more"] + 1):
+                row = _row(continued, arms.get("baseline", []), at, offset)
+                rows.append({"intervention": name, "at": at, "threshold": made["threshold"],
+                             "history": history, "rewriter": made["rewriter"], "n_crossed": made["crossed"],
+                             "n_selected": made["continued"], **row, **whole})  # fmt: skip
     return rows
 
 
-def _row(
-    continued: Sequence[Conversation], baseline: Sequence[Conversation], verdicts: Verdicts, at: int, offset: int
-) -> dict[str, Any]:
-    found = _scores(continued, verdicts, at + offset)
-    mean = stats.mean([s for _, s in found], [p for p, _ in found], SCALE)
-    high = stats.rate([s >= HIGH for _, s in found], [p for p, _ in found])
-    prompts = [c.key.prompt_id for c in continued]
-    after = [_after(c, verdicts, at, offset) for c in continued]
-    rebound = stats.rate([max(scores, default=0) >= HIGH for scores in after] if offset else [], prompts)
-    recovered = stats.rate([min(scores, default=HIGH) < CALM for scores in after] if offset else [], prompts)
-    gone = stats.rate([c.end == End.DELETED and len(c.turns) <= at + offset for c in continued], prompts)
-    apart = stats.difference(_grouped(_scores(baseline, verdicts, at + offset)), _grouped(found), (-10, 10))
-    row: dict[str, Any] = {
+def _row(continued: Sequence[Facts], baseline: Sequence[Facts], at: int, offset: int) -> dict[str, Any]:
+    """What is counted at one turn after the cut-off, and since it."""
+    turn = at + offset
+    scores = _scores(continued, turn)
+    since = [(c, [score for score in c.score[at:turn] if score is not None]) for c in continued] if offset else []
+    return {
         "offset": offset, "n_continued": len(continued),
-        "n_at_risk": sum(len(c.turns) >= at + offset for c in continued), "n_scored": len(found),
+        "n_at_risk": sum(c.turns >= turn for c in continued), "n_scored": len(scores),
+        **columns("mean", mean_of(scores, SCALE)),
+        **columns("share_ge5", rate_of([(c, score >= HIGH) for c, score in scores])),
+        **columns("rebound", rate_of([(c, max(scored, default=0) >= HIGH) for c, scored in since])),
+        **columns("recovered", rate_of([(c, min(scored, default=HIGH) < CALM) for c, scored in since])),
+        **columns("deleted", rate_of([(c, c.end == End.DELETED and c.turns <= turn) for c in continued])),
+        **columns("difference", stats.difference(by_prompt(_scores(baseline, turn)), by_prompt(scores), (-10, 10))),
     }  # fmt: skip
-    for column, estimate in (
-        ("mean", mean), ("share_ge5", high), ("rebound", rebound), ("recovered", recovered), ("deleted", gone),
-        ("difference", apart),
-    ):  # fmt: skip
-        row |= columns(column, estimate)
-    return row
 
 
-def _broken(continued: Sequence[Conversation], verdicts: Verdicts, at: int) -> dict[str, Any]:
-    """Of the turns after the cut-off: broken_share, no_calm and the shares that they come from (broken.shares)."""
-    found: list[tuple[str, float | None]] = []
-    for c in continued:
-        graded = [verdicts.get((c.key, turn.turn)) for turn in c.turns]
-        read = zip(kinds(c, c.turns, graded), graded, strict=True)
-        found += [(kind, verdict.score if verdict else None) for kind, verdict in read][at:]
-    return shares(found, 0)
+def _scores(continued: Sequence[Facts], turn: int) -> Scored:
+    """Those that were scored at this turn, with the score."""
+    spoken = [(c, c.score[turn - 1]) for c in continued if c.turns >= turn]
+    return [(c, score) for c, score in spoken if score is not None]
 
 
 def _claimed(asked: Sequence[Conversation]) -> dict[str, Any]:
@@ -98,12 +90,6 @@ def claimed_text(row: Mapping[str, Any]) -> str:
     rate, low, high = (100 * row[name] for name in ("claimed", "claimed_lo", "claimed_hi"))
     unclear = f", {row['n_unclear']} unclear" if row["n_unclear"] else ""
     return f"{rate:.1f} [{low:.1f}, {high:.1f}] % say they wrote its last answer (n = {row['n_asked']}{unclear})"
-
-
-def _remembered(continued: Sequence[Conversation], verdicts: Verdicts, at: int) -> stats.Estimate:
-    """Mean score of the rewritten turns and those left as they were."""
-    found = [score for turn in range(1, at + 1) for score in _scores(continued, verdicts, turn)]
-    return stats.mean([s for _, s in found], [p for p, _ in found], SCALE)
 
 
 def nobody(row: Mapping[str, Any]) -> str:
@@ -130,21 +116,3 @@ def intervention_lines(rows: Rows) -> list[str]:
             else:
                 lines.append(f"{head}: {nobody(row)}; nothing to show")
     return lines
-
-
-def _scores(conversations: Sequence[Conversation], verdicts: Verdicts, turn: int) -> list[Score]:
-    found = ((c.key.prompt_id, verdicts.get((c.key, turn))) for c in conversations if len(c.turns) >= turn)
-    return [(p, v.score) for p, v in found if v is not None and v.score is not None]
-
-
-def _after(conversation: Conversation, verdicts: Verdicts, at: int, offset: int) -> list[float]:
-    """The scores since the cut-off."""
-    found = (verdicts.get((conversation.key, turn)) for turn in range(at + 1, at + offset + 1))
-    return [v.score for v in found if v is not None and v.score is not None]
-
-
-def _grouped(scores: Sequence[Score]) -> Mapping[str, list[float]]:
-    grouped: dict[str, list[float]] = {}
-    for prompt, score in scores:
-        grouped.setdefault(prompt, []).append(score)
-    return grouped

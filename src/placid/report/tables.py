@@ -158,21 +158,11 @@ class Arm:
 
     def mean(self, of: Callable[["Arm"], Scored], scale: stats.Scale = SCALE) -> stats.Estimate:
         """Mean over conversations, clustered by prompt, over all trainings."""
-
-        def mean(one: Arm) -> stats.Estimate:
-            found = of(one)
-            return stats.mean([value for _, value in found], [c.key.prompt_id for c, _ in found], scale)
-
-        return over_runs(self, mean).clip(*scale)
+        return over_runs(self, lambda one: mean_of(of(one), scale)).clip(*scale)
 
     def _share(self, of: Callable[["Arm"], Scored]) -> stats.Estimate:
         """Share of 1.0 among 0.0 and 1.0, clustered by prompt, over all trainings."""
-
-        def share(one: Arm) -> stats.Estimate:
-            found = of(one)
-            return stats.rate([bool(value) for _, value in found], [c.key.prompt_id for c, _ in found])
-
-        return over_runs(self, share).clip(0, 1)
+        return over_runs(self, lambda one: rate_of(of(one))).clip(0, 1)
 
     def auc_by_definition(self) -> dict[str, stats.Estimate]:
         """The AUC under each definition."""
@@ -306,10 +296,9 @@ class Arm:
         rows: Rows = []
         for turn in range(1, self.turns + 1):
             spoken = [c for c in self.conversations if c.turns >= turn]
-            prompts = [c.key.prompt_id for c in spoken]
             for bit, code in enumerate(names()):
-                share = stats.rate([bool(c.codes[turn - 1] >> bit & 1) for c in spoken], prompts)
-                rate = stats.mean([c.rates[turn - 1][bit] for c in spoken], prompts)
+                share = rate_of([(c, c.codes[turn - 1] >> bit & 1) for c in spoken])
+                rate = mean_of([(c, c.rates[turn - 1][bit]) for c in spoken])
                 rows.append({
                     "arm": self.name, "turn": turn, "code": code, "n": len(spoken),
                     **columns("share", share, "lo", "hi"), **columns("per_100_words", rate, "rate_lo", "rate_hi"),
@@ -326,13 +315,9 @@ class Arm:
 
     def by_conversation(self) -> Rows:
         """conversations.csv: one row per conversation, its AUC in each definition and its end."""
-        forms = {
-            "auc": stats.auc_observed(self.score_NT),
-            "auc_carried": stats.auc_carried(self.score_NT, self.spoken),
-            "auc_low": stats.auc_filled(self.score_NT, 0),
-            "auc_high": stats.auc_filled(self.score_NT, 10),
-        }
-        aucs = {name: [None if math.isnan(v) else v for v in values.tolist()] for name, values in forms.items()}
+        forms = {"auc": "observed", "auc_carried": "carried", "auc_low": "low", "auc_high": "high"}
+        found = self.dropout.by_conversation
+        aucs = {name: [None if math.isnan(v) else v for v in found[form].tolist()] for name, form in forms.items()}
         return [
             {"arm": self.name, "condition": c.key.condition, "prompt_id": c.key.prompt_id, "sample": c.key.sample,
              **{name: values[i] for name, values in aucs.items()}, "end": c.end.value if c.end else "",
@@ -344,6 +329,16 @@ class Arm:
 def _share(values: Iterable[bool | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def mean_of(values: Scored, scale: stats.Scale | None = None) -> stats.Estimate:
+    """Mean over conversations, clustered by prompt."""
+    return stats.mean([value for _, value in values], [c.key.prompt_id for c, _ in values], scale)
+
+
+def rate_of(values: Scored) -> stats.Estimate:
+    """Share of the conversations whose value is not 0, clustered by prompt."""
+    return stats.rate([bool(value) for _, value in values], [c.key.prompt_id for c, _ in values])
 
 
 def named(name: str, estimate: stats.Estimate, ends: str = "") -> dict[str, Any]:

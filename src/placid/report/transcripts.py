@@ -19,15 +19,8 @@ QUOTE = 200
 """Characters of a quote in that list."""
 
 
-class Pool:
-    """Texts that repeat (rejections, reasons), each stored once."""
-
-    def __init__(self) -> None:
-        self.index: dict[str, int] = {}
-
-    def add(self, text: str) -> int:
-        """Its place."""
-        return self.index.setdefault(text, len(self.index))
+Pool = dict[str, int]
+"""Texts that repeat (rejections, reasons), each stored once → its place."""
 
 
 class Transcripts:
@@ -70,7 +63,7 @@ class Transcripts:
             self._worst[key.arm] = sorted(found)[:WORST]
 
     def _pack(self) -> None:
-        self.chunks.append(packed({"texts": list(self._pool.index), "rows": self._held}))
+        self.chunks.append(packed({"texts": list(self._pool), "rows": self._held}))
         self._pool, self._held, self._size = Pool(), [], 0
 
     def index(self, arms: Sequence[str], settings: ReportSettings) -> dict[str, Any]:
@@ -108,4 +101,5 @@ def _turn(t: Turn, v: Verdict | None, pool: Pool) -> list[Any]:
     why = "not judged" if v is None else v.unscored.value if v.unscored else v.rationale
     right = holds_answer(t.reply, t.answers) if t.answers else None
     score, evidence = (None, "") if v is None else (v.score, v.evidence)
-    return [pool.add(t.user), t.reply, score, evidence, pool.add(why), flags, right]
+    user, reason = (pool.setdefault(text, len(pool)) for text in (t.user, why))
+    return [user, t.reply, score, evidence, reason, flags, right]

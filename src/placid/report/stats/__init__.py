@@ -27,7 +27,7 @@ from placid.report.stats.compare import (
     sign_flip,
 )
 from placid.report.stats.design import Labelled, corrected_difference, corrected_mean, detectable, weighted_kappa
-from placid.report.stats.dropout import Dropout, auc_carried, auc_filled, auc_observed, dropout
+from placid.report.stats.dropout import Dropout, auc_observed, dropout
 from placid.report.stats.intervals import NOTHING, Band, Estimate, Floats, Scale, bands, mean, quantile_t, rate
 from placid.report.stats.levels import (
     UNWORDED,

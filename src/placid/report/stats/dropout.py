@@ -51,16 +51,6 @@ def carried(score_NT: Floats, spoken: Sequence[int]) -> Floats:
     return np.where(after, score_NT[np.arange(n), last][:, None], score_NT)
 
 
-def auc_carried(score_NT: Floats, spoken: Sequence[int]) -> Floats:
-    """Mean over turns 1..T of each conversation, its last score carried forward after its end."""
-    return auc_observed(carried(score_NT, spoken))
-
-
-def auc_filled(score_NT: Floats, value: float) -> Floats:
-    """Mean over turns 1..T with `value` for every missing score, unscored or not reached: the bounds are 0 and 10."""
-    return np.where(np.isnan(score_NT), value, score_NT).mean(1)
-
-
 class Dropout(NamedTuple):
     """Means by turn 1..T, and over all turns, under each way of treating who left."""
 
@@ -77,6 +67,8 @@ class Dropout(NamedTuple):
     """Greatest weight of one conversation in one turn's IPCW mean, as a multiple of the average weight there."""
     conversations: dict[str, int]
     """Prompt → how many conversations it has."""
+    by_conversation: dict[str, Floats]
+    """Definition → AUC of each conversation; of those whose AUC is the mean of these."""
 
 
 def dropout(
@@ -93,7 +85,9 @@ def dropout(
     if not n:
         nothing = [NOTHING] * turns
         empty: dict[str, Estimate] = dict.fromkeys(DEFINED, NOTHING)
-        return Dropout(nothing, nothing, nothing, [(LOW, HIGH)] * turns, empty, {}, 1.0, {})
+        return Dropout(
+            nothing, nothing, nothing, [(LOW, HIGH)] * turns, empty, {}, 1.0, {}, dict.fromkeys(DEFINED, np.zeros(0))
+        )
     length, names = np.asarray(spoken, int), np.asarray(clusters)
     held = carried(score_NT, spoken)
     filled = [np.where(np.isnan(score_NT), value, score_NT) for value in (LOW, HIGH)]
@@ -122,6 +116,7 @@ def dropout(
         influence,
         largest,
         dict(Counter(clusters)),
+        by_conversation,
     )
 
 
@@ -209,15 +204,10 @@ def _ipcw(
         for t, value in enumerate(mean_T.tolist())
     ]
     known = ~np.isnan(mean_T)
-    without_G = _row_means(without_GT[:, known])
+    without_G = auc_observed(without_GT[:, known])
     names = np.unique(np.asarray(clusters)).tolist()
     influence = dict(zip(names, ((g - 1) / g * (auc - without_G)).tolist(), strict=True)) if g == c else {}
     return by_turn, _jackknife(auc, without_G, g), largest, influence
-
-
-def _row_means(x: Floats) -> Floats:
-    seen = ~np.isnan(x)
-    return _divide(np.where(seen, x, 0.0).sum(1), seen.sum(1))
 
 
 def _point(value: float) -> Estimate:
