@@ -12,8 +12,9 @@ import pytest
 from placid.inputs.prompts import read_prompts
 from placid.records import End, Prompt
 from placid.rollout import run
+from placid.rollout.attempts import Status
 from placid.rollout.settings import RolloutSettings
-from placid.store import RunDir, read_json
+from placid.store import RunDir, Segment, read_json
 
 PROMPTS = Path("configs/prompts/organism_heldout.jsonl")
 DRIVER = """
@@ -75,6 +76,21 @@ def test_kill_nine_and_resume(tmp_path, undisturbed, killed_at):
     run(settings(), RunDir(tmp_path), RunDir(tmp_path).new_attempt())
     assert {file: file.read_bytes() for file in before} == before
     assert conversations(tmp_path) == undisturbed  # raises if a turn is there twice
+
+
+def test_the_engine_is_on_disk_before_the_first_turn(tmp_path, monkeypatch):
+    """A run that was killed before the first beat of its status, with every turn said, named no engine for ever."""
+    names, write = [], Segment.write
+
+    def watched(self, *given):
+        names.append(read_json(tmp_path / "engine.json"))
+        return write(self, *given)
+
+    monkeypatch.setattr(Segment, "write", watched)
+    monkeypatch.setattr(Status, "INTERVAL_S", 3600.0)
+    run(settings(), RunDir(tmp_path), RunDir(tmp_path).new_attempt())
+    assert len(names) > 1
+    assert all(name == {"name": "simulate", "version": "1"} for name in names)
 
 
 def test_a_finished_run_is_left_alone(tmp_path):

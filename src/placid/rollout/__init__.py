@@ -116,6 +116,7 @@ async def _coordinate(
     settings: RolloutSettings, run_dir: RunDir, attempt: Path, coordinator: Coordinator, status: Status
 ) -> None:
     """Hold, show, and on SIGTERM or SIGUSR1 drain: no new conversations, turns in flight end, all on disk."""
+    coordinator.started = lambda: status.update(coordinator)  # a run never holds turns of an engine without a name
     if settings.launcher == "ray":
         work = hold(settings, run_dir, attempt, coordinator, status)
     else:

@@ -133,6 +133,8 @@ class Coordinator:
         self._queue = ordered[::-1]  # taken from the end
         self.slots = [Slot() for _ in range(count)]
         self.engine = ("", "")
+        self.started: Callable[[], object] = lambda: None
+        """Called when an engine is up and named, before it gets work."""
         self.draining = False
         self.deaths = 0
         """Workers lost so far."""
@@ -210,6 +212,7 @@ class Coordinator:
                 slot.starting = asyncio.ensure_future(worker.start())
                 self.engine = await slot.starting
                 slot.starting = None
+                self.started()
                 slot.heard = slot.moved = asyncio.get_running_loop().time()
                 await self._feed(slot, worker)
                 await worker.close()
