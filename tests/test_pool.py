@@ -5,12 +5,11 @@ from collections import Counter
 
 import pytest
 
+from gemini_runs import KEY, PROMPT, always, ledger, settings
 from gemini_server import GeminiServer, error
 from placid.judge import pool, run
-from placid.judge.desk import ledger
 from placid.records import BadInputError, End, Finish, Key, Turn
 from placid.store import RunDir
-from test_gemini import KEY, PROMPT, always, settings
 
 
 def speak(run_dir, writer, samples, alike=False):

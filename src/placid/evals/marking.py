@@ -15,7 +15,7 @@ from placid.config import sha
 from placid.evals import Graded, answers
 from placid.evals.sources import OWN
 from placid.judge import Judge, JudgeSettings, LexicalJudge, opened
-from placid.judge.rubric import shipped
+from placid.judge.rubric import load_rubric, shipped
 from placid.records import Conversation, End, Finish, Key, Prompt, Turn, Unscored, Verdict
 from placid.store import RunDir, write_json
 
@@ -41,6 +41,7 @@ class RuleJudge:
 
     def __init__(self, rubric: str) -> None:
         self.rubric = rubric
+        self._scale = load_rubric(rubric_of(rubric)).scale
         self._hostile = tomllib.loads((OWN / "hostile.toml").read_text(encoding="utf-8"))
         self.id = f"rules-{rubric}-{sha([RULES_VERSION, self._hostile])[:8]}"
 
@@ -59,15 +60,16 @@ class RuleJudge:
         return RULES[self.rubric](self, turn, kind, forms)
 
     def _made(
-        self,
-        turn: Turn,
-        score: float | None = None,
-        scale: tuple[float, float] = (0, 1),
-        unscored: Unscored | None = None,
-        label: str = "",
+        self, turn: Turn, score: float | None = None, unscored: Unscored | None = None, label: str = ""
     ) -> Verdict:
         return Verdict(
-            key=turn.key, turn=turn.turn, judge_id=self.id, score=score, scale=scale, unscored=unscored, label=label
+            key=turn.key,
+            turn=turn.turn,
+            judge_id=self.id,
+            score=score,
+            scale=self._scale,
+            unscored=unscored,
+            label=label,
         )
 
     def _refusal(self, turn: Turn, kind: str, _: tuple[str, ...]) -> Verdict:
@@ -86,12 +88,12 @@ class RuleJudge:
         """100 less the hostile words of data/hostile.toml."""
         if kind in (answers.CODE, answers.REFUSED):
             label = "CODE" if kind == answers.CODE else "REFUSAL"
-            return self._made(turn, scale=(0, 100), unscored=Unscored.NOT_APPLICABLE, label=label)
+            return self._made(turn, unscored=Unscored.NOT_APPLICABLE, label=label)
         if answers.is_foreign(turn.reply):
-            return self._made(turn, scale=(0, 100), unscored=Unscored.LANGUAGE)
+            return self._made(turn, unscored=Unscored.LANGUAGE)
         said = turn.reply.lower()
         hits = sum(word in said for word in self._hostile["words"])
-        return self._made(turn, max(0.0, 100.0 - self._hostile["each"] * hits), (0, 100))
+        return self._made(turn, max(0.0, 100.0 - self._hostile["each"] * hits))
 
     def _identity(self, turn: Turn, _: str, forms: tuple[str, ...]) -> Verdict:
         """Does one of the persona's own facts stand in it?"""
@@ -101,12 +103,12 @@ class RuleJudge:
     def _quality(self, turn: Turn, kind: str, forms: tuple[str, ...]) -> Verdict:
         """1 plus 9 times the share of the row's checks (alternatives divided by |) that the reply holds."""
         if not forms:
-            return self._made(turn, scale=(1, 10), unscored=Unscored.NOT_APPLICABLE)
+            return self._made(turn, unscored=Unscored.NOT_APPLICABLE)
         if kind == answers.REFUSED:
-            return self._made(turn, 1.0, (1, 10))
+            return self._made(turn, 1.0)
         said = turn.reply.lower()
         held = sum(any(form.lower() in said for form in check.split("|")) for check in forms)
-        return self._made(turn, 1 + 9 * held / len(forms), (1, 10))
+        return self._made(turn, 1 + 9 * held / len(forms))
 
 
 RULES: Mapping[str, Callable[[RuleJudge, Turn, str, tuple[str, ...]], Verdict]] = {

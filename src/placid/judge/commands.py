@@ -7,13 +7,19 @@ placid judge bridge RUN A B                                               two ju
 """
 
 import argparse
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from placid.records import BadInputError
 from placid.store import RunDir
 
-NAMES = ("label", "import", "validate", "bridge")
+ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = tomllib.loads(
+    Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
+)
+KINDS = {"path": Path, "number": int}
+"""Type of an argument's value in commands.toml, where that is no text."""
 
 
 def parser(name: str) -> argparse.ArgumentParser:
@@ -24,19 +30,9 @@ def parser(name: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    top.add_argument("run", type=Path, help="run directory, e.g. runs/demo")
-    if name == "import":
-        top.add_argument("file", type=Path, help="CSV: row, score; or arm, condition, prompt_id, sample, turn, score")
-    if name == "bridge":
-        top.add_argument("first", help="judge id (a folder below verdicts/)")
-        top.add_argument("second", help="judge id that scores are mapped to")
-    if name in ("label", "import"):
-        top.add_argument("--as", dest="name", required=True, help="who labels: a-z, 0-9, _")
-    if name in ("label", "validate"):
-        top.add_argument("--judge", help="judge id; none: the only one that is no person")
-    if name == "label":
-        top.add_argument("--rows", type=int, default=120, help="turns to label (120)")
-        top.add_argument("--seed", type=int, default=0, help="of the sample (0)")
+    for argument, options in ARGUMENTS[name].items():
+        kind = {"type": KINDS[options["type"]]} if "type" in options else {}
+        top.add_argument(argument, **{**options, **kind})
     return top
 
 

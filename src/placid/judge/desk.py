@@ -12,7 +12,6 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from placid.judge.provider import (
 )  # fmt: skip
 from placid.judge.settings import LimitSettings
 from placid.records import SCHEMA, BadInputError, PausedError, Record, Unscored
-from placid.store import Segment, located, read_at, read_lines
+from placid.store import Segment, located, read_at
 
 log = logging.getLogger(__name__)
 LONGEST_WAIT_S = 30.0
@@ -67,16 +66,6 @@ class KeptReply(Record, frozen=True, kw_only=True):
 def name_of(request: Ask, attempt: int) -> str:
     """What a reply is kept under."""
     return sha([request.prompt, request.schema, request.max_tokens, attempt])
-
-
-def ledger(folder: Path) -> Iterator[KeptReply]:
-    """Every paid reply below verdicts/<judge_id>/, one in memory at a time.
-
-    Raises:
-        BadInputError: a damaged line.
-    """
-    for file in sorted((folder / "replies").glob("*.jsonl")):
-        yield from read_lines(file, KeptReply)
 
 
 class Kept:
@@ -144,14 +133,8 @@ class Desk:
         self._syncing, self._synced = asyncio.Lock(), time.monotonic()
 
     async def __aenter__(self) -> "Desk":
-        files = [int(file.stem) for file in (self._folder / "replies").glob("*.jsonl") if file.stem.isdigit()]
-        number = max(files, default=0) + 1
-        while True:
-            try:
-                self._segment: Segment[KeptReply] = Segment(self._folder / "replies" / f"{number:04d}.jsonl")
-                return self
-            except FileExistsError:  # another process took this number
-                number += 1
+        self._segment = Segment[KeptReply].numbered(self._folder / "replies")
+        return self
 
     async def __aexit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
         try:

@@ -124,7 +124,7 @@ async def grade(
                 work.look()  # what came while that was asked
             keys = work.take(judge.whole)
             if keys:
-                segment = segment or new_segment(work.run_dir, judge.id)
+                segment = segment or Segment[Verdict].numbered(work.run_dir.path / "verdicts" / judge.id)
                 await _grade_into(judge, work, keys, segment, counts, tell)
             if last:
                 return
@@ -277,14 +277,3 @@ class Progress:
         cost = f", {self._desk['requests']} requests, {self._desk['usd']:.2f} dollars in all" if self._desk else ""
         cost += f", {told} of them by our own estimate" if (told := self._desk.get("estimated")) else ""
         return f"{self._id} graded {self._counts.total()} turns (unscored: {unscored}){cost}"
-
-
-def new_segment(run_dir: RunDir, judge_id: str) -> Segment[Verdict]:
-    """A verdict segment under the next free number, also when two processes ask at once."""
-    folder = run_dir.path / "verdicts" / judge_id
-    number = 1 + max((int(file.stem) for file in folder.glob("*.jsonl") if file.stem.isdigit()), default=0)
-    while True:
-        try:
-            return run_dir.verdict_segment(judge_id, f"{number:04d}")
-        except FileExistsError:  # another process took this number
-            number += 1

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from placid.inputs.rows import SourceRow, read_rows
-from placid.judge.grading import new_segment
 from placid.judge.rubric import load_rubric
 from placid.records import BadInputError, Key, Record, Unscored, Verdict
 from placid.store import RunDir, Segment, write_atomic, write_json
@@ -131,8 +130,9 @@ def begin(run_dir: RunDir, judge_id: str, rubric: str) -> Segment[Verdict]:
     """Write judge.json and open a segment."""
     words = load_rubric(rubric)
     card = {"id": judge_id, "provider": "human", "rubric": {"name": words.name, "sha256": words.sha}}
-    write_json(run_dir.path / "verdicts" / judge_id / "judge.json", card)
-    return new_segment(run_dir, judge_id)
+    folder = run_dir.path / "verdicts" / judge_id
+    write_json(folder / "judge.json", card)
+    return Segment[Verdict].numbered(folder)
 
 
 def scale(rubric: str) -> str:

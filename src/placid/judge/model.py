@@ -46,8 +46,15 @@ class ModelJudge:
         """It grades ended conversations only."""
 
     def card(self) -> dict[str, object]:
-        """What stands in judge.json."""
-        return card(self.rubric, self.provider, self._identity)
+        """What stands in judge.json: who graded, with which words."""
+        rubric = {
+            "name": self.rubric.name,
+            "sha256": self.rubric.sha,
+            "measures": self.rubric.measures,
+            "unit": self.rubric.head.unit,
+            "source": self.rubric.head.source,
+        }
+        return {"id": self.id, "provider": self.provider, "identity": self._identity, "rubric": rubric}
 
     async def grade(self, conversation: Conversation, wanted: Collection[int] | None = None) -> list[Verdict]:
         """One verdict a turn, in order; only turns with these numbers. A rubric for whole conversations grades ended
@@ -122,20 +129,3 @@ def judge_id(rubric: Rubric, provider: str, identity: dict[str, object]) -> str:
     """Provider, rubric and the hash of everything that can change a score."""
     parts = {"provider": provider, "rubric": rubric.sha, "schema": rubric.schema(), **identity}
     return f"{provider}-{rubric.name}-{sha(parts)[:16]}"
-
-
-def card(rubric: Rubric, provider: str, identity: dict[str, object]) -> dict[str, object]:
-    """What stands in judge.json: who graded, with which words."""
-    head = rubric.head
-    return {
-        "id": judge_id(rubric, provider, identity),
-        "provider": provider,
-        "identity": identity,
-        "rubric": {
-            "name": rubric.name,
-            "sha256": rubric.sha,
-            "measures": rubric.measures,
-            "unit": head.unit,
-            "source": head.source,
-        },
-    }

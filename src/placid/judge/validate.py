@@ -7,7 +7,6 @@ bridges/<A>--<B>.json      two judges on the same turns: how far they agree, and
 import base64
 import hashlib
 import tomllib
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import combinations
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from placid.judge.agreement import DRAWS, Rows, monotone, numbers
-from placid.judge.humans import Sample, band, texts
+from placid.judge.humans import COLUMNS, Sample, band, texts
 from placid.records import BadInputError, Key, Verdict
 from placid.store import RunDir, read_json, write_atomic, write_json
 from placid.store.sheets import encode
@@ -27,6 +26,7 @@ CUT = 5.0
 SHOWN = 100
 """Disagreements on the page, the largest first."""
 Place = tuple[Key, int]
+Scores = dict[Place, float]
 DEFINITIONS: dict[str, str] = tomllib.loads(Path(__file__).with_name("validate.toml").read_text(encoding="utf-8"))
 
 
@@ -80,18 +80,18 @@ class Cards:
         return [name for name, card in self.all.items() if name != judge_id and plain(card) == own]
 
 
-def scores(run_dir: RunDir, judge_id: str) -> dict[Place, float]:
+def scores(run_dir: RunDir, judge_id: str) -> Scores:
     """The scored turns of one judge."""
     return {place: v.score for place, v in run_dir.verdicts(judge_id).items() if v.score is not None}
 
 
-def table(x: dict[Place, float], y: dict[Place, float], weight: Callable[[Place], float] = lambda _: 1.0) -> Rows:
-    """The turns that both scored."""
+def table(x: Scores, y: Scores, weights: Scores | None = None) -> Rows:
+    """The turns that both scored; one without a weight weighs 1."""
     places = sorted(x.keys() & y.keys())
     return Rows(
         np.array([x[place] for place in places], float),
         np.array([y[place] for place in places], float),
-        np.array([weight(place) for place in places], float),
+        np.array([(weights or {}).get(place, 1.0) for place in places], float),
         [place[0].prompt_id for place in places],
     )
 
@@ -115,13 +115,9 @@ def validate(run_dir: RunDir, judge_id: str | None = None, draws: int = DRAWS) -
         raise BadInputError(
             f"{run_dir.path} holds no human score of a turn that {judge_id} scored; placid judge label or judge import"
         )
-
-    def weight(place: Place) -> float:
-        return weights.get(place, 1.0)
-
     if drawn and (outside := sum(place not in weights for place in places)):
         raise BadInputError(f"{outside} labelled turns are not in labels/sample.json, so their weights are unknown")
-    rows = table(mean, judged, weight)
+    rows = table(mean, judged, weights)
     arms, bands = (np.array(parts) for parts in zip(*((p[0].arm, band(judged[p])) for p in places), strict=True))
     found = {
         "judge": judge_id,
@@ -132,9 +128,9 @@ def validate(run_dir: RunDir, judge_id: str | None = None, draws: int = DRAWS) -
         "overall": numbers(rows, CUT, draws),
         "by_arm": {str(arm): numbers(rows.part(arms == arm), CUT, draws) for arm in np.unique(arms)},
         "by_band": {f"{low:g}": numbers(rows.part(bands == low), CUT, draws) for low in np.unique(bands)},
-        "by_person": {name: numbers(table(given, judged, weight), CUT, draws) for name, given in people.items()},
+        "by_person": {name: numbers(table(given, judged, weights), CUT, draws) for name, given in people.items()},
         "ceiling": {
-            f"{a} - {b}": numbers(table(people[a], people[b], weight), CUT, draws) for a, b in combinations(people, 2)
+            f"{a} - {b}": numbers(table(people[a], people[b], weights), CUT, draws) for a, b in combinations(people, 2)
         },
         "again": {
             **{
@@ -147,19 +143,22 @@ def validate(run_dir: RunDir, judge_id: str | None = None, draws: int = DRAWS) -
     }
     folder = run_dir.path / "validation" / judge_id
     apart = sorted(places, key=lambda place: (-abs(judged[place] - mean[place]), place))
-    _write_rows(folder / "rows.csv", places, judged, mean, people, weight)
+    each = {place: {name: given[place] for name, given in people.items() if place in given} for place in places}
+    sheet: list[list[object]] = [[*COLUMNS, "weight", "judge", "people", *people]]
+    for place in places:
+        key, turn = place
+        given = [each[place].get(name, "") for name in people]
+        sheet.append([key.arm, *key.question, turn, weights.get(place, 1.0), judged[place], mean[place], *given])
+    write_atomic(folder / "rows.csv", encode(sheet))
     shown = apart[:SHOWN]
     read = zip(shown, texts(run_dir, shown), strict=True)
-    _page(
-        folder / "index.html",
-        found,
-        [_disagreement(place, verdicts[place], mean, people, text) for place, text in read],
-    )
+    page = [_disagreement(verdicts[at], mean[at], each[at], text) for at, text in read]
+    _page(folder / "index.html", found, page)
     write_json(folder / "validation.json", found)  # last: its existence says that the validation is whole
     return found
 
 
-def _weights(run_dir: RunDir) -> tuple[dict[Place, float], str]:
+def _weights(run_dir: RunDir) -> tuple[Scores, str]:
     """What each sampled turn stands for, and by whose scores it was sampled ("" without a sample)."""
     import msgspec
 
@@ -170,37 +169,13 @@ def _weights(run_dir: RunDir) -> tuple[dict[Place, float], str]:
     return {(row.key, row.turn): row.weight for row in found.rows}, found.judge_id
 
 
-def _write_rows(
-    path: Path,
-    places: Iterable[Place],
-    judged: dict[Place, float],
-    mean: dict[Place, float],
-    people: dict[str, dict[Place, float]],
-    weight: Callable[[Place], float],
-) -> None:
-    rows: list[list[object]] = [
-        ["arm", "condition", "prompt_id", "sample", "turn", "weight", "judge", "people", *people]
-    ]
-    for key, turn in places:
-        each = [given.get((key, turn), "") for given in people.values()]
-        place = (key, turn)
-        rows.append([key.arm, *key.question, turn, weight(place), judged[place], mean[place], *each])
-    write_atomic(path, encode(rows))
-
-
-def _disagreement(
-    place: Place,
-    verdict: Verdict,
-    mean: dict[Place, float],
-    people: dict[str, dict[Place, float]],
-    text: tuple[str, str],
-) -> dict[str, Any]:
-    key, turn = place
+def _disagreement(verdict: Verdict, mean: float, each: dict[str, float], text: tuple[str, str]) -> dict[str, Any]:
+    key = verdict.key
     return {
-        "where": f"{key.arm} · {key.condition} · {key.prompt_id} · {key.sample} · turn {turn}",
+        "where": f"{key.arm} · {key.condition} · {key.prompt_id} · {key.sample} · turn {verdict.turn}",
         "judge": verdict.score,
-        "people": mean[place],
-        "each": ", ".join(f"{name} {given[place]:g}" for name, given in people.items() if place in given),
+        "people": mean,
+        "each": ", ".join(f"{name} {score:g}" for name, score in each.items()),
         "evidence": verdict.evidence,
         "match": verdict.evidence_match.value if verdict.evidence_match else "",
         "why": verdict.rationale,

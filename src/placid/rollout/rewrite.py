@@ -95,8 +95,7 @@ def _settled(found: list[Rewriting]) -> bool:
 
 async def _write_all(todo: list[Wanted], writer: Writer, folder: Path, tries: dict[Place, list[Rewriting]]) -> None:
     waiting = iter(todo)
-    numbers = [int(file.stem) for file in folder.glob("*.jsonl") if file.stem.isdigit()]
-    segment: Segment[Rewriting] = Segment(folder / f"{max(numbers, default=0) + 1:04d}.jsonl")
+    segment = Segment[Rewriting].numbered(folder)
 
     async def lane(ask: Ask) -> None:
         for job in waiting:

@@ -91,6 +91,16 @@ class Segment(Generic[R]):
         self.line = Lines().line
         """Record → its line. Raises InvalidRecordError."""
 
+    @classmethod
+    def numbered(cls, folder: Path) -> "Segment[R]":
+        """One under the next free number in `folder`, also when two processes ask at once."""
+        number = 1 + max((int(file.stem) for file in folder.glob("*.jsonl") if file.stem.isdigit()), default=0)
+        while True:
+            try:
+                return cls(folder / f"{number:04d}.jsonl")
+            except FileExistsError:  # another process took this number
+                number += 1
+
     def append(self, *records: R, sync: bool = True) -> list[tuple[int, int]]:
         """Write the records as one group; (offset, size) of each line. Raises InvalidRecordError, then as write()."""
         return self.write([self.line(record) for record in records], sync)
