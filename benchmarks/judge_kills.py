@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from judge_rate import make  # noqa: E402 - a script beside this one
 
-from placid.judge.desk import ledger  # noqa: E402
+from gemini_runs import ledger  # noqa: E402
 from placid.store import RunDir  # noqa: E402
 
 GRADER = """
