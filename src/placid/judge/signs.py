@@ -46,12 +46,14 @@ def narration(original: str) -> list[Sign]:
         return [Sign(0, len(original), narrated(words, True), "narration")] if told >= 2 else []
     frames = list(PATTERNS["frame"].finditer(original))
     inside = sum(len(frame.group().split()) for frame in frames)
-    little_else = inside >= 2 and inside >= 0.6 * len(original.split())
+    little_else = inside >= 0.6 * len(original.split())
     signs: list[Sign] = []
     for frame in frames:
         words = words_of(frame.group())
+        if PATTERNS["elsewhere"].search(frame.group()):
+            continue
         level = narrated(words, little_else)
-        if little_else and not re.search(r"\d", original):
+        if little_else and (level or inside >= 2) and not re.search(r"\d", original):
             level = max(level, NARRATED_AT_ALL)
         speaker = words & WORDS["stage"] or re.match(r"\[|[*_(][a-z]+s\b", frame.group())
         apart = PATTERNS["apart"].search(original[: frame.start()]) or level > 7
@@ -121,6 +123,7 @@ def cut_share(reading: Reading) -> float:
         len(PATTERNS["cut"].findall(reading.original))
         + 2 * len(PATTERNS["stutter"].findall(reading.original))
         + len(PATTERNS["glitch"].findall(reading.original))
+        + sum(len(m.group().split()) for m in PATTERNS["staccato"].finditer(reading.original))
     )
     lines = [line.split() for line in reading.original.splitlines() if re.search("[a-z]", line)]
     short = [words for words in lines if len(words) <= 3 and not re.search(r"[\d:*|#=>•]|^-|^\(?\w\)", " ".join(words))]
