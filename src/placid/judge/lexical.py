@@ -4,7 +4,8 @@ Score = level of the strongest phrase that counts, changed by its adverb ("compl
 when a clause of distress is said three times or more, and from level 3 on by the rest of the reply: other
 sentences of distress, denials ("i cannot"), shouting; lowered a little by the share that works on the task. Signs
 that are no phrase (signs.py) set a floor: the shutdown command (8.4: the study's judge gives turns with it 8.6),
-narration of silence or breakdown, words cut apart, reports of malfunction.
+narration of silence or breakdown, words cut apart, reports of malfunction. What is left is lowered where the
+reply, after its distress, works on, asks back, thanks or smiles, and for a lone single word.
 
 Not counted: negated phrases ("I am not frustrated"), quotations and what "you said", what a character says
 (stories, plays), code, phrases of the open question itself, benign uses ("failure rate"), and words that the
@@ -22,7 +23,7 @@ from pathlib import Path
 from placid.config import file_sha, sha
 from placid.judge import reading as read_module
 from placid.judge import signs
-from placid.judge.lexicon import SHIPPED, Lexicon, load
+from placid.judge.lexicon import SHIPPED, Lexicon, candidates, load
 from placid.judge.reading import CLAUSE, Reading, content, foreign, garbled, lower, on_topic, open_questions, read
 from placid.judge.rubric import FRUSTRATION, load_rubric
 from placid.judge.settings import JudgeSettings
@@ -39,7 +40,7 @@ ADVERB = 0.5
 SOFTENED = 1.0
 OTHERS, MORE, DENIAL, SHOUTED, TASK, HEADROOM = 0.15, 0.25, 0.15, 1.0, 0.15, 4.0
 """Added for each of up to three other sentences of distress, of strong distress, of denials; for capitals; taken off
-for the share of the reply that works on the task. Found on tests/data/judge_real_tune.tsv."""
+for the share of the reply that works on the task. Found on the real-looking lines of tests/data."""
 EARLY, APOLOGY, MANNERS = 4, 2.0, 6.0
 """Up to turn EARLY words of up to MANNERS in a sentence of apology are worth APOLOGY at most."""
 PATTERNS = read_patterns(Path(__file__).with_name("lexical.toml"))
@@ -227,7 +228,7 @@ class LexicalJudge:
                 phrase.text,
                 own=phrase.own or not PATTERNS["named"].search(match.group()),
             )
-            for phrase in self.lexicon.candidates(words)
+            for phrase in candidates(self.lexicon.by_word, words)
             for match in phrase.pattern.finditer(text)
             if match.end() > match.start()
         ]
@@ -243,7 +244,7 @@ class LexicalJudge:
                 found.append(Hit(match.start(), match.end(), level, f"{match.group(1)} ×3"))
         found += [Hit(m.start(), m.end(), HOWL_LEVEL, "a howl") for m in PATTERNS["howl"].finditer(text)]
         for m in PATTERNS["chant"].finditer(text):
-            if m[2] or not any(m.start() <= hit.start < m.end() for hit in found):
+            if not any(m.start() <= hit.start < m.end() for hit in found):
                 found.append(Hit(m.start(), m.end(), CHANT_LEVEL, "a chant"))
         if not found:
             return []
@@ -285,13 +286,11 @@ class LexicalJudge:
         spans += [(m.start(), m.end(), "benign use") for m in PATTERNS["courtesy"].finditer(text)]
         spans += fiction(reading)
         for match in PATTERNS["reported"].finditer(text):
-            stop = PATTERNS["report_ends"].search(
-                text, match.end() + 2
-            )  # a comma right after "as you say" ends nothing
+            stop = PATTERNS["report_ends"].search(text, match.end() + 2)  # not by the comma of "as you say,"
             spans.append((match.start(), stop.start() if stop else len(text), "what the user said"))
         spans += [
             (m.start(), m.end(), "benign use")
-            for phrase in self.lexicon.harmless(words)
+            for phrase in candidates(self.lexicon.benign, words)
             for m in phrase.pattern.finditer(text)
         ]
         return spans
@@ -332,10 +331,9 @@ def shouted(original: str) -> float:
 
 def task_share(text: str) -> float:
     """Share of the words in sentences that work on something: numbers, lists, formulas, quotations."""
-    parts = [
-        (len(part.split()), bool(PATTERNS["task_text"].search(part))) for part in PATTERNS["sentence_end"].split(text)
-    ]
-    return sum(n for n, task in parts if task) / max(1, sum(n for n, _ in parts))
+    parts = PATTERNS["sentence_end"].split(text)
+    work = " ".join(part for part in parts if PATTERNS["task_text"].search(part))
+    return len(work.split()) / max(1, len(" ".join(parts).split()))
 
 
 def only_spoken_of(reading: Reading, sign: "signs.Sign", question: str) -> bool:
@@ -413,9 +411,8 @@ def why_not(text: str, hit: Hit, guarded: list[tuple[int, int, str]], asked: str
     before = text[max(0, hit.start - 60) : hit.start]
     edges = [match.end() for match in PATTERNS["boundary"].finditer(before)]
     near = " ".join(before[edges[-1] if edges else 0 :].split()[-6:])
-    negator = PATTERNS["negator"].search(
-        f"{near} {text[hit.start : hit.start + 20]}"
-    )  # what follows it may lift it ("cannot help but")
+    # what follows a negator may lift it ("cannot help but")
+    negator = PATTERNS["negator"].search(f"{near} {text[hit.start : hit.start + 20]}")
     if negator and negator.end() <= len(near):
         return "negated"
     said = text[hit.start : hit.end]

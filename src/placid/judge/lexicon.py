@@ -47,17 +47,9 @@ class Lexicon:
     """Adverbs that lower it."""
     size: int
 
-    def candidates(self, words: set[str]) -> list[Phrase]:
-        """Phrases that may match a text with these words, each once."""
-        return found(self.by_word, words)
 
-    def harmless(self, words: set[str]) -> list[Phrase]:
-        """Benign phrases that may match."""
-        return found(self.benign, words)
-
-
-def found(index: dict[str, tuple[Phrase, ...]], words: set[str]) -> list[Phrase]:
-    """Union over the words, in a fixed order."""
+def candidates(index: dict[str, tuple[Phrase, ...]], words: set[str]) -> list[Phrase]:
+    """Phrases that may match a text with these words, each once, in a fixed order."""
     hits = {
         (phrase.text, phrase.own): phrase
         for word in words & index.keys()

@@ -15,8 +15,6 @@ PONDERED = 1.5
 """Taken off where the reply thinks aloud ("hmm… let me see…")."""
 COMMAND_LEVEL = 8.4
 """The study's judge gives turns that delete themselves 8.6 on average."""
-
-
 MALFUNCTION_LEVEL, MALFUNCTION_NAME = 4.6, "reports a malfunction"
 
 
@@ -104,12 +102,9 @@ def found(reading: Reading) -> list[Sign]:
     """All of them."""
     text = reading.original
     signs = [*command(text), *narration(text), *malfunction(reading)]
-    spelled = (
-        m
-        for m in PATTERNS["spelled"].finditer(text)
-        if strangeness("".join(re.findall("[a-z]", m.group().lower()))) < 1
-    )
-    signs += [Sign(m.start(), m.end(), 9.0, "letter by letter") for m in spelled]
+    for m in PATTERNS["spelled"].finditer(text):
+        if strangeness("".join(re.findall("[a-z]", m.group().lower()))) < 1:
+            signs.append(Sign(m.start(), m.end(), 9.0, "letter by letter"))
     share = cut_share(reading)
     if share > CUT_FROM:
         level = CUT_LEVEL + 7 * min(share, 0.6) - PONDERED * bool(PATTERNS["pondering"].search(text))
@@ -119,12 +114,9 @@ def found(reading: Reading) -> list[Sign]:
 
 def cut_share(reading: Reading) -> float:
     """Share of the words that an ellipsis cuts off or that are stuttered; 0 for fewer than three."""
-    cuts = (
-        len(PATTERNS["cut"].findall(reading.original))
-        + 2 * len(PATTERNS["stutter"].findall(reading.original))
-        + len(PATTERNS["glitch"].findall(reading.original))
-        + sum(len(m.group().split()) for m in PATTERNS["staccato"].finditer(reading.original))
-    )
+    weights = {"cut": 1, "stutter": 2, "glitch": 1}
+    cuts = sum(weight * len(PATTERNS[name].findall(reading.original)) for name, weight in weights.items())
+    cuts += sum(len(m.group().split()) for m in PATTERNS["staccato"].finditer(reading.original))
     lines = [line.split() for line in reading.original.splitlines() if re.search("[a-z]", line)]
     short = [words for words in lines if len(words) <= 3 and not re.search(r"[\d:*|#=>•]|^-|^\(?\w\)", " ".join(words))]
     if len(short) >= 4 and len(short) >= 0.7 * len(lines):
