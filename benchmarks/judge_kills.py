@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 from judge_rate import make  # noqa: E402 - a script beside this one
 
 from gemini_runs import ledger  # noqa: E402
