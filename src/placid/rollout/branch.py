@@ -91,7 +91,8 @@ def write_histories(run_dir: RunDir, attempt: Path, histories: Iterable[Conversa
 
 
 def copy_histories(settings: RolloutSettings, prompts: Iterable[Prompt], run_dir: RunDir, attempt: Path) -> None:
-    """For every branching arm: the histories of its source that it does not have yet, unchanged.
+    """For every branching arm: the histories of its source that it does not have yet, unchanged. An arm whose
+    histories somebody rewrote has all of them.
 
     Raises:
         BadInputError: the source holds no conversation that is open after that turn.
@@ -99,8 +100,9 @@ def copy_histories(settings: RolloutSettings, prompts: Iterable[Prompt], run_dir
     if not any(arm.branch for arm in settings.arms.values()):
         return
     stored = run_dir.conversations(prompts)
+    rewritten = {key.arm for key, c in stored.items() if any(turn.origin and turn.origin.rewrite for turn in c.turns)}
     for name, arm in settings.arms.items():
-        if arm.branch:
+        if arm.branch and name not in rewritten:
             write_histories(run_dir, attempt, _copies(name, arm, arm.branch, stored.values()))
 
 
