@@ -119,6 +119,10 @@ def test_an_arm_that_the_config_no_longer_names_stays(run):
     added, _, _ = grown(run)
     assert not added
     assert "accept" in read_json(folder / "report/summary.json")["arms"]
+    forget(folder, "accept", lambda _: None)
+    assert "accept" not in {key.arm for key, _ in lines_of(folder, "conversations/*.jsonl", Turn)}
+    added, _, _ = grown(run, "--arms.accept.condition", "harsh")
+    assert {key.arm for key, _ in added} == {"accept"}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`placid forget RUN NAME`: remove what a name of the config stands for, so that it is free for something else."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,8 @@ import msgspec
 
 from placid.records import BadInputError, Key
 from placid.report.settings import treated
-from placid.rollout.intervene import arms_of
 from placid.store import read_json, write_atomic, write_json
-from placid.study.runs import StudyRun, reopen_run
+from placid.study.runs import StudyRun, recorded_identities, reopen_run
 from placid.study.settings import ADAPTERS
 from placid.study.work import adapters
 
@@ -34,26 +34,31 @@ def forget(run: Path, name: str, say: Callable[[str], None]) -> None:
             shutil.rmtree(run / "verdicts" / name)
             say(f"removed all verdicts of {name}")
             return
-        treatments = settings.train.runs() if settings.train else {}
-        trainings = [arm for arm in treatments if arm == name or arm.startswith(f"{name}_run")]
-        if name in settings.arms:
+        made = recorded_identities(study.run_dir) or {}  # what the config no longer names is there too
+        known = {key.partition(".")[2]: key.partition(".")[0] for key in made}
+        trained = adapters(study.run_dir)
+        trainings = [arm for arm in trained if re.fullmatch(rf"{re.escape(name)}(_run\d+)?", arm)]
+        if known.get(name) == "arms":
             arms = _alone(study, name)
-        elif trainings:
+        elif known.get(name) == "treatments":
             more = settings.train.arms if settings.train else ()
-            arms = set(treated(dict.fromkeys(trainings), more, settings.report.baseline))
-        elif name in settings.interventions:
-            arms = set(arms_of({name: settings.interventions[name]}, settings.arms))
+            trainings = list(dict.fromkeys([name, *trainings]))  # one that was never finished has a folder too
+            arms = set(treated(trainings, more, settings.report.baseline))
+        elif known.get(name) == "interventions":
+            own = re.compile(rf"{re.escape(name)}_t\d+_")
+            arms = {key.arm for key in study.run_dir.index() if own.match(key.arm)}
         else:
-            judges = (folder.name for folder in (run / "verdicts").glob("*"))
-            known = [*settings.arms, *treatments, *settings.interventions, *judges]
-            raise BadInputError(f"{run} has no {name!r}; it has {', '.join(known)}")
-        _remove_identities(run, name)
+            names = [*known, *(folder.name for folder in (run / "verdicts").glob("*"))]
+            raise BadInputError(f"{run} has no {name!r}; it has {', '.join(names)}")
         for pattern in ("evals/answers/*.jsonl", "verdicts/*/*.jsonl", "conversations/*.jsonl"):
             lines = sum(_remove_lines(file, arms) for file in sorted(run.glob(pattern)))
             say(f"removed {lines:,} lines of {pattern}")
         _remove_trainings(study, trainings, say)
-        if name in settings.interventions:
+        if known[name] == "interventions":
             (run / "interventions.json").unlink(missing_ok=True)
+        # last: of a process that is killed before, the same command goes on
+        kept = {key: value for key, value in made.items() if key.partition(".")[2] != name}
+        write_json(run / "config.json", read_json(run / "config.json") | {"identities": kept})
 
 
 def _alone(study: StudyRun, name: str) -> set[str]:
@@ -64,13 +69,6 @@ def _alone(study: StudyRun, name: str) -> set[str]:
     if using:
         raise BadInputError(f"{using[0]} continues conversations of {name!r}; forget that one first")
     return {name}
-
-
-def _remove_identities(run: Path, name: str) -> None:
-    """First: if this process is killed, the same command goes on, and the name is free already."""
-    request = read_json(run / "config.json")
-    kept = {key: value for key, value in request.get("identities", {}).items() if key.partition(".")[2] != name}
-    write_json(run / "config.json", request | {"identities": kept})
 
 
 def _remove_lines(file: Path, arms: set[str]) -> int:
