@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "jobs": "records store cluster study",
     "plan": "records models store render protocol rollout judge evals report study",
     "fit": "records models cluster rollout study train",
+    "api": "records store judge study",
     "cli": ALL + " environment status study jobs plan fit commands",
 }
 HEAVY_HOME = {
@@ -56,7 +57,7 @@ HEAVY_HOME = {
     "huggingface_hub": ("prompts/wildchat.py", "cluster/fetch.py"),
     "inspect_ai": ("report/inspect_log.py",),
     "matplotlib": ("report/figures.py", "report/figures_tones.py", "report/gallery.py", "report/transfer_figure.py"),
-    "polars": ("store/tables.py", "prompts/wildchat.py", "inputs/rows.py"),
+    "polars": ("api.py", "store/tables.py", "prompts/wildchat.py", "inputs/rows.py"),
     "zarr": ("store/tables.py",),
 }
 FILES = sorted(SRC.rglob("*.py"))
