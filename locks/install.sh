@@ -30,13 +30,10 @@ torch=()
 .venv/bin/uv pip install -q --python .venv/bin/python --no-deps --verify-hashes "${torch[@]}" -r locks/$kind.txt
 .venv/bin/uv pip install -q --python .venv/bin/python --no-deps -e .
 
-# Else the first run of every process would pay for compiling these. Template files in them do not compile; no matter.
+# Else every process would compile what it imports, again and again where PYTHONDONTWRITEBYTECODE is set.
+# Template files in some packages do not compile; no matter.
 site=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-folders=()
-for name in vllm torch transformers deepspeed ray; do
-    if [ -d "$site/$name" ]; then folders+=("$site/$name"); fi
-done
-.venv/bin/python -m compileall -q -j 0 "${folders[@]}" >/dev/null 2>&1 || true
+.venv/bin/python -m compileall -q -j 0 "$site" src >/dev/null 2>&1 || true
 # pyright fetches its npm package at its first call; setup does not need it.
 .venv/bin/pyright --version >/dev/null 2>&1 || echo "setup: pyright could not fetch its package; make check tries again"
 rm -f .venv/.placid-*

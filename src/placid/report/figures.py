@@ -328,5 +328,6 @@ def save(figure: Figure, stem: Path) -> Path:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=130, metadata=metadata)
         write_atomic(stem.with_suffix(f".{kind}"), buffer.getvalue())
+        figure.set_layout_engine("none")  # the layout is solved once, and is the same in both files
     plt.close(figure)
     return stem.with_suffix(".png")
